@@ -1,0 +1,215 @@
+"""Small layers with PyTorch's numerics: explicit padding, epsilons and initial distributions.
+
+Everything here works on channels-last arrays with any number of leading axes. Norm statistics are float32
+whatever the compute type. Parameter names are those of the released checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer, variance_scaling, zeros
+from jax.typing import DTypeLike
+
+Array = jax.Array
+
+# PyTorch's default for convolutions and linear layers: uniform within 1 / sqrt(fan_in).
+torch_kernel = variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def torch_bias(fan_in: int) -> Initializer:
+    """PyTorch's default bias: uniform within 1 / sqrt(fan_in), the inputs of one output value."""
+    bound = 1 / math.sqrt(fan_in)
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
+
+
+def conv(
+    features: int,
+    kernel: int = 3,
+    stride: int = 1,
+    *,
+    name: str | None = None,
+    dtype: DTypeLike = jnp.float32,
+    padding: int | tuple[tuple[int, int], tuple[int, int]] | None = None,
+    dilation: int = 1,
+    use_bias: bool = True,
+    kernel_init: Initializer = torch_kernel,
+    bias_init: Initializer = zeros,
+) -> nn.Conv:
+    """2-D convolution, (..., h, w, in) -> (..., h', w', features).
+
+    padding: zeros on each side; default (kernel - 1) / 2 like the originals ("SAME" would pad one side only
+    where the stride is 2).
+    """
+    if padding is None:
+        padding = dilation * (kernel - 1) // 2
+    sides = ((padding, padding),) * 2 if isinstance(padding, int) else padding
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=(stride, stride),
+        padding=sides,
+        kernel_dilation=(dilation, dilation),
+        use_bias=use_bias,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def temporal_conv(features: int, *, name: str, dtype: DTypeLike = jnp.float32) -> nn.Conv:
+    """Convolution over three frames, (b, f, s, in) -> (b, f, s, features), s any flattened positions.
+
+    A (3, 1) convolution on (frames, positions) is several times faster than the equal 3-D one.
+    """
+    return nn.Conv(
+        features,
+        (3, 1),
+        padding=((1, 1), (0, 0)),
+        kernel_init=torch_kernel,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def dense(
+    features: int,
+    *,
+    name: str | None = None,
+    dtype: DTypeLike = jnp.float32,
+    use_bias: bool = True,
+    kernel_init: Initializer = torch_kernel,
+    bias_init: Initializer = zeros,
+) -> nn.Dense:
+    """Linear layer on the last axis."""
+    return nn.Dense(
+        features,
+        use_bias=use_bias,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def layer_norm(*, name: str, dtype: DTypeLike = jnp.float32) -> nn.LayerNorm:
+    """LayerNorm with the epsilon of every released network, 1e-5 (Flax's own default is 1e-6)."""
+    return nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=name, use_fast_variance=False)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation over all axes between the leading ones and the channels.
+
+    over: number of axes before the channels that share statistics: 2 for one picture (h, w), 3 for a clip
+    (f, h, w). The mean is subtracted before squaring: the one-pass form loses digits in float32.
+    """
+
+    epsilon: float
+    groups: int = 32
+    over: int = 2
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (..., c) -> the same shape; c divisible by groups."""
+        channels = x.shape[-1]
+        if channels % self.groups:
+            raise ValueError(f"{channels} channels do not divide into {self.groups} norm groups")
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", zeros, (channels,))
+        axes = tuple(range(x.ndim - 1 - self.over, x.ndim - 1))
+
+        def group_mean(values: Array) -> Array:  # (..., c) -> one value per group, spread over c
+            mean = values.mean(axes, keepdims=True)
+            grouped = mean.reshape(*mean.shape[:-1], self.groups, -1).mean(-1, keepdims=True)
+            spread = jnp.broadcast_to(grouped, (*grouped.shape[:-1], channels // self.groups))
+            return spread.reshape(mean.shape)
+
+        wide = x.astype(jnp.float32)
+        centred = wide - group_mean(wide)
+        rstd = jax.lax.rsqrt(group_mean(jnp.square(centred)) + self.epsilon)
+        return (centred * (rstd * scale.astype(jnp.float32)) + bias).astype(self.dtype)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with stored averages: the networks that have it are frozen.
+
+    The averages are ordinary parameters (`mean`, `var`), so that a network is one tree.
+    """
+
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (..., c) -> the same shape."""
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones, shape).astype(jnp.float32)
+        bias = self.param("bias", zeros, shape)
+        mean = self.param("mean", zeros, shape)
+        var = self.param("var", nn.initializers.ones, shape).astype(jnp.float32)
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        return ((x.astype(jnp.float32) - mean) * factor + bias).astype(self.dtype)
+
+
+def sinusoid(t: Array, width: int) -> Array:
+    """Cosines then sines of t at frequencies 10000^(-i / (width/2)), i = 0.. (frequency shift 0).
+
+    t (...) any real numbers -> (..., width) float32; width even. Source: diffusers' `Timesteps` with
+    flip_sin_to_cos and no frequency shift.
+    """
+    half = width // 2
+    frequencies = jnp.exp(-math.log(10000) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = t.astype(jnp.float32)[..., None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class TimeMLP(nn.Module):
+    """Two linear layers with SiLU between: how sinusoids enter a network (`TimestepEmbedding`)."""
+
+    width: int
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (..., c) -> (..., features)."""
+        x = nn.silu(dense(self.width, name="linear_1", dtype=self.dtype)(x))
+        return dense(self.features, name="linear_2", dtype=self.dtype)(x)
+
+
+class GEGLU(nn.Module):
+    """One linear layer to twice the width; the first half is gated by the exact GELU of the second."""
+
+    width: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (..., c) -> (..., width)."""
+        value, gate = jnp.split(dense(2 * self.width, name="proj", dtype=self.dtype)(x), 2, axis=-1)
+        return value * nn.gelu(gate, approximate=False)
+
+
+class FeedForward(nn.Module):
+    """Gated feed-forward layer of every transformer block, hidden width four times the channels."""
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (..., c) -> the same shape."""
+        channels = x.shape[-1]
+        x = GEGLU(4 * channels, self.dtype, name="net_0")(x)
+        return dense(channels, name="net_2", dtype=self.dtype)(x)
+
+
+def quick_gelu(x: Array) -> Array:
+    """x * sigmoid(1.702 x): the activation of OpenAI's CLIP text encoder."""
+    return x * jax.nn.sigmoid(1.702 * x)

@@ -1,0 +1,100 @@
+"""The pytrees that cross module boundaries, with their shapes.
+
+Letters: b clips, f frames, p people, h w pixels, c d channels. Frame 0 is always the reference image; a
+driving video of n frames gives f = n + 1. Latents, flows, images and parameters are plain arrays, not types.
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from flax import struct
+
+Array = jax.Array
+Params = dict  # nested dict of arrays, keyed by network name at the top
+
+VISIBLE_SCORE = 0.3  # DWPose: a joint whose score is not above this counts as missing
+
+
+@struct.dataclass
+class Pose:
+    """Keypoints of every person in every frame, OpenPose layout (host arrays, float64).
+
+    Coordinates are x, y as fractions of the picture's width and height; they may lie outside 0..1. A score of 0
+    means absent: such a point has no position. Frames with fewer people are padded with score 0. Person 0 is the
+    surest one: all control signals follow it, the skeleton picture shows everybody.
+    """
+
+    body: np.ndarray  # (f, p, 18, 2)
+    body_score: np.ndarray  # (f, p, 18)
+    hands: np.ndarray  # (f, p, 2, 21, 2), left then right
+    hands_score: np.ndarray  # (f, p, 2, 21)
+    face: np.ndarray  # (f, p, 68, 2)
+    face_score: np.ndarray  # (f, p, 68)
+
+    @property
+    def num_frames(self) -> int:
+        return self.body.shape[0]
+
+    @property
+    def visible(self) -> np.ndarray:
+        """Body joints that count as seen, (f, p, 18) bool."""
+        return self.body_score > VISIBLE_SCORE
+
+    @property
+    def num_people(self) -> np.ndarray:
+        """People with at least one body point in each frame, (f,) int."""
+        return (self.body_score > 0).any(-1).sum(-1)
+
+    def at(self, frames) -> Pose:
+        """The pose of some frames: an index array or a slice."""
+        return jax.tree.map(lambda leaf: leaf[frames], self)
+
+
+@struct.dataclass
+class ControlSignals:
+    """What DisPose adds to a base model, before any network that learns (paper section 4).
+
+    Both flows are in pixels of the picture, x then y; their frame 0 is stored and zero. Grid cells are those of
+    the 1/16 grid and computed on the host in float64, as a float32 product can fall into the next cell.
+    """
+
+    sparse_flow: Array  # (b, f, h, w, 2) frame n-1 -> n, blurred
+    dense_flow: Array  # (b, f, h, w, 2) reference -> n
+    cells: Array  # (b, f, 18, 2) int32 column, row
+    visible: Array  # (b, f, 18) bool
+    point_features: Array  # (b, 18, d) of the reference at its keypoints; zero where hidden there
+
+
+@struct.dataclass
+class Conditioning:
+    """All that the denoiser needs and that no sampling step changes. Absent parts are None."""
+
+    context: Array  # (b, l, d) cross-attention tokens
+    pose_features: Array | None = (
+        None  # (b, f, h/8, w/8, c), joins after the U-Net's input convolution
+    )
+    image_latents: Array | None = None  # (b, h/8, w/8, c) of the reference (SVD)
+    added_time: Array | None = None  # (b, 3) fps, motion bucket, noise augmentation (SVD)
+    motion: Array | None = None  # (b, f, h/8, w/8, c) encoded motion field
+    points: tuple[Array, ...] | None = (
+        None  # per level (b, f, h/16.., w/16.., c) encoded correspondence map
+    )
+    cross: dict | None = None  # network name -> constant one-token cross-attentions, leaves (b, c)
+
+    def at(self, frames) -> Conditioning:
+        """Conditioning of some frames: per-frame leaves are indexed, the rest stays."""
+        take = lambda leaf: leaf[:, frames]
+        return self.replace(
+            pose_features=jax.tree.map(take, self.pose_features),
+            motion=jax.tree.map(take, self.motion),
+            points=jax.tree.map(take, self.points),
+        )
+
+
+@struct.dataclass
+class Residuals:
+    """Output of the ControlNet: r of paper eq. 8."""
+
+    skips: tuple[Array, ...]  # one per encoder skip, (b, f, h, w, c) of that skip
+    mid: Array  # (b, f, h, w, c) of the middle block
