@@ -1,0 +1,144 @@
+"""Residual blocks: of pictures, of clips, and their blend; and the layers that halve or double a grid.
+
+Activations are (b, f, h, w, c) throughout; a picture model sees its frames as independent. Norm statistics of
+the temporal block run over frames, height and width together. Names are the released ones.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from dispose_jax.networks.layers import GroupNorm, conv, dense, temporal_conv
+
+Array = jax.Array
+
+
+class ResnetBlock(nn.Module):
+    """Two 3 x 3 convolutions with norms, the time embedding between them (`ResnetBlock2D`)."""
+
+    features: int
+    epsilon: float
+    groups: int = 32
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, emb: Array | None = None) -> Array:
+        """x (b, ..., h, w, c), emb (b, d) or None (then no embedding layer) -> (b, ..., h, w, features)."""
+        y = nn.silu(GroupNorm(self.epsilon, self.groups, dtype=self.dtype, name="norm1")(x))
+        y = conv(self.features, name="conv1", dtype=self.dtype)(y)
+        if emb is not None:
+            shift = dense(self.features, name="time_emb_proj", dtype=self.dtype)(nn.silu(emb))
+            y = y + jnp.expand_dims(shift, tuple(range(1, x.ndim - 1)))
+        y = nn.silu(GroupNorm(self.epsilon, self.groups, dtype=self.dtype, name="norm2")(y))
+        y = conv(self.features, name="conv2", dtype=self.dtype)(y)
+        if x.shape[-1] != self.features:
+            x = conv(self.features, 1, name="conv_shortcut", dtype=self.dtype)(x)
+        return x + y
+
+
+class TemporalResnetBlock(nn.Module):
+    """The same block over frames: (3, 1, 1) convolutions, norms over the whole clip."""
+
+    epsilon: float
+    groups: int = 32
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, emb: Array | None = None) -> Array:
+        """x (b, f, s, c), emb (b, d) or None -> the same shape as x."""
+        channels = x.shape[-1]
+        norm = lambda name: GroupNorm(
+            self.epsilon, self.groups, over=2, dtype=self.dtype, name=name
+        )
+        y = temporal_conv(channels, name="conv1", dtype=self.dtype)(nn.silu(norm("norm1")(x)))
+        if emb is not None:
+            shift = dense(channels, name="time_emb_proj", dtype=self.dtype)(nn.silu(emb))
+            y = y + shift[:, None, None]
+        y = temporal_conv(channels, name="conv2", dtype=self.dtype)(nn.silu(norm("norm2")(y)))
+        return x + y
+
+
+class AlphaBlender(nn.Module):
+    """Learned blend of the spatial and the temporal result, a = sigmoid(mix_factor).
+
+    The U-Net and ControlNet keep a of the spatial part; the VAE decoder (`switched`) 1 - a, as released.
+    """
+
+    switched: bool = False
+
+    @nn.compact
+    def __call__(self, spatial: Array, temporal: Array) -> Array:
+        """Two arrays of one shape -> that shape."""
+        start = nn.initializers.constant(0.0 if self.switched else 0.5)
+        a = jax.nn.sigmoid(self.param("mix_factor", start, (1,)).astype(jnp.float32))
+        a = (1 - a if self.switched else a).astype(spatial.dtype)
+        return a * spatial + (1 - a) * temporal
+
+
+class SpatioTemporalResnetBlock(nn.Module):
+    """A picture block, then a clip block on its result, blended (`SpatioTemporalResBlock`).
+
+    merge: "images" as in the U-Net, "switched" as in the VAE decoder. spatial_only returns the picture block's
+    result (the released `image_only_indicator`).
+    """
+
+    features: int
+    epsilon: float
+    temporal_epsilon: float
+    merge: str = "images"
+    groups: int = 32
+    spatial_only: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, emb: Array | None = None) -> Array:
+        """x (b, f, h, w, c), emb (b, d) or None -> (b, f, h, w, features)."""
+        x = ResnetBlock(
+            self.features, self.epsilon, self.groups, self.dtype, name="spatial_res_block"
+        )(x, emb)
+        if self.spatial_only:
+            return x
+        b, f, h, w, c = x.shape
+        flat = x.reshape(b, f, h * w, c)  # positions are one axis for the temporal convolution
+        y = TemporalResnetBlock(
+            self.temporal_epsilon, self.groups, self.dtype, name="temporal_res_block"
+        )(flat, emb)
+        mixed = AlphaBlender(self.merge == "switched", name="time_mixer")(flat, y)
+        return mixed.reshape(b, f, h, w, c)
+
+
+class Downsample(nn.Module):
+    """Halve the grid with a strided convolution.
+
+    The U-Nets pad both sides; the VAE encoders pad right and bottom only (`right_bottom`), as released.
+    """
+
+    features: int
+    right_bottom: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (..., h, w, c) -> (..., h/2, w/2, features)."""
+        padding = ((0, 1), (0, 1)) if self.right_bottom else 1
+        return conv(self.features, stride=2, padding=padding, name="conv", dtype=self.dtype)(x)
+
+
+class Upsample(nn.Module):
+    """Repeat every cell to the wanted grid, then a convolution."""
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, size: tuple[int, int] | None = None) -> Array:
+        """x (..., h, w, c) -> (..., *size, features); size defaults to (2h, 2w), smaller ones crop."""
+        h, w = x.shape[-3:-1]
+        x = jnp.repeat(jnp.repeat(x, 2, axis=-3), 2, axis=-2)
+        if size is not None and size != (2 * h, 2 * w):
+            # Nearest neighbours of a size of 2h - 1 are those of 2h without the last row.
+            x = x[..., : size[0], : size[1], :]
+        return conv(self.features, name="conv", dtype=self.dtype)(x)

@@ -1,0 +1,253 @@
+"""The U-Net family: an Encoder (down path and middle) and a U-Net that adds the way up.
+
+SVD, Stable Diffusion 1.5 (DIFT) and the ControlNet are all built from the Encoder here; `Flavour` says which
+blocks it is made of. Activations are (b, f, h, w, c); a picture model treats frames as independent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from dispose_jax.networks.attention import SpatialTransformer
+from dispose_jax.networks.layers import GroupNorm, TimeMLP, conv, sinusoid
+from dispose_jax.networks.resnet import (
+    Downsample,
+    ResnetBlock,
+    SpatioTemporalResnetBlock,
+    Upsample,
+)
+from dispose_jax.networks.temporal import SpatioTemporalTransformer
+from dispose_jax.types import Residuals
+
+Array = jax.Array
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """What the blocks of a U-Net have in common.
+
+    temporal: None (pictures) or "mixed" (SVD: every block blends a spatial and a temporal part).
+    context_group: rows that share the released context order, 1 = each its own (temporal.py).
+    spatial_only: skip every temporal part, as the originals do for pictures.
+    """
+
+    temporal: str | None = None
+    groups: int = 32
+    context_group: int = 1
+    spatial_only: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    def resnet(self, features: int, epsilon: float, name: str) -> nn.Module:
+        """A residual block called with (x, emb)."""
+        if self.temporal is None:
+            return ResnetBlock(features, epsilon, self.groups, self.dtype, name=name)
+        return SpatioTemporalResnetBlock(
+            features,
+            epsilon,
+            epsilon,
+            groups=self.groups,
+            spatial_only=self.spatial_only,
+            dtype=self.dtype,
+            name=name,
+        )
+
+    def transformer(self, heads: int, name: str) -> nn.Module:
+        """A transformer called with (x, context)."""
+        if self.temporal is None:
+            return SpatialTransformer(heads, self.groups, self.dtype, name=name)
+        return SpatioTemporalTransformer(
+            heads, self.groups, self.context_group, self.spatial_only, self.dtype, name=name
+        )
+
+    def epsilon(self, place: str) -> float:
+        """Norm epsilon of the residual blocks; SVD's factory loses the configured 1e-5 in most places."""
+        if self.temporal is None:
+            return 1e-5
+        return {"attention": 1e-6, "plain": 1e-5, "mid": 1e-5, "up": 1e-6}[place]
+
+
+class DownBlock(nn.Module):
+    """Residual blocks, each with a transformer if heads is not 0, then a downsampling unless last."""
+
+    features: int
+    layers: int
+    heads: int
+    last: bool
+    flavour: Flavour
+
+    @nn.compact
+    def __call__(self, x: Array, emb: Array, context: Array) -> tuple[Array, tuple[Array, ...]]:
+        """x (b, f, h, w, c), emb (b, d), context (b, l, e) -> (output, skips)."""
+        epsilon = self.flavour.epsilon("attention" if self.heads else "plain")
+        skips = []
+        for i in range(self.layers):
+            x = self.flavour.resnet(self.features, epsilon, f"resnets_{i}")(x, emb)
+            if self.heads:
+                x = self.flavour.transformer(self.heads, f"attentions_{i}")(x, context)
+            skips.append(x)
+        if not self.last:
+            x = Downsample(self.features, dtype=self.flavour.dtype, name="downsamplers_0")(x)
+            skips.append(x)
+        return x, tuple(skips)
+
+
+class MidBlock(nn.Module):
+    """Residual block, transformer, residual block at the coarsest grid."""
+
+    features: int
+    heads: int
+    flavour: Flavour
+
+    @nn.compact
+    def __call__(self, x: Array, emb: Array, context: Array) -> Array:
+        """x (b, f, h, w, c), emb (b, d), context (b, l, e) -> the shape of x."""
+        epsilon = self.flavour.epsilon("mid")
+        x = self.flavour.resnet(self.features, epsilon, "resnets_0")(x, emb)
+        x = self.flavour.transformer(self.heads, "attentions_0")(x, context)
+        return self.flavour.resnet(self.features, epsilon, "resnets_1")(x, emb)
+
+
+class UpBlock(nn.Module):
+    """As DownBlock, each residual block taking one skip; then an upsampling unless last."""
+
+    features: int
+    heads: int
+    last: bool
+    flavour: Flavour
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        emb: Array,
+        context: Array,
+        skips: tuple[Array, ...],
+        size: tuple[int, int] | None,
+    ) -> Array:
+        """x (b, f, h, w, c); skips, the last first; size of the next grid -> (b, f, *size, features)."""
+        epsilon = self.flavour.epsilon("up")
+        for i, skip in enumerate(skips):
+            x = jnp.concatenate([x, skip], axis=-1)
+            x = self.flavour.resnet(self.features, epsilon, f"resnets_{i}")(x, emb)
+            if self.heads:
+                x = self.flavour.transformer(self.heads, f"attentions_{i}")(x, context)
+        if not self.last:
+            x = Upsample(self.features, self.flavour.dtype, name="upsamplers_0")(x, size)
+        return x
+
+
+class Encoder(nn.Module):
+    """Input convolution, down path and middle: half of the U-Net, most of the ControlNet.
+
+    Every level but the coarsest has transformers; the middle has the coarsest level's heads.
+    """
+
+    channels: tuple[int, ...]
+    heads: tuple[int, ...]
+    layers: int
+    flavour: Flavour
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        emb: Array,
+        context: Array,
+        *,
+        added: Array | None = None,
+        per_level: tuple[Array, ...] | None = None,
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """x (b, f, h, w, c), emb (b, d), context (b, l, e) -> (middle output, skips).
+
+        added (b, f, h, w, channels[0]) joins after the input convolution; per_level[i], of the grid after
+        level i, joins that level's output after its skips were taken.
+        """
+        x = conv(self.channels[0], name="conv_in", dtype=self.flavour.dtype)(x)
+        if added is not None:
+            x = x + added.astype(x.dtype)
+        skips = [x]
+        for i, features in enumerate(self.channels):
+            last = i == len(self.channels) - 1
+            heads = 0 if last else self.heads[i]
+            block = DownBlock(
+                features, self.layers, heads, last, self.flavour, name=f"down_blocks_{i}"
+            )
+            x, outputs = block(x, emb, context)
+            skips += outputs
+            if per_level is not None:
+                x = x + per_level[i].astype(x.dtype)
+        mid = MidBlock(self.channels[-1], self.heads[-1], self.flavour, name="mid_block")
+        return mid(x, emb, context), tuple(skips)
+
+
+def embed_time(
+    t: Array, added_time: Array | None, width: int, added_width: int, dtype: DTypeLike
+) -> Array:
+    """The embedding that all residual blocks receive; makes its submodules in the calling module.
+
+    t (b,) any real; added_time (b, 3) or None, each entry embedded with added_width sinusoids -> (b, 4 width).
+    """
+    features = 4 * width
+    mlp = lambda name: TimeMLP(features, features, dtype, name=name)
+    emb = mlp("time_embedding")(sinusoid(t, width).astype(dtype))
+    if added_time is not None:
+        ids = sinusoid(added_time, added_width).reshape(len(added_time), -1)
+        emb = emb + mlp("add_embedding")(ids.astype(dtype))
+    return emb
+
+
+class UNet(nn.Module):
+    """Encoder, then the same way back up; predicts what the noise schedule asks for.
+
+    added_width: sinusoids per added time id (SVD); unused without ids. `stop_after_up` of the call ends early.
+    """
+
+    channels: tuple[int, ...]
+    heads: tuple[int, ...]
+    flavour: Flavour
+    layers: int = 2
+    out_channels: int = 4
+    added_width: int = 256
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        t: Array,
+        context: Array,
+        *,
+        added_time: Array | None = None,
+        added: Array | None = None,
+        per_level: tuple[Array, ...] | None = None,
+        residuals: Residuals | None = None,
+        stop_after_up: int | None = None,
+    ) -> Array:
+        """x (b, f, h, w, c), t (b,), context (b, l, e) -> (b, f, h, w, out_channels) float32.
+
+        added_time (b, 3); added, per_level: see Encoder; residuals join the skips and the middle. With
+        stop_after_up = i the result is the output of up block i, after its upsampling.
+        """
+        dtype = self.flavour.dtype
+        emb = embed_time(t, added_time, self.channels[0], self.added_width, dtype)
+        context = context.astype(dtype)
+        encoder = Encoder(self.channels, self.heads, self.layers, self.flavour, name="encoder")
+        x, skips = encoder(x.astype(dtype), emb, context, added=added, per_level=per_level)
+        if residuals is not None:
+            x = x + residuals.mid.astype(dtype)
+            skips = tuple(s + r.astype(dtype) for s, r in zip(skips, residuals.skips, strict=True))
+        for i, features in enumerate(reversed(self.channels)):
+            last = i == len(self.channels) - 1
+            taken, skips = skips[-self.layers - 1 :][::-1], skips[: -self.layers - 1]
+            size = None if last else skips[-1].shape[-3:-1]
+            heads = 0 if i == 0 else self.heads[::-1][i]
+            block = UpBlock(features, heads, last, self.flavour, name=f"up_blocks_{i}")
+            x = block(x, emb, context, taken, size)
+            if i == stop_after_up:
+                return x
+        x = GroupNorm(1e-5, self.flavour.groups, dtype=dtype, name="conv_norm_out")(x)
+        return conv(self.out_channels, name="conv_out", dtype=dtype)(nn.silu(x)).astype(jnp.float32)
