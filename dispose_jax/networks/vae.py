@@ -1,0 +1,231 @@
+"""The autoencoder between pictures and latents: image encoder, image decoder (SD1.5), temporal decoder (SVD).
+
+Both released autoencoders share the encoder. Latents here are the network's own: the factor 0.18215 between them
+and what is diffused belongs to the model. Names are the released ones (`AutoencoderKL`,
+`AutoencoderKLTemporalDecoder`).
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from dispose_jax.networks.layers import GroupNorm, conv, dense, temporal_conv
+from dispose_jax.networks.resnet import (
+    Downsample,
+    ResnetBlock,
+    SpatioTemporalResnetBlock,
+    Upsample,
+)
+from dispose_jax.ops.attention import attention
+
+Array = jax.Array
+
+_EPSILON = 1e-6  # every norm of both autoencoders but the temporal blocks', which have 1e-5
+
+
+class VAE(nn.Module):
+    """Pictures <-> latents, one grid halving per width but the last.
+
+    temporal: the SVD decoder, whose blocks also look along the frames they are given together; it comes without
+    the SD1.5 decoder's `post_quant_conv`. Only what a method uses gets parameters: initialised through `encode`
+    there is no decoder (the encoder half that diffusion features need).
+    """
+
+    widths: tuple[int, ...]
+    latent_channels: int
+    layers: int
+    groups: int
+    temporal: bool
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self):
+        parts = (self.widths, self.layers, self.groups)
+        self.encoder = Encoder(*parts, 2 * self.latent_channels, self.dtype)
+        self.quant_conv = conv(2 * self.latent_channels, 1, dtype=self.dtype)
+        self.decoder = Decoder(*parts, self.temporal, self.dtype)
+        if not self.temporal:
+            self.post_quant_conv = conv(self.latent_channels, 1, dtype=self.dtype)
+
+    def encode(self, images: Array) -> tuple[Array, Array]:
+        """images (..., h, w, 3) in -1..1 -> mean and log variance of the latents, (..., h/8, w/8, c) float32.
+
+        With four widths, and sides that are multiples of 8. The log variance is clipped to -30..20, as released.
+        """
+        moments = self.quant_conv(self.encoder(images)).astype(jnp.float32)
+        mean, logvar = jnp.split(moments, 2, axis=-1)
+        return mean, jnp.clip(logvar, -30.0, 20.0)
+
+    def decode(self, latents: Array) -> Array:
+        """latents (b, f, h/8, w/8, c) -> images (b, f, h, w, 3) float32, in -1..1 but for overshoot.
+
+        The temporal decoder takes its f frames as one clip: norms and convolutions run over all of them, so the
+        result depends on how a longer video was cut (released: 8 frames at a time, without overlap).
+        """
+        if not self.temporal:
+            latents = self.post_quant_conv(latents)
+        return self.decoder(latents).astype(jnp.float32)
+
+    def __call__(self, images: Array) -> Array:
+        """images (b, f, h, w, 3) -> their reconstruction from the mean latents, the same shape."""
+        return self.decode(self.encode(images)[0])
+
+
+class Encoder(nn.Module):
+    """Picture -> latent moments before the last 1 x 1 convolution."""
+
+    widths: tuple[int, ...]
+    layers: int
+    groups: int
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (..., h, w, 3) -> (..., h/8, w/8, features) with four widths."""
+        x = conv(self.widths[0], name="conv_in", dtype=self.dtype)(x)
+        for i, width in enumerate(self.widths):
+            is_last = i == len(self.widths) - 1
+            x = DownBlock(
+                width, self.layers, self.groups, not is_last, self.dtype, name=f"down_blocks_{i}"
+            )(x)
+        x = MidBlock(self.widths[-1], self.groups, False, self.dtype, name="mid_block")(x)
+        norm = GroupNorm(_EPSILON, self.groups, dtype=self.dtype, name="conv_norm_out")
+        return conv(self.features, name="conv_out", dtype=self.dtype)(nn.silu(norm(x)))
+
+
+class Decoder(nn.Module):
+    """Latent -> picture; with `temporal` residual blocks that mix the frames of a clip."""
+
+    widths: tuple[int, ...]
+    layers: int
+    groups: int
+    temporal: bool
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (b, f, h/8, w/8, c) -> (b, f, h, w, 3) with four widths."""
+        x = conv(self.widths[-1], name="conv_in", dtype=self.dtype)(x)
+        x = MidBlock(self.widths[-1], self.groups, self.temporal, self.dtype, name="mid_block")(x)
+        for i, width in enumerate(reversed(self.widths)):
+            x = UpBlock(
+                width,
+                self.layers + 1,
+                self.groups,
+                self.temporal,
+                upsample=i < len(self.widths) - 1,
+                dtype=self.dtype,
+                name=f"up_blocks_{i}",
+            )(x)
+        norm = GroupNorm(_EPSILON, self.groups, dtype=self.dtype, name="conv_norm_out")
+        x = conv(3, name="conv_out", dtype=self.dtype)(nn.silu(norm(x)))
+        if self.temporal:
+            b, f, h, w, c = x.shape
+            flat = x.reshape(b, f, h * w, c)  # positions are one axis for the temporal convolution
+            x = temporal_conv(c, name="time_conv_out", dtype=self.dtype)(flat).reshape(x.shape)
+        return x
+
+
+class DownBlock(nn.Module):
+    """Residual blocks, then half the grid."""
+
+    features: int
+    layers: int
+    groups: int
+    downsample: bool
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (..., h, w, c) -> (..., h/2, w/2, features), or h, w without downsampling."""
+        for i in range(self.layers):
+            x = ResnetBlock(self.features, _EPSILON, self.groups, self.dtype, name=f"resnets_{i}")(
+                x
+            )
+        if not self.downsample:
+            return x
+        return Downsample(
+            self.features, right_bottom=True, dtype=self.dtype, name="downsamplers_0"
+        )(x)
+
+
+class UpBlock(nn.Module):
+    """Residual blocks, then twice the grid."""
+
+    features: int
+    layers: int
+    groups: int
+    temporal: bool
+    upsample: bool
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (b, f, h, w, c) -> (b, f, 2h, 2w, features), or h, w without upsampling."""
+        for i in range(self.layers):
+            x = _resnet(self, self.features, f"resnets_{i}")(x)
+        if not self.upsample:
+            return x
+        return Upsample(self.features, dtype=self.dtype, name="upsamplers_0")(x)
+
+
+class MidBlock(nn.Module):
+    """Residual block, attention within each picture, residual block."""
+
+    features: int
+    groups: int
+    temporal: bool
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (..., h, w, features), (b, f, h, w, features) if temporal -> the same shape."""
+        x = _resnet(self, self.features, "resnets_0")(x)
+        x = PictureAttention(self.groups, self.dtype, name="attentions_0")(x)
+        return _resnet(self, self.features, "resnets_1")(x)
+
+
+class PictureAttention(nn.Module):
+    """Attention among all positions of a picture, one head over all channels.
+
+    Unlike the U-Nets' it has biases on q, k, v, its own norm and its own residual. The 9216 positions of a
+    576 x 1024 picture go through in blocks of queries, one picture at a time (`ops.attention`).
+    """
+
+    groups: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (..., h, w, c) -> the same shape."""
+        *_, h, w, c = x.shape
+        y = GroupNorm(_EPSILON, self.groups, dtype=self.dtype, name="group_norm")(x)
+        tokens = y.reshape(-1, h * w, 1, c)  # pictures, positions, one head
+        q, k, v = (
+            dense(c, name=name, dtype=self.dtype)(tokens) for name in ("to_q", "to_k", "to_v")
+        )
+        y = dense(c, name="to_out_0", dtype=self.dtype)(attention(q, k, v))
+        return x + y.reshape(x.shape)
+
+
+def _resnet(block: UpBlock | MidBlock, features: int, name: str) -> nn.Module:
+    """The residual block of a picture or of a clip, made inside `block`."""
+    if not block.temporal:
+        return ResnetBlock(features, _EPSILON, block.groups, block.dtype, name=name)
+    return SpatioTemporalResnetBlock(
+        features,
+        epsilon=_EPSILON,
+        temporal_epsilon=1e-5,
+        merge="switched",
+        groups=block.groups,
+        dtype=block.dtype,
+        name=name,
+    )
+
+
+def sample_latents(mean: Array, logvar: Array, noise: Array) -> Array:
+    """A draw from the encoder's Gaussian: mean + exp(logvar / 2) noise, noise standard normal, one shape each."""
+    return mean + jnp.exp(0.5 * logvar) * noise

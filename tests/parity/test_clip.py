@@ -1,0 +1,58 @@
+"""CLIP's transformers and the preparation of its pictures against the original ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from converters import mapping
+from dispose_jax.networks.clip import TextTransformer, VisionTransformer
+from tests.parity.cases import assert_close, load_case, weights
+
+
+def converted(case, module, example) -> dict:
+    """Keyed weights of the case as the module's variables."""
+    entries = mapping.derive(jax.eval_shape(module.init, jax.random.key(0), example)["params"])
+    tensors = weights(case)
+    mapping.accounting({e.key: e.shape for e in entries.values()}, tensors, case.name)
+    return {"params": mapping.to_flax(entries, tensors)}
+
+
+def test_vision_transformer_gives_the_original_embeddings():
+    case = load_case("svd_image_encoder.tiny")
+    config = case.config
+    module = VisionTransformer(
+        width=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        hidden=config["intermediate_size"],
+        projection=config["projection_dim"],
+        patch=config["patch_size"],
+        activation=config["hidden_act"],
+    )
+    pixels = np.moveaxis(case.inputs["pixel_values"], 1, -1)
+    variables = converted(case, module, pixels)
+    tolerance = case.about["tolerance"]["float32"]
+
+    embeds, inner = module.apply(
+        variables, pixels, capture_intermediates=lambda module, _: module.name == "encoder"
+    )
+    assert_close(case, "image_embeds", embeds, tolerance)
+    tokens = inner["intermediates"]["vision_model"]["encoder"]["__call__"][0]
+    assert_close(case, "last_hidden_state", tokens, tolerance)
+
+
+def test_text_transformer_gives_the_original_vectors():
+    case = load_case("sd15_text_encoder.tiny")
+    config = case.config
+    module = TextTransformer(
+        vocabulary=config["vocab_size"],
+        width=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        hidden=config["intermediate_size"],
+        positions=config["max_position_embeddings"],
+        activation=config["hidden_act"],
+    )
+    tokens = jnp.asarray(case.inputs["input_ids"], jnp.int32)
+    vectors = module.apply(converted(case, module, tokens), tokens)
+    assert_close(case, "last_hidden_state", vectors, case.about["tolerance"]["float32"])

@@ -1,0 +1,63 @@
+"""The autoencoders against the original ones, with converted keyed weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from converters import mapping
+from dispose_jax.networks.vae import VAE
+from tests.parity.cases import Case, assert_close, load_case, weights
+
+TEMPORAL_AXES = {r"(temporal_res_block\.conv\d|time_conv_out)\.weight$": 1}
+
+
+def build(case: Case):
+    """The module and its converted weights."""
+    config = case.config
+    temporal = "up_block_types" not in config  # only the temporal decoder's configuration lacks it
+    vae = VAE(
+        widths=tuple(config["block_out_channels"]),
+        latent_channels=config["latent_channels"],
+        layers=config["layers_per_block"],
+        groups=config.get("norm_num_groups", 32),
+        temporal=temporal,
+    )
+    shapes = jax.eval_shape(vae.init, jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3)))["params"]
+    entries = mapping.derive(shapes, unit_axes=TEMPORAL_AXES if temporal else None)
+    tensors = weights(case)
+    mapping.accounting({e.key: e.shape for e in entries.values()}, tensors, case.name)
+    return vae, {"params": mapping.to_flax(entries, tensors)}
+
+
+def channels_first(x) -> np.ndarray:
+    """(..., h, w, c) -> (n, c, h, w), the layout of the goldens."""
+    x = np.asarray(x)
+    return np.moveaxis(x.reshape(-1, *x.shape[-3:]), -1, 1)
+
+
+@pytest.mark.parametrize("name", ["svd_vae.tiny", "svd_vae_eps.tiny", "sd15_vae.tiny"])
+def test_autoencoder_gives_the_original_latents_and_pictures(name):
+    case = load_case(name)
+    vae, params = build(case)
+    tolerance = case.about["tolerance"]["float32"]
+    images = np.moveaxis(case.inputs["image"], 1, -1)
+    latents = np.moveaxis(case.inputs["latents"], 1, -1)
+
+    mean, logvar = vae.apply(params, images, method="encode")
+    moments = {"mean": mean, "mode": mean, "logvar": logvar}
+    for output in moments.keys() & case.outputs.keys():
+        assert_close(case, output, channels_first(moments[output]), tolerance)
+
+    def decode(num_frames):
+        """Consecutive clips of num_frames, the last one shorter if the count does not divide."""
+        clips = [latents[i : i + num_frames] for i in range(0, len(latents), num_frames)]
+        frames = [vae.apply(params, clip[None], method="decode")[0] for clip in clips]
+        return channels_first(np.concatenate(frames))
+
+    for output in case.outputs.keys() - moments.keys():
+        if output == "decode_chunked":
+            num_frames = case.config["chunk"]
+        else:  # decode_framesK says its K; otherwise all latents are one clip
+            num_frames = int(output.removeprefix("decode").removeprefix("_frames") or len(latents))
+        assert_close(case, output, decode(num_frames), tolerance)
