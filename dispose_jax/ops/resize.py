@@ -1,0 +1,134 @@
+"""Resizing with PyTorch's coordinate conventions, the project's only home of it.
+
+Pictures are (..., h, w, c) of any leading axes, sizes are static (height, width). Each axis is one
+small matrix or one index table, computed in NumPy while tracing: float32 where PyTorch uses
+float32, because a table rounded otherwise picks other pixels.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+Size = tuple[int, int]
+
+
+def half_pixel(out: int, length: int) -> np.ndarray:
+    """Source positions for `out` pixels from an axis of `length`, half-pixel rule, (out,) float32.
+
+    0 is the first centre. Negative positions, left of the first centre, become 0 as in PyTorch's
+    bilinear rule.
+    """
+    scale = np.float32(length) / np.float32(out)
+    return np.maximum(scale * (np.arange(out, dtype=np.float32) + np.float32(0.5)) - 0.5, 0)
+
+
+def aligned(out: int, length: int) -> np.ndarray:
+    """Source positions with the outermost centres on each other (align_corners), (out,) float32."""
+    if out == 1:
+        return np.zeros(1, np.float32)
+    scale = np.float32(length - 1) / np.float32(out - 1)
+    return scale * np.arange(out, dtype=np.float32)
+
+
+def nearest_index(out: int, length: int) -> np.ndarray:
+    """Source pixel of each of `out` pixels, (out,) int: floor(i * scale), all in float32.
+
+    Integer arithmetic differs for some sizes (448 -> 384), the half-pixel rule for most.
+    """
+    scale = np.float32(length) / np.float32(out)
+    index = np.floor(np.arange(out, dtype=np.float32) * scale).astype(np.int64)
+    return np.minimum(index, length - 1)
+
+
+def linear_matrix(source: np.ndarray, length: int) -> np.ndarray:
+    """Linear interpolation at positions (out,) as a matrix (out, length) float32."""
+    left = np.floor(source).astype(np.int64)
+    fraction = source - left
+    matrix = np.zeros((len(source), length), np.float32)
+    rows = np.arange(len(source))
+    np.add.at(matrix, (rows, np.minimum(left, length - 1)), 1 - fraction)
+    np.add.at(matrix, (rows, np.minimum(left + 1, length - 1)), fraction)
+    return matrix
+
+
+def cubic_matrix(source: np.ndarray, length: int, a: float = -0.75) -> np.ndarray:
+    """Cubic convolution at positions (out,) as a matrix (out, length) float32.
+
+    Taps beyond the axis read its edge. a is the slope of the kernel at distance 1: -0.75 in
+    PyTorch, -0.5 in jax.image.
+    """
+    left = np.floor(source).astype(np.int64)
+    fraction = source - left
+    matrix = np.zeros((len(source), length), np.float32)
+    rows = np.arange(len(source))
+    for tap in (-1, 0, 1, 2):
+        d = np.abs(fraction - tap)
+        inner = ((a + 2) * d - (a + 3)) * d * d + 1
+        outer = ((d - 5) * d + 8) * d * a - 4 * a
+        weight = np.where(d <= 1, inner, np.where(d < 2, outer, 0))
+        np.add.at(matrix, (rows, np.clip(left + tap, 0, length - 1)), weight)
+    return matrix
+
+
+def area_matrix(out: int, length: int) -> np.ndarray:
+    """Means over windows floor(i n / out) .. ceil((i + 1) n / out), (out, n = length) float32."""
+    matrix = np.zeros((out, length), np.float32)
+    for i in range(out):
+        start, stop = i * length // out, -(-(i + 1) * length // out)
+        matrix[i, start:stop] = 1 / (stop - start)
+    return matrix
+
+
+def apply_matrices(x: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
+    """Resample both axes: x (..., h, w, c), rows (H, h), columns (W, w) -> (..., H, W, c).
+
+    Integers become float32; floats keep their type, with full products and float32 sums on every
+    device.
+    """
+    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
+    product = partial(
+        jnp.einsum, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
+    )
+    x = product("...hwc,Ww->...hWc", x.astype(dtype), jnp.asarray(columns, dtype)).astype(dtype)
+    return product("...hwc,Hh->...Hwc", x, jnp.asarray(rows, dtype)).astype(dtype)
+
+
+def bilinear(x: Array, size: Size) -> Array:
+    """Bilinear, half-pixel centres, no antialiasing: (..., h, w, c) -> (..., *size, c)."""
+    return _each_axis(x, size, lambda out, n: linear_matrix(half_pixel(out, n), n))
+
+
+def bilinear_align_corners(x: Array, size: Size) -> Array:
+    """Bilinear with the corner pixels' centres kept: (..., h, w, c) -> (..., *size, c)."""
+    return _each_axis(x, size, lambda out, n: linear_matrix(aligned(out, n), n))
+
+
+def bicubic_align_corners(x: Array, size: Size) -> Array:
+    """Cubic convolution (a = -0.75), corner centres kept: (..., h, w, c) -> (..., *size, c).
+
+    The result may overshoot the range of x.
+    """
+    return _each_axis(x, size, lambda out, n: cubic_matrix(aligned(out, n), n))
+
+
+def area(x: Array, size: Size) -> Array:
+    """Adaptive average pooling: (..., h, w, c) -> (..., *size, c)."""
+    return _each_axis(x, size, area_matrix)
+
+
+def nearest(x: Array, size: Size) -> Array:
+    """PyTorch's "nearest": (..., h, w, c) -> (..., *size, c), values and type unchanged."""
+    rows, columns = (nearest_index(*axis) for axis in zip(size, x.shape[-3:-1]))
+    return x[..., rows[:, None], columns, :]
+
+
+def _each_axis(x: Array, size: Size, matrix) -> Array:
+    """Apply matrix(out, length) to rows and columns; a picture of the right size stays itself."""
+    if tuple(size) == x.shape[-3:-1]:
+        return x
+    return apply_matrices(x, *(matrix(*axis) for axis in zip(size, x.shape[-3:-1])))
