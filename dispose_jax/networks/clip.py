@@ -1,7 +1,8 @@
 """CLIP's vision and text transformers, and the preparation of their inputs.
 
-The vision tower (ViT-H/14 in SVD) gives the one-token context of the denoiser; the text tower (ViT-L/14's, in
-SD1.5) the 77 tokens that diffusion features are read with. Names are the released ones (`transformers`).
+The vision tower (ViT-H/14 in SVD) gives the one-token context of the denoiser; the text tower
+(ViT-L/14's, in SD1.5) the 77 tokens that diffusion features are read with. Names are the released
+ones (`transformers`).
 """
 
 from __future__ import annotations
@@ -9,15 +10,39 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from dispose_jax.networks.layers import dense, layer_norm, quick_gelu
+from dispose_jax.ops import filters, resize
 from dispose_jax.ops.attention import attention
 
 Array = jax.Array
 
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of the pictures CLIP was trained on, red first
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 _ACTIVATIONS = {"gelu": lambda x: nn.gelu(x, approximate=False), "quick_gelu": quick_gelu}
 _small_normal = nn.initializers.normal(0.02)
+
+
+def clip_pixels(images: Array, size: int = 224) -> Array:
+    """What the vision tower reads: images (..., h, w, 3) in -1..1 -> (..., size, size, 3) float32.
+
+    Stretched to a square (the sides' ratio is not kept, nothing is cut), blurred first where that
+    shrinks, then normalised with CLIP's mean and deviation. Cubic overshoot is not clipped. Source:
+    diffusers' SVD pipeline, whose resize both does the blur and keeps the corner pixels' centres.
+    """
+    rows, columns = (_shrink_matrix(size, length) for length in images.shape[-3:-1])
+    x = resize.apply_matrices(jnp.asarray(images, jnp.float32), rows, columns)
+    return ((x + 1) / 2 - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_STD)
+
+
+def _shrink_matrix(out: int, length: int) -> np.ndarray:
+    """Gaussian blur, then cubic interpolation of one axis: (out, length)."""
+    sigma = max((length / out - 1) / 2, 0.001)  # enlarging: an impulse, the axis stays as it is
+    kernel = int(max(4 * sigma, 3)) | 1
+    blur = filters.filter_matrix(filters.gaussian(kernel, sigma), length)
+    return resize.cubic_matrix(resize.aligned(out, length), length) @ blur
 
 
 class VisionTransformer(nn.Module):
@@ -72,7 +97,7 @@ class TextTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
-        """tokens (b, l) int, l at most `positions` -> (b, l, width) float32, after the final norm."""
+        """tokens (b, l) int, l <= positions -> (b, l, width) float32, after the final norm."""
         return TextModel(
             self.vocabulary,
             self.width,

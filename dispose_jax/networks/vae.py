@@ -1,8 +1,8 @@
-"""The autoencoder between pictures and latents: image encoder, image decoder (SD1.5), temporal decoder (SVD).
+"""The autoencoder between pictures and latents: one encoder, a picture and a temporal decoder.
 
-Both released autoencoders share the encoder. Latents here are the network's own: the factor 0.18215 between them
-and what is diffused belongs to the model. Names are the released ones (`AutoencoderKL`,
-`AutoencoderKLTemporalDecoder`).
+SD1.5 has the picture decoder, SVD the temporal one; the encoder is the same. Latents here are the
+network's own: the factor 0.18215 between them and what is diffused belongs to the model. Names are
+the released ones (`AutoencoderKL`, `AutoencoderKLTemporalDecoder`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _EPSILON = 1e-6  # every norm of both autoencoders but the temporal blocks', whi
 class VAE(nn.Module):
     """Pictures <-> latents, one grid halving per width but the last.
 
-    temporal: the SVD decoder, whose blocks also look along the frames they are given together; it comes without
-    the SD1.5 decoder's `post_quant_conv`. Only what a method uses gets parameters: initialised through `encode`
-    there is no decoder (the encoder half that diffusion features need).
+    temporal: the SVD decoder, whose blocks also look along the frames they are given together; it
+    comes without the SD1.5 decoder's `post_quant_conv`. Only what a method uses gets parameters:
+    initialised through `encode` there is no decoder (diffusion features need the encoder only).
     """
 
     widths: tuple[int, ...]
@@ -50,19 +50,21 @@ class VAE(nn.Module):
             self.post_quant_conv = conv(self.latent_channels, 1, dtype=self.dtype)
 
     def encode(self, images: Array) -> tuple[Array, Array]:
-        """images (..., h, w, 3) in -1..1 -> mean and log variance of the latents, (..., h/8, w/8, c) float32.
+        """images (..., h, w, 3) in -1..1 -> mean, log variance of the latents (..., h/8, w/8, c).
 
-        With four widths, and sides that are multiples of 8. The log variance is clipped to -30..20, as released.
+        The 8 is for four widths; sides are multiples of it. Both results are float32, the log
+        variance is clipped to -30..20, as released.
         """
         moments = self.quant_conv(self.encoder(images)).astype(jnp.float32)
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def decode(self, latents: Array) -> Array:
-        """latents (b, f, h/8, w/8, c) -> images (b, f, h, w, 3) float32, in -1..1 but for overshoot.
+        """latents (b, f, h/8, w/8, c) -> images (b, f, h, w, 3) float32, -1..1 but for overshoot.
 
-        The temporal decoder takes its f frames as one clip: norms and convolutions run over all of them, so the
-        result depends on how a longer video was cut (released: 8 frames at a time, without overlap).
+        The temporal decoder takes its f frames as one clip: norms and convolutions run over all of
+        them, so the result depends on how a longer video was cut (released: 8 frames at a time,
+        without overlap).
         """
         if not self.temporal:
             latents = self.post_quant_conv(latents)
@@ -191,8 +193,9 @@ class MidBlock(nn.Module):
 class PictureAttention(nn.Module):
     """Attention among all positions of a picture, one head over all channels.
 
-    Unlike the U-Nets' it has biases on q, k, v, its own norm and its own residual. The 9216 positions of a
-    576 x 1024 picture go through in blocks of queries, one picture at a time (`ops.attention`).
+    Unlike the U-Nets' it has biases on q, k, v, its own norm and its own residual. The 9216
+    positions of a 576 x 1024 picture go through in blocks of queries, one picture at a time
+    (`ops.attention`).
     """
 
     groups: int
@@ -227,5 +230,5 @@ def _resnet(block: UpBlock | MidBlock, features: int, name: str) -> nn.Module:
 
 
 def sample_latents(mean: Array, logvar: Array, noise: Array) -> Array:
-    """A draw from the encoder's Gaussian: mean + exp(logvar / 2) noise, noise standard normal, one shape each."""
+    """A draw from the encoder's Gaussian: mean + exp(logvar / 2) noise, noise standard normal."""
     return mean + jnp.exp(0.5 * logvar) * noise

@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from converters import mapping
-from dispose_jax.networks.clip import TextTransformer, VisionTransformer
+from dispose_jax.networks import clip
+from dispose_jax.networks.clip import TextTransformer, VisionTransformer, clip_pixels
 from tests.parity.cases import assert_close, load_case, weights
 
 
@@ -56,3 +58,25 @@ def test_text_transformer_gives_the_original_vectors():
     tokens = jnp.asarray(case.inputs["input_ids"], jnp.int32)
     vectors = module.apply(converted(case, module, tokens), tokens)
     assert_close(case, "last_hidden_state", vectors, case.about["tolerance"]["float32"])
+
+
+def test_pictures_are_resized_and_normalised_as_for_the_original():
+    case = load_case("sampling_clip_preprocess")
+    config = case.config
+    tolerance = 2e-4  # the case's own sentence: max abs 2e-4
+    for i in range(len(config["sizes"])):
+        image = case.inputs[f"image_{i}"].astype(np.float32) / 255 * 2 - 1
+        pixels = np.asarray(clip_pixels(image[None], config["out"]))[0]
+        resized = (pixels * np.asarray(clip.PIXEL_STD) + np.asarray(clip.PIXEL_MEAN)) * 2 - 1
+        for name, ours in {"pixel_values": pixels, "resized": resized}.items():
+            sampled = np.moveaxis(ours, -1, 0)[None, :, ::3, ::3]
+            assert_close(case, f"{name}_{i}", sampled, tolerance, relative=False)
+        extremes = (resized.min(), resized.max())
+        stats = np.array([pixels.mean(), pixels.std(), np.abs(pixels).max(), *extremes])
+        assert_close(case, f"stats_{i}", stats, tolerance, relative=False)
+
+
+def test_normalisation_has_the_released_mean_and_deviation():
+    config = load_case("sampling_clip_preprocess").config
+    assert clip.PIXEL_MEAN == pytest.approx(config["mean"])
+    assert clip.PIXEL_STD == pytest.approx(config["std"])
