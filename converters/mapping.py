@@ -1,8 +1,9 @@
 """The key map between a Flax parameter tree and a PyTorch state dict, derived from the tree itself.
 
-The Flax tree is the authority: for every leaf its torch key and axis order are computed, never searched. The
-result is a dictionary, read in either direction. Names: module paths are joined with dots, a trailing `_<digits>`
-becomes `.<digits>`; a short ordered list of (regex, replacement) rules covers the rest.
+The Flax tree is the authority: for every leaf its torch key and axis order are computed, never
+searched. The result is a dictionary, read in either direction. Names: module paths are joined with
+dots, a trailing `_<digits>` becomes `.<digits>`; a short ordered list of (regex, replacement) rules
+covers the rest.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def unflatten(flat: Mapping[Path, Any]) -> dict:
 
 
 def spell(path: Path) -> str:
-    """Dotted name of a leaf before any rule: ('down_blocks_0', 'conv', 'kernel') -> 'down_blocks.0.conv.weight'."""
+    """Dotted name of a leaf before any rule: blocks_0/conv/kernel is blocks.0.conv.weight."""
     modules = [re.sub(r"_(\d+)$", r".\1", name) for name in path[:-1]]
     return ".".join([*modules, _LEAF.get(path[-1], path[-1])])
 
@@ -63,9 +64,10 @@ def spell(path: Path) -> str:
 def derive(shapes: Mapping, rules: Iterable[Rule] = (), unit_axes: Mapping[str, int] | None = None):
     """Map every leaf of a tree of shapes to its place in the state dict: {path: Entry}.
 
-    shapes: nested dict whose leaves have `.shape` (from jax.eval_shape: no weights are made). unit_axes: {regex on
-    the torch key: number of trailing axes of length 1 that the torch tensor has and ours lacks}.
-    Raises ConversionError if a rule or unit-axes pattern matches nothing, or two leaves get the same key.
+    shapes: nested dict whose leaves have `.shape` (from jax.eval_shape: no weights are made).
+    unit_axes: {regex on the torch key: number of trailing axes of length 1 that the torch tensor
+    has and ours lacks}. Raises ConversionError if a rule or unit-axes pattern matches nothing, or
+    two leaves get the same key.
     """
     rules, unit_axes = list(rules), dict(unit_axes or {})
     unused = {pattern for pattern, _ in rules} | set(unit_axes)
@@ -99,16 +101,16 @@ def accounting(
 ) -> None:
     """Raise ConversionError unless `found` holds exactly the expected keys in the expected shapes.
 
-    The message lists `- expected, absent` and `+ present, unexpected`, ten of each, with the closest name.
+    The message lists `- expected, absent` and `+ present, unexpected`, ten of each, with the
+    closest name.
     """
     missing = sorted(set(expected) - set(found))
     extra = sorted(set(found) - set(expected))
     wrong = [k for k in expected if k in found and tuple(found[k].shape) != tuple(expected[k])]
     if not (missing or extra or wrong):
         return
-    lines = [
-        f"{source}: {len(missing)} tensors missing, {len(extra)} unexpected, {len(wrong)} of another shape"
-    ]
+    counts = f"{len(missing)} tensors missing, {len(extra)} unexpected, {len(wrong)} ill-shaped"
+    lines = [f"{source}: {counts}"]
     for key in missing[:10]:
         lines.append(f"  - {key} {list(expected[key])}{_closest(key, expected[key], extra, found)}")
     lines += [f"  + {key} {list(found[key].shape)}" for key in extra[:10]]
@@ -127,20 +129,21 @@ def _closest(key: str, shape, extra: list[str], found: Mapping[str, Any]) -> str
 
 
 def to_flax(entries: Mapping[Path, Entry], tensors: Mapping[str, np.ndarray]) -> dict:
-    """State dict tensors -> nested Flax dict; dtype kept, values bit-identical."""
+    """State dict tensors -> nested Flax dict of views: nothing copied, values bit-identical."""
     return unflatten({path: _from_torch(tensors[e.key], e) for path, e in entries.items()})
 
 
 def to_torch(entries: Mapping[Path, Entry], params: Mapping) -> dict[str, np.ndarray]:
-    """Nested Flax dict -> state dict tensors; dtype kept, values bit-identical."""
+    """Nested Flax dict -> state dict tensors, views where the memory order allows; dtype kept."""
     flat = flatten(params)
     return {e.key: _to_torch(np.asarray(flat[path]), e) for path, e in entries.items()}
 
 
 def _from_torch(tensor: np.ndarray, entry: Entry) -> np.ndarray:
     tensor = tensor.reshape(tensor.shape[: len(entry.axes)])  # drops declared unit axes
-    return np.ascontiguousarray(tensor.transpose(np.argsort(entry.axes)))
+    return tensor.transpose(np.argsort(entry.axes))
 
 
 def _to_torch(value: np.ndarray, entry: Entry) -> np.ndarray:
-    return np.ascontiguousarray(value.transpose(entry.axes)).reshape(entry.shape)
+    value = value.transpose(entry.axes)
+    return value[(..., *[None] * (len(entry.shape) - value.ndim))]

@@ -1,0 +1,73 @@
+"""Checkpoint files as {key: array}: safetensors and `.pth`, read as views of the mapped file,
+written whole or not.
+
+One door for both formats; what a file holds is decided by its first bytes, how it is written by its
+name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from converters import pth
+from dispose_jax.models import tensor_file
+
+# First bytes of what people have instead of a checkpoint, and what to say.
+_NOT_CHECKPOINTS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
+    b"<": "a web page, so the download went wrong; get it again",
+    b"\x1f\x8b": "a gzip archive; unpack it",
+    b"{": "JSON text, not a checkpoint",
+}
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """Every tensor of a checkpoint as {key: read-only view}; bfloat16 by ml_dtypes.
+
+    Raises ValueError naming the file if it is missing, empty, truncated, damaged, hostile or
+    something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected a safetensors or .pth checkpoint")
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if not head:
+        raise ValueError(f"{path}: an empty file; get it again")
+    for start, what in _NOT_CHECKPOINTS.items():
+        if head.startswith(start):
+            raise ValueError(f"{path}: {what}")
+    if head[257:262] == b"ustar":
+        raise ValueError(f"{path}: a tar archive; unpack it and give the file inside")
+    # Pickles start with 0x80 and zips with PK; a safetensors header opens with its length, then a
+    # brace.
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        return tensor_file.read(path)
+    return pth.read(path)
+
+
+def write(
+    path: str | Path, tensors: Mapping[str, np.ndarray], *, wrapper: str | None = None, dtype=None
+) -> None:
+    """Write tensors as the name asks: `.safetensors`, else PyTorch's zip; under a temporary name
+    until whole.
+
+    wrapper: entry of the `.pth` dictionary that holds the state dict. dtype: cast floating tensors.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        if path.suffix == ".safetensors":
+            tensor_file.write(partial, tensors, dtype)
+        else:
+            pth.write(partial, tensors, wrapper=wrapper, dtype=dtype)
+        os.replace(partial, path)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,286 @@
+"""A bundle: one folder of weights in our layout, with a `bundle.json` that says what they belong
+to.
+
+    bundle.json              format, base, model, quirks, config, and per network its file, digest,
+    size and source <network>.safetensors    keys are Flax paths joined with "/"; the element type
+    is the source's detector.onnx  whole_body.onnx    DWPose as it is, optional
+
+Written to a temporary folder and renamed when whole. Read as views of the mapped files, so that
+weights need memory once, on the device. Converting from PyTorch's files is done elsewhere (host
+code).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dispose_jax.models import tensor_file
+from dispose_jax.types import Params
+
+FORMAT = 1
+DESCRIPTION = "bundle.json"
+POSE_FILES = ("detector.onnx", "whole_body.onnx")
+
+# Which released file a network comes from, for the error that names what is missing.
+RELEASED_IN = {
+    "unet": "MimicMotion_1-1.pth",
+    "pose_encoder": "MimicMotion_1-1.pth",
+    "controlnet": "DisPose.pth",
+    "motion_encoder": "DisPose.pth",
+    "point_encoder": "DisPose.pth",
+    "vae": "stable-video-diffusion-img2vid-xt-1-1/vae",
+    "image_encoder": "stable-video-diffusion-img2vid-xt-1-1/image_encoder",
+    "dift_unet": "stable-diffusion-v1-5/unet",
+    "dift_vae": "stable-diffusion-v1-5/vae",
+    "dift_text_encoder": "stable-diffusion-v1-5/text_encoder",
+    "cmp": "ckpt_iter_42000.pth.tar",
+}
+
+
+class Origin(NamedTuple):
+    """Where a network's weights come from."""
+
+    source: str  # file name, or the run that trained it
+    licence: str
+
+
+class Belongs(NamedTuple):
+    """What a bundle's weights belong to; `model` and `quirks` are plain JSON (see plain)."""
+
+    base: str  # "svd" or "sd15"
+    model: Mapping
+    quirks: Mapping
+    config: str  # the argument that gives this model, e.g. "configs/svd.py:size=tiny"
+
+
+def plain(value: Any) -> Any:
+    """A config value as JSON gives it back: dictionaries, lists, numbers, strings."""
+    if hasattr(value, "items"):  # a dict or an ml_collections ConfigDict
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def write(
+    folder: str | Path,
+    networks: Mapping[str, Params],
+    belongs: Belongs,
+    origins: Mapping[str, Origin],
+    *,
+    dtype=None,
+    pose_files: Mapping[str, Path] | None = None,
+) -> None:
+    """Write a bundle: all of it under a temporary name, then renamed.
+
+    networks: {name: nested dict of arrays}, written tensor by tensor, floating ones cast to dtype
+    if given. pose_files: {"detector.onnx" or "whole_body.onnx": file to copy}. Raises ValueError if
+    the folder already holds something, or cannot be written (disk full).
+    """
+    folder = Path(folder)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ValueError(f"{folder}: already exists; remove it or choose another name")
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        described = {}
+        for name, params in networks.items():
+            described[name] = _write_network(partial, name, params, origins[name], dtype)
+        for name, source in (pose_files or {}).items():
+            shutil.copyfile(source, partial / name)
+        content = {"format": FORMAT, **belongs._asdict(), "networks": described}
+        text = json.dumps(plain(content), indent=1)
+        (partial / DESCRIPTION).write_text(text + "\n")
+        os.replace(partial, folder)
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_network(folder: Path, name: str, params: Params, origin: Origin, dtype) -> dict:
+    """Write one network's file; its entry in the description."""
+    tensors = {"/".join(path): np.asarray(leaf) for path, leaf in _leaves(params)}
+    file = folder / f"{name}.safetensors"
+    digest = tensor_file.write(file, tensors, dtype)
+    dtypes = {str(tensor_file.target_dtype(t.dtype, dtype)) for t in tensors.values()}
+    return {
+        "file": file.name,
+        "sha256": digest,
+        "bytes": file.stat().st_size,
+        "tensors": len(tensors),
+        "dtype": ", ".join(sorted(dtypes)),
+        **origin._asdict(),
+    }
+
+
+def describe(folder: str | Path) -> dict:
+    """The content of a folder's bundle.json, checked for form. Raises ValueError with the
+    remedy."""
+    folder = Path(folder)
+    file = folder / DESCRIPTION
+    if not file.is_file():
+        remedy = f"python -m converters.convert to-flax --from {folder} --to BUNDLE"
+        found = "no such folder" if not folder.is_dir() else f"no {DESCRIPTION} in it"
+        raise ValueError(f"{folder}: {found}, so it is no weights bundle; make one with {remedy}")
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{file}: cannot be read ({error}); convert the weights again") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{file}: bundle format {found!r}, this program reads format {FORMAT}")
+    networks = content.get("networks")
+    required = ("base", "model", "quirks", "config")
+    if not isinstance(networks, dict) or any(field not in content for field in required):
+        raise ValueError(f"{file}: lacks one of {', '.join(required)}, networks; convert again")
+    for name, entry in networks.items():
+        fields = {"file": str, "sha256": str, "bytes": int, "tensors": int}
+        entry = entry if isinstance(entry, dict) else {}
+        if not all(isinstance(entry.get(field), kind) for field, kind in fields.items()):
+            raise ValueError(f"{file}: entry {name} lacks one of {', '.join(fields)}")
+        if entry["file"] != f"{name}.safetensors" or Path(name).name != name:
+            raise ValueError(f"{file}: entry {name} names the file {entry['file']!r}")
+    return content
+
+
+def check(folder: str | Path, model: Mapping, quirks: Mapping) -> dict:
+    """The description of a bundle made for this model with these quirks; else ValueError with every
+    difference."""
+    content = describe(folder)
+    found = {"model": content["model"], "quirks": content["quirks"]}
+    differences = list(_differences(found, plain({"model": model, "quirks": quirks})))
+    if differences:
+        shown = "; ".join(differences[:8]) + ("; ..." if len(differences) > 8 else "")
+        raise ValueError(
+            f"{folder}: its weights belong to another model ({shown}); "
+            f"use --config {content['config']}, or weights made for this config"
+        )
+    return content
+
+
+def load(
+    folders: Sequence[str | Path],
+    networks: Iterable[str] | Mapping[str, Any],
+    *,
+    model: Mapping,
+    quirks: Mapping,
+    dtype=None,
+    verify: bool = False,
+) -> Params:
+    """Params {network: nested dict of arrays} of the networks asked for; a later folder replaces an
+    earlier one.
+
+    networks: names, or {name: tree of what has `.shape`} (from jax.eval_shape) to check every
+    tensor against. model, quirks: the config's, which each bundle must have been made for. Arrays
+    are read-only views of the mapped files; floating ones are cast, one at a time, to dtype if
+    given. verify: compare digests too. Raises ValueError naming the folder, file or network, and
+    what to do.
+    """
+    if not folders:
+        raise ValueError("--weights names no folder; give at least one bundle")
+    contents = {Path(folder): check(folder, model, quirks) for folder in folders}
+    params = {}
+    for name in networks:
+        owners = [folder for folder, content in contents.items() if name in content["networks"]]
+        if not owners:
+            released = RELEASED_IN.get(name, "a training run")
+            raise ValueError(
+                f"{', '.join(map(str, contents))}: no {name}.safetensors, which this run needs; it "
+                f"is made from {released} by "
+                "python -m converters.convert to-flax --from WEIGHTS --to BUNDLE"
+            )
+        entry = contents[owners[-1]]["networks"][name]
+        tensors = _read_network(owners[-1] / entry["file"], entry, verify)
+        if isinstance(networks, Mapping):
+            expected = {"/".join(path): tuple(leaf.shape) for path, leaf in _leaves(networks[name])}
+            _compare(owners[-1] / entry["file"], tensors, expected)
+        cast = lambda t: t.astype(tensor_file.target_dtype(t.dtype, dtype), copy=False)
+        params[name] = _nest({key: cast(tensor) for key, tensor in tensors.items()})
+    return params
+
+
+def pose_file(folders: Sequence[str | Path], name: str) -> Path | None:
+    """The last folder's DWPose file of that name (see POSE_FILES), None if no folder has it."""
+    found = [Path(folder) / name for folder in folders if (Path(folder) / name).is_file()]
+    return found[-1] if found else None
+
+
+def _read_network(file: Path, entry: Mapping, verify: bool) -> dict[str, np.ndarray]:
+    """The tensors of one file, if it is the one that the description means."""
+    remedy = "copy the bundle again or convert again"
+    if not file.is_file():
+        raise ValueError(f"{file}: missing, though {DESCRIPTION} lists it; {remedy}")
+    size = file.stat().st_size
+    if size != entry["bytes"]:
+        raise ValueError(f"{file}: {size} bytes, expected {entry['bytes']}; {remedy}")
+    if verify:
+        with open(file, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != entry["sha256"]:
+            raise ValueError(f"{file}: its SHA-256 is not the one in {DESCRIPTION}; {remedy}")
+    tensors = tensor_file.read(file)
+    if len(tensors) != entry["tensors"]:
+        raise ValueError(f"{file}: {len(tensors)} tensors, expected {entry['tensors']}; {remedy}")
+    return tensors
+
+
+def _compare(file: Path, tensors: Mapping[str, np.ndarray], expected: Mapping[str, tuple]) -> None:
+    """Raise ValueError unless the file holds exactly the expected tensors."""
+    found = {key: tensor.shape for key, tensor in tensors.items()}
+    wrong = [f"- {key} {list(expected[key])}" for key in expected if key not in found]
+    wrong += [f"+ {key} {list(found[key])}" for key in found if key not in expected]
+    wrong += [
+        f"{key} has shape {list(found[key])}, expected {list(shape)}"
+        for key, shape in expected.items()
+        if key in found and found[key] != shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"{file}: {len(wrong)} tensors do not fit this config (- absent, + unexpected): "
+            f"{'; '.join(wrong[:6])}; use the config it was made for"
+        )
+
+
+def _differences(found: Any, expected: Any, path: str = "") -> Iterable[str]:
+    """What differs between two trees of plain values, one phrase each."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for name in sorted({*found, *expected}):
+            below = f"{path}.{name}" if path else name
+            if name not in found:
+                yield f"{below} is {expected[name]!r} in the config, absent there"
+            elif name not in expected:
+                yield f"{below} is {found[name]!r} there, absent in the config"
+            else:
+                yield from _differences(found[name], expected[name], below)
+    elif found != expected:
+        yield f"{path} is {found!r} there, {expected!r} in the config"
+
+
+def _leaves(tree: Mapping, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, name))
+        else:
+            yield (*path, name), value
+
+
+def _nest(flat: Mapping[str, Any]) -> dict:
+    tree: dict = {}
+    for key, value in flat.items():
+        *modules, leaf = key.split("/")
+        node = tree
+        for name in modules:
+            node = node.setdefault(name, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"the tensor {key} lies inside another tensor; convert again")
+        node[leaf] = value
+    return tree
