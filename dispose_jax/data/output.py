@@ -1,0 +1,77 @@
+"""Files written whole or not at all (host code).
+
+Everything is written under a temporary name in the folder of its destination and renamed when
+complete, so a crash or a full disk leaves neither half a file nor a damaged older one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def prepare(path: str | os.PathLike, *suffixes: str) -> Path:
+    """Check, before any long work, that a file can be written there; its folder is made if absent.
+
+    suffixes: what the name may end in, such as ".mp4"; anything if none is given. Raises ValueError
+    otherwise.
+    """
+    path = Path(path)
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise ValueError(
+            f"{path}: this output's name ends in '{path.suffix}', expected {' or '.join(suffixes)}"
+        )
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder, expected the name of a file to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot make its folder: {error.strerror}") from error
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ValueError(f"{path}: its folder is not writable; choose another place for the output")
+    return path
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary name to write to, renamed to path if the block ends well and removed if not.
+
+    The temporary file lies in the same folder (renaming is atomic only there) and keeps the ending
+    of the name. Raises OSError with one sentence if the file cannot take its place.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        with explained(path):
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def explained(path: str | os.PathLike) -> Iterator[None]:
+    """Turn an OSError of the block into an OSError whose message is one sentence about path."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(
+            f"{path}: cannot write this file: {reason}; nothing was kept of it,"
+            " so free space there or choose another place and run again"
+        ) from error
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Write a whole file. Raises OSError with one sentence, an older file then stays as it was."""
+    with replacing(path) as temporary, explained(path):
+        temporary.write_bytes(content)
+
+
+def write_json(path: str | os.PathLike, content: object) -> None:
+    """Write JSON for people to read: indented, keys in the order given, numbers finite."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
