@@ -11,12 +11,14 @@ import json
 import os
 import re
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
+import jax
 import numpy as np
 from safetensors.numpy import load_file
 
+from converters import mapping
 from tests.parity import keyed_weights
 
 HERE = Path(__file__).parent
@@ -118,3 +120,16 @@ def assert_close(case: Case, output: str, ours, tolerance: float, *, reference=N
     assert np.isfinite(ours).all(), f"{case.name} {output}: not finite"
     difference = np.abs(ours - reference.astype(np.float64)).max()
     record(case.name, output, difference / (reference.std() if relative else 1.0), tolerance)
+
+
+def convert(tensors, spelling, module, *inputs, prefix: str = "", **named) -> dict:
+    """PyTorch-named weights -> parameters of a module, through the converters and strictly.
+
+    spelling: converters.rules.Spelling; inputs and named: a call of the module that makes all its
+    parameters (`method=` too); prefix: that of the module's keys, others are left alone.
+    """
+    shapes = jax.eval_shape(partial(module.init, **named), jax.random.key(0), *inputs)["params"]
+    entries = mapping.derive(shapes, *spelling)
+    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    mapping.accounting({e.key: e.shape for e in entries.values()}, own, type(module).__name__)
+    return mapping.to_flax(entries, own)

@@ -1,0 +1,39 @@
+"""Where our parameter names differ from the originals': one short list of rename rules per network family.
+
+Rules apply Flax -> torch only (mapping.py), so none needs an inverse. `UNIT_AXES` names the weights that are
+convolutions in the original and matrices or flatter convolutions here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from converters.mapping import Rule
+
+# `linear_1` ends in a digit in the original too; the spelling rule took it for a list item.
+_TIME_MLP: Rule = (r"\.linear\.([12])\.", r".linear_\1.")
+_ENCODER: Rule = (r"^encoder\.", "")
+
+# Convolutions over frames are (3, 1) here and (3, 1, 1) there.
+_FRAME_CONVS = {r"temporal_res_block\.conv[12]\.": 1}
+
+
+class Spelling(NamedTuple):
+    """How one network is spelt in PyTorch: rename rules, and trailing unit axes by key pattern."""
+
+    rules: tuple[Rule, ...] = ()
+    unit_axes: dict[str, int] = {}
+
+
+UNET_VIDEO = Spelling((_ENCODER, _TIME_MLP), _FRAME_CONVS)
+UNET_PICTURE = Spelling((_ENCODER, _TIME_MLP), {r"\.proj_(in|out)\.": 2})
+POSE_NET = Spelling(((r"^output_scale$", "scale"),))
+MOTION_ENCODER = Spelling(
+    (
+        (r"^dense\.(conv_in|blocks|conv_out)\.", r"\1_flow."),
+        (r"^sparse\.(conv_in|blocks|conv_out)\.", r"\1_traj."),
+    )
+)
+POINT_ENCODER = Spelling(((r"^levels\.", "model_list."),))
+VAE_VIDEO = Spelling((), _FRAME_CONVS | {r"time_conv_out\.": 1})
+PLAIN = Spelling()

@@ -1,0 +1,97 @@
+"""The path of DisPose's control signals into a base model, and the paper's ablations of it.
+
+What a variant does not use is absent: no module, no parameters. A ControlNet exists exactly when a signal
+enters it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from dispose_jax.networks import controlnet as residual_rules
+from dispose_jax.networks.controlnet import ControlNet
+from dispose_jax.networks.motion_encoder import MotionEncoder
+from dispose_jax.networks.point_encoder import PointEncoder
+from dispose_jax.types import Array, Conditioning, ControlSignals, Params, Residuals
+
+
+@dataclass(frozen=True)
+class ControlPath:
+    """Modules and switches between ControlSignals and the U-Net.
+
+    motion_into, points_into: "controlnet" or "unet". scale multiplies the residuals. residuals: "accumulated"
+    (released) or "once" (textbook), see networks/controlnet.py.
+    """
+
+    motion_encoder: MotionEncoder | None
+    point_encoder: PointEncoder | None
+    controlnet: ControlNet | None
+    motion_into: str
+    points_into: str
+    scale: float
+    residuals: str
+    chunk: int = 8  # frames encoded at a time: the motion encoder works at pixel resolution
+
+    def encode(self, params: Params, signals: ControlSignals) -> dict[str, object]:
+        """Signals -> the `motion` and `points` of a Conditioning, once per clip."""
+        motion = points = None
+        if self.motion_encoder is not None:
+            b, f, h, w, _ = signals.sparse_flow.shape
+            flat = lambda x: x.reshape(b * f, h, w, 2)  # frames are independent here
+
+            def one(flows):
+                sparse, dense = (flow[None] for flow in flows)
+                return self.motion_encoder.apply(
+                    {"params": params["motion_encoder"]}, sparse, dense
+                )[0]
+
+            flows = flat(signals.sparse_flow), flat(signals.dense_flow)
+            motion = jax.lax.map(one, flows, batch_size=min(self.chunk, b * f))
+            motion = motion.reshape(b, f, *motion.shape[1:])
+        if self.point_encoder is not None:
+            points = self.point_encoder.apply(
+                {"params": params["point_encoder"]},
+                signals.point_features,
+                signals.cells,
+                signals.visible,
+                signals.sparse_flow.shape[2:4],
+            )
+        return {"motion": motion, "points": points}
+
+    def apply(
+        self, params: Params, x: Array, t: Array, conditioning: Conditioning
+    ) -> tuple[Residuals | None, Array | None, tuple[Array, ...] | None]:
+        """Where each control signal goes: (residuals, added, per_level) for the U-Net.
+
+        x (b, f, h, w, c) and t (b,) as the U-Net receives them.
+        """
+
+        def inside(place: str):
+            motion = conditioning.motion if self.motion_into == place else None
+            points = conditioning.points if self.points_into == place else None
+            return motion, points
+
+        residuals = None
+        if self.controlnet is not None:
+            motion, points = inside("controlnet")
+            variables = {"params": params["controlnet"]}
+            if conditioning.cross is not None:
+                variables["cross"] = conditioning.cross["controlnet"]
+            residuals = self.controlnet.apply(
+                variables,
+                x,
+                t,
+                conditioning.context,
+                added_time=conditioning.added_time,
+                motion=motion,
+                points=points,
+            )
+            residuals = residual_rules.scale(residuals, jnp.asarray(self.scale, x.dtype))
+            if self.residuals == "accumulated":
+                residuals = residual_rules.accumulate(
+                    residuals, len(self.controlnet.channels), self.controlnet.layers
+                )
+        return residuals, *inside("unet")

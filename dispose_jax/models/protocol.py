@@ -1,0 +1,58 @@
+"""What a base model is: numbers, linen modules and pure functions over a params dict."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from dispose_jax.diffusion.samplers import Schedule
+from dispose_jax.diffusion.windows import Windows
+from dispose_jax.types import Array, Conditioning, ControlSignals, Params
+
+
+class Model(Protocol):
+    """The interface between a base model and the drivers of sampling and training.
+
+    Letters as in types.py; pictures are float in -1..1, latents (b, f, h/8, w/8, c), frame 0 the reference.
+    """
+
+    schedule: Schedule
+    generates_reference: bool  # frame 0 is denoised with the clip and dropped afterwards
+    repeats_noise: bool  # the initial noise is one window long
+
+    def windows(self, num_frames: int, window: int, overlap: int) -> Windows:
+        """Which frames are denoised together."""
+        ...
+
+    def condition(
+        self,
+        params: Params,
+        reference: Array,
+        skeletons: Array,
+        signals: ControlSignals | None,
+        key: Array,
+    ) -> Conditioning:
+        """All that no step changes; signals None gives the base model alone.
+
+        reference (b, h, w, 3), skeletons (b, f, h, w, 3), both in -1..1.
+        """
+        ...
+
+    def unconditional(self, conditioning: Conditioning, drop: Array) -> Conditioning:
+        """Rows with drop (b,) bool lose what guidance takes away; the others stay."""
+        ...
+
+    def hoist(self, params: Params, conditioning: Conditioning) -> Conditioning:
+        """Fill in what the networks would compute again at every step; an exact shortcut."""
+        ...
+
+    def denoise(self, params: Params, x: Array, t: Array, conditioning: Conditioning) -> Array:
+        """The network's output (b, f, h/8, w/8, c) for scaled latents x and times t (b,)."""
+        ...
+
+    def encode(self, params: Params, frames: Array, key: Array) -> Array:
+        """Frames (b, f, h, w, 3) -> latents, a sample of the posterior, scaled."""
+        ...
+
+    def decode(self, params: Params, latents: Array) -> Array:
+        """Latents -> frames (b, f, h, w, 3); frames decoded together see each other."""
+        ...
