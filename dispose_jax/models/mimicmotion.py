@@ -1,0 +1,158 @@
+"""MimicMotion: Stable Video Diffusion driven by skeleton pictures, with or without DisPose.
+
+The reference enters as one CLIP token, as latents beside those of every frame, and as frame 0 of the clip, which
+is denoised with the others and dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+
+from dispose_jax.diffusion import windows
+from dispose_jax.diffusion.samplers import Euler, Schedule
+from dispose_jax.models.control_path import ControlPath
+from dispose_jax.models.networks import Network
+from dispose_jax.networks.attention import one_token_values
+from dispose_jax.networks.clip import VisionTransformer, clip_pixels
+from dispose_jax.networks.pose_encoder import PoseNet
+from dispose_jax.networks.unet import UNet
+from dispose_jax.networks.vae import VAE, sample_latents
+from dispose_jax.types import Array, Conditioning, ControlSignals, Params
+
+
+@dataclass(frozen=True)
+class MimicMotion:
+    """The SVD base; see models/protocol.py for what its methods mean.
+
+    fps, motion_bucket, noise_aug: the numbers the network is told (the fps one less, as Stability trained it);
+    noise_aug is also the deviation of the noise on the reference. latent_scale: diffused latents are this times
+    the autoencoder's; those of the reference are not scaled.
+    """
+
+    unet: UNet
+    pose_encoder: PoseNet
+    vae: VAE
+    image_encoder: VisionTransformer
+    control: ControlPath
+    image_size: int
+    latent_scale: float
+    fps: float
+    motion_bucket: float
+    noise_aug: float
+    schedule: Schedule = field(default_factory=Euler)
+    chunk: int = 8  # skeletons encoded at a time
+
+    generates_reference = True
+    repeats_noise = True
+
+    def windows(self, num_frames: int, window: int, overlap: int) -> windows.Windows:
+        return windows.anchored(num_frames, window, overlap)
+
+    def condition(
+        self,
+        params: Params,
+        reference: Array,
+        skeletons: Array,
+        signals: ControlSignals | None,
+        key: Array,
+    ) -> Conditioning:
+        b, f, h, w, _ = skeletons.shape
+        pixels = clip_pixels(reference, self.image_size)
+        context = self.image_encoder.apply({"params": params["image_encoder"]}, pixels)
+        noise = jax.random.normal(key, reference.shape)
+        mean, _ = self.vae.apply(
+            {"params": params["vae"]}, reference + self.noise_aug * noise, method="encode"
+        )
+        pose = jax.lax.map(  # frames are independent here
+            lambda x: self.pose_encoder.apply({"params": params["pose_encoder"]}, x[None])[0],
+            skeletons.reshape(b * f, h, w, 3),
+            batch_size=min(self.chunk, b * f),
+        )
+        ids = jnp.array([self.fps - 1, self.motion_bucket, self.noise_aug], jnp.float32)
+        encoded = {} if signals is None else self.control.encode(params, signals)
+        return Conditioning(
+            context=context[:, None],
+            pose_features=pose.reshape(b, f, *pose.shape[1:]),
+            image_latents=mean,
+            added_time=jnp.tile(ids, (b, 1)),
+            **encoded,
+        )
+
+    def unconditional(self, conditioning: Conditioning, drop: Array) -> Conditioning:
+        # Motion, points and time ids stay in both halves, as released.
+        keep = lambda x: jnp.where(drop.reshape(-1, *[1] * (x.ndim - 1)), 0, x)
+        return conditioning.replace(
+            context=keep(conditioning.context),
+            image_latents=keep(conditioning.image_latents),
+            pose_features=jax.tree.map(keep, conditioning.pose_features),
+        )
+
+    def hoist(self, params: Params, conditioning: Conditioning) -> Conditioning:
+        networks = {"unet": self.unet, "controlnet": self.control.controlnet}
+        cross = {
+            name: one_token_values(params[name], conditioning.context, module.flavour.dtype)
+            for name, module in networks.items()
+            if module is not None
+        }
+        return conditioning.replace(cross=cross)
+
+    def denoise(self, params: Params, x: Array, t: Array, conditioning: Conditioning) -> Array:
+        b, f, h, w, _ = x.shape
+        image = conditioning.image_latents[:, None].astype(x.dtype)
+        x = jnp.concatenate([x, jnp.broadcast_to(image, (b, f, *image.shape[2:]))], axis=-1)
+        residuals, motion, points = self.control.apply(params, x, t, conditioning)
+        added = conditioning.pose_features
+        if motion is not None:
+            added = motion if added is None else added + motion
+        variables = {"params": params["unet"]}
+        if conditioning.cross is not None:
+            variables["cross"] = conditioning.cross["unet"]
+        return self.unet.apply(
+            variables,
+            x,
+            t,
+            conditioning.context,
+            added_time=conditioning.added_time,
+            added=added,
+            per_level=points,
+            residuals=residuals,
+        )
+
+    def encode(self, params: Params, frames: Array, key: Array) -> Array:
+        mean, logvar = self.vae.apply({"params": params["vae"]}, frames, method="encode")
+        noise = jax.random.normal(key, mean.shape)
+        return self.latent_scale * sample_latents(mean, logvar, noise)
+
+    def decode(self, params: Params, latents: Array) -> Array:
+        latents = latents / self.latent_scale
+        return self.vae.apply({"params": params["vae"]}, latents, method="decode")
+
+
+def build(config, networks: Mapping[str, Network]) -> MimicMotion:
+    """The model of a config from its networks (models/networks.py)."""
+    module = lambda name: networks[name].module if name in networks else None
+    control = ControlPath(
+        module("motion_encoder"),
+        module("point_encoder"),
+        module("controlnet"),
+        motion_into=config.control.motion_into,
+        points_into=config.control.points_into,
+        scale=config.sample.control_scale,
+        residuals=config.quirks.residuals,
+    )
+    return MimicMotion(
+        unet=module("unet"),
+        pose_encoder=module("pose_encoder"),
+        vae=module("vae"),
+        image_encoder=module("image_encoder"),
+        control=control,
+        image_size=config.model.image_encoder.image_size,
+        latent_scale=config.model.vae.scale,
+        fps=config.sample.conditioning_fps,
+        motion_bucket=config.sample.motion_bucket,
+        noise_aug=config.sample.noise_aug,
+    )

@@ -1,0 +1,227 @@
+"""Every network of a config by name: its module, and a call that makes all its parameters.
+
+The names are those of `params`, of a bundle's files and of `config.trainable`. Shapes come from tracing alone,
+so that weights can be checked, counted and converted without being made.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from dispose_jax.networks.clip import TextTransformer, VisionTransformer
+from dispose_jax.networks.cmp import CMP
+from dispose_jax.networks.controlnet import ControlNet
+from dispose_jax.networks.motion_encoder import MotionEncoder
+from dispose_jax.networks.point_encoder import PointEncoder
+from dispose_jax.networks.pose_encoder import PoseNet
+from dispose_jax.networks.unet import Flavour, UNet
+from dispose_jax.networks.vae import VAE
+from dispose_jax.types import Array, Params
+
+
+class Network(NamedTuple):
+    """A module and its initialisation: init(key) -> variables, for some small input."""
+
+    module: nn.Module
+    init: Callable[[Array], Mapping]
+
+    @property
+    def shapes(self) -> Params:
+        """Parameter tree of jax.ShapeDtypeStruct, float32; nothing is computed."""
+        return jax.eval_shape(self.init, jax.random.key(0))["params"]
+
+
+def build(config, dtype: DTypeLike = jnp.float32) -> dict[str, Network]:
+    """The networks that a config uses, {name: Network}; dtype is that of the computation.
+
+    config: see configs/svd.py; read are model, control, quirks and the guidance that decides about context groups.
+    """
+    sizes, control = config.model, config.control
+    networks = _base(sizes, dtype, context_group(config))
+    uses = {*control.motion} | ({"points"} if control.points else set())
+    if uses:
+        networks |= _control(sizes, control, config.quirks, dtype, context_group(config))
+    if "dense" in control.motion:
+        networks["cmp"] = _cmp(sizes.cmp)
+    if control.points:
+        networks |= _dift(sizes.dift, dtype)
+    return networks
+
+
+def context_group(config) -> int:
+    """Adjacent batch rows that share the released context order: the two halves of guidance."""
+    guided = np.max(config.sample.guidance_scale) > 1
+    return 2 if config.quirks.time_context_order == "released" and guided else 1
+
+
+def random(networks: Mapping[str, Network], seed: int, dtype: DTypeLike = np.float32) -> Params:
+    """Weights for looking at a program without a trained model: {name: tree} of numpy arrays.
+
+    Each tensor depends on seed, network and path alone. Kernels are scaled to keep variances, norms are the
+    identity, nothing starts at zero (else no control signal would show).
+    """
+
+    def tensor(name: str, path, leaf) -> np.ndarray:
+        keys = [entry.key for entry in path]
+        if keys[-1] in ("scale", "var"):
+            return np.ones(leaf.shape, dtype)
+        if keys[-1] in ("bias", "mean", "mix_factor"):
+            return np.zeros(leaf.shape, dtype)
+        if keys[-1] == "output_scale":
+            return np.full(leaf.shape, 2, dtype)
+        rng = np.random.default_rng([seed, zlib.crc32("/".join([name, *keys]).encode())])
+        fan_in = int(np.prod(leaf.shape[:-1])) if keys[-1] == "kernel" else leaf.shape[-1]
+        values = rng.standard_normal(leaf.shape, np.float32)
+        return (values / np.sqrt(max(1, fan_in))).astype(dtype)
+
+    return {
+        name: jax.tree_util.tree_map_with_path(partial(tensor, name), network.shapes)
+        for name, network in networks.items()
+    }
+
+
+def _base(sizes, dtype: DTypeLike, group: int) -> dict[str, Network]:
+    """MimicMotion: U-Net, PoseNet, autoencoder, image encoder."""
+    unet = UNet(
+        flavour=Flavour("mixed", sizes.unet.groups, group, dtype=dtype),
+        out_channels=sizes.vae.latent_channels,
+        **_unet_sizes(sizes.unet),
+    )
+    pose = PoseNet(sizes.unet.channels[0], tuple(sizes.pose_encoder.widths), dtype)
+    vae = VAE(
+        tuple(sizes.vae.widths),
+        sizes.vae.latent_channels,
+        sizes.vae.layers,
+        sizes.vae.groups,
+        temporal=True,
+        dtype=dtype,
+    )
+    clip = {k: v for k, v in sizes.image_encoder.items() if k != "image_size"}
+    side = sizes.image_encoder.image_size
+    picture = jnp.zeros((1, 1, 64, 64, 3))
+    return {
+        "unet": _network(unet, *_denoiser_inputs(sizes), added_time=jnp.zeros((1, 3))),
+        "pose_encoder": _network(pose, picture),
+        "vae": _network(vae, picture),
+        "image_encoder": _network(
+            VisionTransformer(**clip, dtype=dtype), jnp.zeros((1, side, side, 3))
+        ),
+    }
+
+
+def _control(sizes, control, quirks, dtype: DTypeLike, group: int) -> dict[str, Network]:
+    """What of DisPose the ablation leaves."""
+    networks = {}
+    channels = tuple(sizes.unet.channels)
+    places = []
+    if control.motion:
+        places.append(control.motion_into)
+        encoder = MotionEncoder(
+            channels[0],
+            tuple(control.motion),
+            tuple(sizes.motion_encoder.widths),
+            zero_start=control.motion_into == "unet",
+            dtype=dtype,
+        )
+        flow = jnp.zeros((1, 1, 64, 64, 2))
+        networks["motion_encoder"] = _network(encoder, flow, flow)
+    if control.points:
+        places.append(control.points_into)
+        encoder = PointEncoder(
+            channels,
+            sizes.point_encoder.width,
+            strides=strides(len(channels)),
+            levels=quirks.point_levels,
+            zero_start=control.points_into == "unet",
+            dtype=dtype,
+        )
+        width = sizes.dift.channels[-2]  # up block 1 gives the second coarsest level's channels
+        cells = jnp.zeros((1, 1, 18, 2), jnp.int32)
+        networks["point_encoder"] = _network(
+            encoder, jnp.zeros((1, 18, width)), cells, jnp.ones((1, 1, 18), bool), size=(64, 64)
+        )
+    if "controlnet" in places:
+        net = ControlNet(
+            flavour=Flavour("mixed", sizes.unet.groups, group, dtype=dtype),
+            **_unet_sizes(sizes.unet),
+        )
+        networks["controlnet"] = _network(
+            net, *_denoiser_inputs(sizes), added_time=jnp.zeros((1, 3))
+        )
+    return networks
+
+
+def strides(num_levels: int) -> tuple[int, ...]:
+    """Pixels per cell of the grid after each level: 16, 32, ..., the last level does not halve."""
+    return tuple(8 * 2 ** min(i + 1, num_levels - 1) for i in range(num_levels))
+
+
+def _cmp(sizes) -> Network:
+    """CMP always computes in float32: its result is a position, and it runs once."""
+    fields = {k: tuple(v) if k == "layers" else v for k, v in sizes.items()}
+    square = jnp.zeros((1, 64, 64, 3))
+    return _network(CMP(**fields), square, square[..., :2], square[..., 0])
+
+
+def _dift(sizes, dtype: DTypeLike) -> dict[str, Network]:
+    """Stable Diffusion as a feature extractor: the autoencoder without its decoder."""
+    unet = UNet(
+        tuple(sizes.channels),
+        tuple(sizes.heads),
+        Flavour(groups=sizes.groups, dtype=dtype),
+        sizes.layers,
+        sizes.latent_channels,
+    )
+    vae = VAE(
+        tuple(sizes.vae_widths),
+        sizes.latent_channels,
+        sizes.vae_layers,
+        sizes.groups,
+        temporal=False,
+        dtype=dtype,
+    )
+    text = TextTransformer(
+        vocabulary=sizes.vocabulary,
+        width=sizes.text_width,
+        layers=sizes.text_layers,
+        heads=sizes.text_heads,
+        hidden=sizes.text_hidden,
+        positions=77,
+        activation="quick_gelu",
+        dtype=dtype,
+    )
+    context = jnp.zeros((1, 77, sizes.text_width))
+    x = jnp.zeros((1, 1, 8, 8, sizes.latent_channels))
+    return {
+        "dift_unet": _network(unet, x, jnp.zeros(1), context),
+        "dift_vae": _network(vae, jnp.zeros((1, 64, 64, 3)), method="encode"),
+        "dift_text_encoder": _network(text, jnp.zeros((1, 77), jnp.int32)),
+    }
+
+
+def _unet_sizes(sizes) -> dict:
+    return {
+        "channels": tuple(sizes.channels),
+        "heads": tuple(sizes.heads),
+        "layers": sizes.layers,
+        "added_width": sizes.added_width,
+    }
+
+
+def _denoiser_inputs(sizes) -> tuple[Array, Array, Array]:
+    """Latents beside the reference's, time, context."""
+    x = jnp.zeros((1, 1, 8, 8, 2 * sizes.vae.latent_channels))
+    return x, jnp.zeros(1), jnp.zeros((1, 1, sizes.image_encoder.projection))
+
+
+def _network(module: nn.Module, *inputs, **named) -> Network:
+    return Network(module, lambda key: module.init(key, *inputs, **named))
