@@ -1,7 +1,8 @@
-"""Where our parameter names differ from the originals': one short list of rename rules per network family.
+"""Where our parameter names differ from the originals': one short list of rename rules per network
+family.
 
-Rules apply Flax -> torch only (mapping.py), so none needs an inverse. `UNIT_AXES` names the weights that are
-convolutions in the original and matrices or flatter convolutions here.
+Rules apply Flax -> torch only (mapping.py), so none needs an inverse. `UNIT_AXES` names the weights
+that are convolutions in the original and matrices or flatter convolutions here.
 """
 
 from __future__ import annotations

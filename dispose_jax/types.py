@@ -1,7 +1,8 @@
 """The pytrees that cross module boundaries, with their shapes.
 
-Letters: b clips, f frames, p people, h w pixels, c d channels. Frame 0 is always the reference image; a
-driving video of n frames gives f = n + 1. Latents, flows, images and parameters are plain arrays, not types.
+Letters: b clips, f frames, p people, h w pixels, c d channels. Frame 0 is always the reference
+image; a driving video of n frames gives f = n + 1. Latents, flows, images and parameters are plain
+arrays, not types.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ VISIBLE_SCORE = 0.3  # DWPose: a joint whose score is not above this counts as m
 class Pose:
     """Keypoints of every person in every frame, OpenPose layout (host arrays, float64).
 
-    Coordinates are x, y as fractions of the picture's width and height; they may lie outside 0..1. A score of 0
-    means absent: such a point has no position. Frames with fewer people are padded with score 0. Person 0 is the
-    surest one: all control signals follow it, the skeleton picture shows everybody.
+    Coordinates are x, y as fractions of the picture's width and height; they may lie outside 0..1.
+    A score of 0 means absent: such a point has no position. Frames with fewer people are padded
+    with score 0. Person 0 is the surest one: all control signals follow it, the skeleton picture
+    shows everybody.
     """
 
     body: np.ndarray  # (f, p, 18, 2)
@@ -55,15 +57,16 @@ class Pose:
 class ControlSignals:
     """What DisPose adds to a base model, before any network that learns (paper section 4).
 
-    Both flows are in pixels of the picture, x then y; their frame 0 is stored and zero. Grid cells are those of
-    the 1/16 grid and computed on the host in float64, as a float32 product can fall into the next cell.
+    Both flows are in pixels of the picture, x then y; their frame 0 is stored and zero. Grid cells
+    are those of the 1/16 grid and computed on the host in float64, as a float32 product can fall
+    into the next cell. What an ablation does not use is None.
     """
 
     sparse_flow: Array  # (b, f, h, w, 2) frame n-1 -> n, blurred
-    dense_flow: Array  # (b, f, h, w, 2) reference -> n
+    dense_flow: Array | None  # (b, f, h, w, 2) reference -> n
     cells: Array  # (b, f, 18, 2) int32 column, row
     visible: Array  # (b, f, 18) bool
-    point_features: Array  # (b, 18, d) of the reference at its keypoints; zero where hidden there
+    point_features: Array | None  # (b, 18, d) of the reference's keypoints, zero where hidden
 
 
 @struct.dataclass

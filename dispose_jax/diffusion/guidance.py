@@ -9,14 +9,15 @@ Array = jax.Array
 
 
 def scales(guidance_scale: float | tuple[float, float], num_frames: int) -> np.ndarray:
-    """Guidance of every frame, (f,) float32: one number, or a line from the first to the last frame.
+    """Guidance of every frame, (f,) float32: one number, or a line from the first to the last
+    frame.
 
     Raises ValueError unless it is a number or a pair.
     """
     ends = np.atleast_1d(np.asarray(guidance_scale, np.float32))
     if ends.shape not in ((1,), (2,)):
         raise ValueError(
-            f"sample.guidance_scale is {guidance_scale}: expected a number or (min, max) over the frames"
+            f"sample.guidance_scale is {guidance_scale}: expected a number or a pair over the frames"
         )
     return np.linspace(ends[0], ends[-1], num_frames, dtype=np.float32)
 

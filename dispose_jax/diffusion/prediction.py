@@ -1,7 +1,8 @@
-"""From a network's output to the clean latent and back, in the variance-exploding form (sigma = noise level).
+"""From a network's output to the clean latent and back, in the variance-exploding form (sigma =
+noise level).
 
-The network sees x / sqrt(sigma^2 + 1) and predicts v; with sigma_data = 1 these are EDM's coefficients
-(Karras et al. 2022, table 1), as Stable Video Diffusion uses them.
+The network sees x / sqrt(sigma^2 + 1) and predicts v; with sigma_data = 1 these are EDM's
+coefficients (Karras et al. 2022, table 1), as Stable Video Diffusion uses them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ def time_of(sigma: Array) -> Array:
 
 
 def clean_from_v(x: Array, v: Array, sigma: Array) -> Array:
-    """The clean latent that a v-prediction stands for; x is the noised latent, not the scaled one."""
+    """The clean latent that a v-prediction stands for; x is the noised latent, not the scaled
+    one."""
     power = jnp.square(sigma) + 1
     return x / power - v * (sigma * jax.lax.rsqrt(power))

@@ -59,7 +59,8 @@ class Euler:
         )
 
     def start(self, noise: Array, levels: np.ndarray) -> Array:
-        # The released scheduler's factor for its "leading" spacing: the data's own variance counts too.
+        # The released scheduler's factor for its "leading" spacing: the data's own variance counts
+        # too.
         return noise * np.sqrt(np.square(levels[0]) + 1)
 
     def scale_input(self, x: Array, level: Array) -> Array:

@@ -10,8 +10,8 @@ def karras_sigmas(
 ) -> np.ndarray:
     """Noise levels of a sampler, (steps + 1,) float32, decreasing, the last one 0.
 
-    Evenly spaced in sigma^(1/rho), computed in float64 (Karras et al. 2022, eq. 5). Raises ValueError
-    for fewer than one step.
+    Evenly spaced in sigma^(1/rho), computed in float64 (Karras et al. 2022, eq. 5). Raises
+    ValueError for fewer than one step.
     """
     if steps < 1:
         raise ValueError(f"sample.steps is {steps}: at least one step is needed")
@@ -24,8 +24,8 @@ def karras_sigmas(
 def alphas_cumprod(num_steps: int = 1000, start: float = 0.00085, end: float = 0.012) -> np.ndarray:
     """Remaining signal power after each training step, (num_steps,) float32, "scaled linear" betas.
 
-    Source: Stable Diffusion's DDPM schedule, in float64 so that the product of a thousand factors keeps its
-    digits.
+    Source: Stable Diffusion's DDPM schedule, in float64 so that the product of a thousand factors
+    keeps its digits.
     """
     betas = np.linspace(start**0.5, end**0.5, num_steps, dtype=np.float64) ** 2
     return np.cumprod(1 - betas).astype(np.float32)

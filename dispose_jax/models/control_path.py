@@ -1,7 +1,7 @@
 """The path of DisPose's control signals into a base model, and the paper's ablations of it.
 
-What a variant does not use is absent: no module, no parameters. A ControlNet exists exactly when a signal
-enters it.
+What a variant does not use is absent: no module, no parameters. A ControlNet exists exactly when a
+signal enters it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from dispose_jax.types import Array, Conditioning, ControlSignals, Params, Resid
 class ControlPath:
     """Modules and switches between ControlSignals and the U-Net.
 
-    motion_into, points_into: "controlnet" or "unet". scale multiplies the residuals. residuals: "accumulated"
-    (released) or "once" (textbook), see networks/controlnet.py.
+    motion_into, points_into: "controlnet" or "unet". scale multiplies the residuals. residuals:
+    "accumulated" (released) or "once" (textbook), see networks/controlnet.py.
     """
 
     motion_encoder: MotionEncoder | None
@@ -39,16 +39,11 @@ class ControlPath:
         """Signals -> the `motion` and `points` of a Conditioning, once per clip."""
         motion = points = None
         if self.motion_encoder is not None:
-            b, f, h, w, _ = signals.sparse_flow.shape
-            flat = lambda x: x.reshape(b * f, h, w, 2)  # frames are independent here
-
-            def one(flows):
-                sparse, dense = (flow[None] for flow in flows)
-                return self.motion_encoder.apply(
-                    {"params": params["motion_encoder"]}, sparse, dense
-                )[0]
-
-            flows = flat(signals.sparse_flow), flat(signals.dense_flow)
+            b, f = signals.sparse_flow.shape[:2]
+            flat = lambda x: x.reshape(b * f, *x.shape[2:])  # frames are independent here
+            variables = {"params": params["motion_encoder"]}
+            one = lambda flows: self.motion_encoder.apply(variables, *flows)
+            flows = jax.tree.map(flat, (signals.sparse_flow, signals.dense_flow))
             motion = jax.lax.map(one, flows, batch_size=min(self.chunk, b * f))
             motion = motion.reshape(b, f, *motion.shape[1:])
         if self.point_encoder is not None:

@@ -1,7 +1,7 @@
 """MimicMotion: Stable Video Diffusion driven by skeleton pictures, with or without DisPose.
 
-The reference enters as one CLIP token, as latents beside those of every frame, and as frame 0 of the clip, which
-is denoised with the others and dropped.
+The reference enters as one CLIP token, as latents beside those of every frame, and as frame 0 of
+the clip, which is denoised with the others and dropped.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from dispose_jax.types import Array, Conditioning, ControlSignals, Params
 class MimicMotion:
     """The SVD base; see models/protocol.py for what its methods mean.
 
-    fps, motion_bucket, noise_aug: the numbers the network is told (the fps one less, as Stability trained it);
-    noise_aug is also the deviation of the noise on the reference. latent_scale: diffused latents are this times
-    the autoencoder's; those of the reference are not scaled.
+    fps, motion_bucket, noise_aug: the numbers the network is told (the fps one less, as Stability
+    trained it); noise_aug is also the deviation of the noise on the reference. latent_scale:
+    diffused latents are this times the autoencoder's; those of the reference are not scaled.
     """
 
     unet: UNet

@@ -1,7 +1,7 @@
 """Every network of a config by name: its module, and a call that makes all its parameters.
 
-The names are those of `params`, of a bundle's files and of `config.trainable`. Shapes come from tracing alone,
-so that weights can be checked, counted and converted without being made.
+The names are those of `params`, of a bundle's files and of `config.trainable`. Shapes come from
+tracing alone, so that weights can be checked, counted and converted without being made.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Network(NamedTuple):
 def build(config, dtype: DTypeLike = jnp.float32) -> dict[str, Network]:
     """The networks that a config uses, {name: Network}; dtype is that of the computation.
 
-    config: see configs/svd.py; read are model, control, quirks and the guidance that decides about context groups.
+    config: see configs/svd.py; read are model, control, quirks and the guidance that decides about
+    context groups.
     """
     sizes, control = config.model, config.control
     networks = _base(sizes, dtype, context_group(config))
@@ -66,8 +67,8 @@ def context_group(config) -> int:
 def random(networks: Mapping[str, Network], seed: int, dtype: DTypeLike = np.float32) -> Params:
     """Weights for looking at a program without a trained model: {name: tree} of numpy arrays.
 
-    Each tensor depends on seed, network and path alone. Kernels are scaled to keep variances, norms are the
-    identity, nothing starts at zero (else no control signal would show).
+    Each tensor depends on seed, network and path alone. Kernels are scaled to keep variances, norms
+    are the identity, nothing starts at zero (else no control signal would show).
     """
 
     def tensor(name: str, path, leaf) -> np.ndarray:

@@ -12,7 +12,8 @@ from dispose_jax.types import Array, Conditioning, ControlSignals, Params
 class Model(Protocol):
     """The interface between a base model and the drivers of sampling and training.
 
-    Letters as in types.py; pictures are float in -1..1, latents (b, f, h/8, w/8, c), frame 0 the reference.
+    Letters as in types.py; pictures are float in -1..1, latents (b, f, h/8, w/8, c), frame 0 the
+    reference.
     """
 
     schedule: Schedule

@@ -1,8 +1,9 @@
 """Multi-head attention and the transformer of picture models.
 
-Cross-attention to a single token is a constant: the softmax over one key is 1, so every query gets the same
-vector, whatever it is. That path skips norm, queries and keys; `one_token_values` computes the vectors once per
-clip, and `apply` takes them as the read-only collection "cross". Names are the released ones.
+Cross-attention to a single token is a constant: the softmax over one key is 1, so every query gets
+the same vector, whatever it is. That path skips norm, queries and keys; `one_token_values` computes
+the vectors once per clip, and `apply` takes them as the read-only collection "cross". Names are the
+released ones.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class Attention(nn.Module):
 def one_token_values(params: dict, context: Array, dtype: DTypeLike) -> dict:
     """The constant output of every one-token cross-attention of a network: the collection "cross".
 
-    params: the network's parameters; context (b, 1, d). Returns a dict with the modules' nesting and leaves
-    (b, c). Exact: the same two products as in the network, with operands of type dtype.
+    params: the network's parameters; context (b, 1, d). Returns a dict with the modules' nesting
+    and leaves (b, c). Exact: the same two products as in the network, with operands of type dtype.
     """
     values = {}
     for name, child in params.items():
@@ -68,19 +69,22 @@ def one_token_values(params: dict, context: Array, dtype: DTypeLike) -> dict:
 
 
 def is_constant(module: nn.Module, context: Array) -> bool:
-    """Whether cross-attention to this context is the same for every query (not while making parameters)."""
+    """Whether cross-attention to this context is the same for every query (not while making
+    parameters)."""
     return context.shape[1] == 1 and not module.is_initializing()
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention over positions, cross-attention to the context, feed-forward (`BasicTransformerBlock`)."""
+    """Self-attention over positions, cross-attention to the context, feed-forward
+    (`BasicTransformerBlock`)."""
 
     heads: int
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, context: Array) -> Array:
-        """x (b, f, s, c) with frames attending to themselves only, context (b, l, d) -> the shape of x."""
+        """x (b, f, s, c) with frames attending to themselves only, context (b, l, d) -> the shape
+        of x."""
         b, f, s, c = x.shape
         norm = lambda name: layer_norm(name=name, dtype=self.dtype)
         y = norm("norm1")(x).reshape(b * f, s, c)  # frames are batch rows here

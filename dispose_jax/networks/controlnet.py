@@ -1,4 +1,5 @@
-"""The hybrid ControlNet: a copy of the U-Net's encoder whose outputs pass zero convolutions (paper eq. 8).
+"""The hybrid ControlNet: a copy of the U-Net's encoder whose outputs pass zero convolutions (paper
+eq. 8).
 
 Motion guidance joins after the input convolution, point features after every level.
 """
@@ -61,8 +62,8 @@ def scale(residuals: Residuals, factor: float) -> Residuals:
 def accumulate(residuals: Residuals, num_levels: int, layers: int = 2) -> Residuals:
     """Residuals as the released U-Net adds them.
 
-    Its loop adds all residuals known so far after every down block, so those of the first skips count
-    num_levels times and those of the last level once.
+    Its loop adds all residuals known so far after every down block, so those of the first skips
+    count num_levels times and those of the last level once.
     """
     times = [num_levels]  # the input convolution's skip
     for level in range(num_levels):

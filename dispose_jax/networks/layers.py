@@ -1,7 +1,7 @@
 """Small layers with PyTorch's numerics: explicit padding, epsilons and initial distributions.
 
-Everything here works on channels-last arrays with any number of leading axes. Norm statistics are float32
-whatever the compute type. Parameter names are those of the released checkpoints.
+Everything here works on channels-last arrays with any number of leading axes. Norm statistics are
+float32 whatever the compute type. Parameter names are those of the released checkpoints.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def conv(
 ) -> nn.Conv:
     """2-D convolution, (..., h, w, in) -> (..., h', w', features).
 
-    padding: zeros on each side; default (kernel - 1) / 2 like the originals ("SAME" would pad one side only
-    where the stride is 2).
+    padding: zeros on each side; default (kernel - 1) / 2 like the originals ("SAME" would pad one
+    side only where the stride is 2).
     """
     if padding is None:
         padding = dilation * (kernel - 1) // 2
@@ -64,7 +64,8 @@ def conv(
 
 
 def temporal_conv(features: int, *, name: str, dtype: DTypeLike = jnp.float32) -> nn.Conv:
-    """Convolution over three frames, (b, f, s, in) -> (b, f, s, features), s any flattened positions.
+    """Convolution over three frames, (b, f, s, in) -> (b, f, s, features), s any flattened
+    positions.
 
     A (3, 1) convolution on (frames, positions) is several times faster than the equal 3-D one.
     """
@@ -106,8 +107,9 @@ def layer_norm(*, name: str, dtype: DTypeLike = jnp.float32) -> nn.LayerNorm:
 class GroupNorm(nn.Module):
     """Group normalisation over all axes between the leading ones and the channels.
 
-    over: number of axes before the channels that share statistics: 2 for one picture (h, w), 3 for a clip
-    (f, h, w). The mean is subtracted before squaring: the one-pass form loses digits in float32.
+    over: number of axes before the channels that share statistics: 2 for one picture (h, w), 3 for
+    a clip (f, h, w). The mean is subtracted before squaring: the one-pass form loses digits in
+    float32.
     """
 
     epsilon: float
@@ -161,8 +163,8 @@ class BatchNorm(nn.Module):
 def sinusoid(t: Array, width: int) -> Array:
     """Cosines then sines of t at frequencies 10000^(-i / (width/2)), i = 0.. (frequency shift 0).
 
-    t (...) any real numbers -> (..., width) float32; width even. Source: diffusers' `Timesteps` with
-    flip_sin_to_cos and no frequency shift.
+    t (...) any real numbers -> (..., width) float32; width even. Source: diffusers' `Timesteps`
+    with flip_sin_to_cos and no frequency shift.
     """
     half = width // 2
     frequencies = jnp.exp(-math.log(10000) * jnp.arange(half, dtype=jnp.float32) / half)
@@ -185,7 +187,8 @@ class TimeMLP(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """One linear layer to twice the width; the first half is gated by the exact GELU of the second."""
+    """One linear layer to twice the width; the first half is gated by the exact GELU of the
+    second."""
 
     width: int
     dtype: DTypeLike = jnp.float32

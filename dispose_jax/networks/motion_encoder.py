@@ -1,7 +1,7 @@
 """Motion field guidance: the sparse and the dense field, encoded and fused (paper section 4.1).
 
-The paper's figure has a zero convolution at every stage; the released code has one per tower, at its end. This
-follows the code.
+The paper's figure has a zero convolution at every stage; the released code has one per tower, at
+its end. This follows the code.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class FlowEncoder(nn.Module):
 class MotionEncoder(nn.Module):
     """One FlowEncoder per field, their sum through a last convolution.
 
-    fields: which of "sparse", "dense" exist (an ablation of the paper drops either). zero_start: the last
-    convolution starts at zero too, for signals that enter the frozen U-Net itself.
+    fields: which of "sparse", "dense" exist (an ablation of the paper drops either). zero_start:
+    the last convolution starts at zero too, for signals that enter the frozen U-Net itself.
     """
 
     features: int

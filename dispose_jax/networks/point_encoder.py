@@ -1,7 +1,8 @@
 """Keypoint correspondence: features of the reference at its keypoints, carried to the target poses.
 
-The embeddings are written onto a grid (the correspondence map, paper eq. 6), pass a small MLP per U-Net level and
-are brought to the level's grid (eq. 7). The MLP acts on single cells, so it runs on the 18 points, not the grid.
+The embeddings are written onto a grid (the correspondence map, paper eq. 6), pass a small MLP per
+U-Net level and are brought to the level's grid (eq. 7). The MLP acts on single cells, so it runs on
+the 18 points, not the grid.
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ class PointMLP(nn.Module):
 class PointEncoder(nn.Module):
     """Point features for the grid after every level of the encoder.
 
-    channels and strides (pixels per cell) are per level. levels: "released" makes one map at 1/16 and resizes the
-    result, by which few points reach the coarse levels; "paper" writes the points onto each level's own grid.
-    zero_start: the MLPs end in zero, for points that enter the frozen U-Net itself.
+    channels and strides (pixels per cell) are per level. levels: "released" makes one map at 1/16
+    and resizes the result, by which few points reach the coarse levels; "paper" writes the points
+    onto each level's own grid. zero_start: the MLPs end in zero, for points that enter the frozen
+    U-Net itself.
     """
 
     channels: tuple[int, ...]
@@ -63,9 +65,10 @@ class PointEncoder(nn.Module):
     ) -> tuple[Array, ...]:
         """One map per level, (b, f, h/stride, w/stride, channels).
 
-        features (b, k, d) of the reference's keypoints; cells (b, f, k, 2) int column, row on the 1/16 grid;
-        visible (b, f, k) bool; size (h, w) in pixels. A visible point without a feature still counts: it carries
-        the MLP's response to zero, as released. Raises ValueError for unknown levels.
+        features (b, k, d) of the reference's keypoints; cells (b, f, k, 2) int column, row on the
+        1/16 grid; visible (b, f, k) bool; size (h, w) in pixels. A visible point without a feature
+        still counts: it carries the MLP's response to zero, as released. Raises ValueError for
+        unknown levels.
         """
         if self.levels not in ("released", "paper"):
             raise ValueError(f"point_levels is {self.levels!r}: expected 'released' or 'paper'")

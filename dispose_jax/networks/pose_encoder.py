@@ -1,4 +1,5 @@
-"""Skeleton pictures to features that join the U-Net after its input convolution: MimicMotion's PoseNet."""
+"""Skeleton pictures to features that join the U-Net after its input convolution: MimicMotion's
+PoseNet."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ def _he_normal(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float3
 
 
 class PoseNet(nn.Module):
-    """Eight convolutions that halve the picture three times, a projection that starts at zero, a learned scale.
+    """Eight convolutions that halve the picture three times, a projection that starts at zero, a
+    learned scale.
 
     widths: channels of the four resolutions. Even sides halve exactly.
     """

@@ -1,7 +1,9 @@
-"""Residual blocks: of pictures, of clips, and their blend; and the layers that halve or double a grid.
+"""Residual blocks: of pictures, of clips, and their blend; and the layers that halve or double a
+grid.
 
-Activations are (b, f, h, w, c) throughout; a picture model sees its frames as independent. Norm statistics of
-the temporal block run over frames, height and width together. Names are the released ones.
+Activations are (b, f, h, w, c) throughout; a picture model sees its frames as independent. Norm
+statistics of the temporal block run over frames, height and width together. Names are the released
+ones.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class ResnetBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, emb: Array | None = None) -> Array:
-        """x (b, ..., h, w, c), emb (b, d) or None (then no embedding layer) -> (b, ..., h, w, features)."""
+        """x (b, ..., h, w, c), emb (b, d) or None (then no embedding layer) -> (b, ..., h, w,
+        features)."""
         y = nn.silu(GroupNorm(self.epsilon, self.groups, dtype=self.dtype, name="norm1")(x))
         y = conv(self.features, name="conv1", dtype=self.dtype)(y)
         if emb is not None:
@@ -64,7 +67,8 @@ class TemporalResnetBlock(nn.Module):
 class AlphaBlender(nn.Module):
     """Learned blend of the spatial and the temporal result, a = sigmoid(mix_factor).
 
-    The U-Net and ControlNet keep a of the spatial part; the VAE decoder (`switched`) 1 - a, as released.
+    The U-Net and ControlNet keep a of the spatial part; the VAE decoder (`switched`) 1 - a, as
+    released.
     """
 
     switched: bool = False
@@ -81,8 +85,8 @@ class AlphaBlender(nn.Module):
 class SpatioTemporalResnetBlock(nn.Module):
     """A picture block, then a clip block on its result, blended (`SpatioTemporalResBlock`).
 
-    merge: "images" as in the U-Net, "switched" as in the VAE decoder. spatial_only returns the picture block's
-    result (the released `image_only_indicator`).
+    merge: "images" as in the U-Net, "switched" as in the VAE decoder. spatial_only returns the
+    picture block's result (the released `image_only_indicator`).
     """
 
     features: int
@@ -113,7 +117,8 @@ class SpatioTemporalResnetBlock(nn.Module):
 class Downsample(nn.Module):
     """Halve the grid with a strided convolution.
 
-    The U-Nets pad both sides; the VAE encoders pad right and bottom only (`right_bottom`), as released.
+    The U-Nets pad both sides; the VAE encoders pad right and bottom only (`right_bottom`), as
+    released.
     """
 
     features: int
@@ -135,7 +140,8 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, size: tuple[int, int] | None = None) -> Array:
-        """x (..., h, w, c) -> (..., *size, features); size defaults to (2h, 2w), smaller ones crop."""
+        """x (..., h, w, c) -> (..., *size, features); size defaults to (2h, 2w), smaller ones
+        crop."""
         h, w = x.shape[-3:-1]
         x = jnp.repeat(jnp.repeat(x, 2, axis=-3), 2, axis=-2)
         if size is not None and size != (2 * h, 2 * w):

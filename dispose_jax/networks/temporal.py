@@ -1,7 +1,7 @@
 """What makes a picture model a video model: SVD's spatio-temporal transformer.
 
-Activations stay (b, f, s, c): all but the attention over frames acts on single tokens, so only its queries, keys
-and values are transposed. Names are the released ones.
+Activations stay (b, f, s, c): all but the attention over frames acts on single tokens, so only its
+queries, keys and values are transposed. Names are the released ones.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ Array = jax.Array
 def context_of_positions(values: Array, positions: int, group: int) -> Array:
     """Which clip's cross-attention vector each position adds: (b, c) -> (b, 1, positions or 1, c).
 
-    The released weights were made with rows of (position, clip) order read as (clip, position): within a group
-    of adjacent rows, member g reads at position s the vector of member (g * positions + s) mod group. A group of
-    one reads its own. Raises ValueError if the rows do not divide into groups.
+    The released weights were made with rows of (position, clip) order read as (clip, position):
+    within a group of adjacent rows, member g reads at position s the vector of member (g *
+    positions + s) mod group. A group of one reads its own. Raises ValueError if the rows do not
+    divide into groups.
     """
     b, c = values.shape
     group = min(group, b)
@@ -45,7 +46,8 @@ def context_of_positions(values: Array, positions: int, group: int) -> Array:
 
 
 class TemporalTransformerBlock(nn.Module):
-    """Feed-forward, attention over frames, cross-attention, feed-forward; no mask, no position code."""
+    """Feed-forward, attention over frames, cross-attention, feed-forward; no mask, no position
+    code."""
 
     heads: int
     context_group: int = 1

@@ -1,7 +1,8 @@
 """The U-Net family: an Encoder (down path and middle) and a U-Net that adds the way up.
 
-SVD, Stable Diffusion 1.5 (DIFT) and the ControlNet are all built from the Encoder here; `Flavour` says which
-blocks it is made of. Activations are (b, f, h, w, c); a picture model treats frames as independent.
+SVD, Stable Diffusion 1.5 (DIFT) and the ControlNet are all built from the Encoder here; `Flavour`
+says which blocks it is made of. Activations are (b, f, h, w, c); a picture model treats frames as
+independent.
 """
 
 from __future__ import annotations
@@ -65,14 +66,16 @@ class Flavour:
         )
 
     def epsilon(self, place: str) -> float:
-        """Norm epsilon of the residual blocks; SVD's factory loses the configured 1e-5 in most places."""
+        """Norm epsilon of the residual blocks; SVD's factory loses the configured 1e-5 in most
+        places."""
         if self.temporal is None:
             return 1e-5
         return {"attention": 1e-6, "plain": 1e-5, "mid": 1e-5, "up": 1e-6}[place]
 
 
 class DownBlock(nn.Module):
-    """Residual blocks, each with a transformer if heads is not 0, then a downsampling unless last."""
+    """Residual blocks, each with a transformer if heads is not 0, then a downsampling unless
+    last."""
 
     features: int
     layers: int
@@ -129,7 +132,8 @@ class UpBlock(nn.Module):
         skips: tuple[Array, ...],
         size: tuple[int, int] | None,
     ) -> Array:
-        """x (b, f, h, w, c); skips, the last first; size of the next grid -> (b, f, *size, features)."""
+        """x (b, f, h, w, c); skips, the last first; size of the next grid -> (b, f, *size,
+        features)."""
         epsilon = self.flavour.epsilon("up")
         for i, skip in enumerate(skips):
             x = jnp.concatenate([x, skip], axis=-1)
@@ -164,8 +168,8 @@ class Encoder(nn.Module):
     ) -> tuple[Array, tuple[Array, ...]]:
         """x (b, f, h, w, c), emb (b, d), context (b, l, e) -> (middle output, skips).
 
-        added (b, f, h, w, channels[0]) joins after the input convolution; per_level[i], of the grid after
-        level i, joins that level's output after its skips were taken.
+        added (b, f, h, w, channels[0]) joins after the input convolution; per_level[i], of the grid
+        after level i, joins that level's output after its skips were taken.
         """
         x = conv(self.channels[0], name="conv_in", dtype=self.flavour.dtype)(x)
         if added is not None:
@@ -190,7 +194,8 @@ def embed_time(
 ) -> Array:
     """The embedding that all residual blocks receive; makes its submodules in the calling module.
 
-    t (b,) any real; added_time (b, 3) or None, each entry embedded with added_width sinusoids -> (b, 4 width).
+    t (b,) any real; added_time (b, 3) or None, each entry embedded with added_width sinusoids ->
+    (b, 4 width).
     """
     features = 4 * width
     mlp = lambda name: TimeMLP(features, features, dtype, name=name)
@@ -204,7 +209,8 @@ def embed_time(
 class UNet(nn.Module):
     """Encoder, then the same way back up; predicts what the noise schedule asks for.
 
-    added_width: sinusoids per added time id (SVD); unused without ids. `stop_after_up` of the call ends early.
+    added_width: sinusoids per added time id (SVD); unused without ids. `stop_after_up` of the call
+    ends early.
     """
 
     channels: tuple[int, ...]
@@ -229,8 +235,8 @@ class UNet(nn.Module):
     ) -> Array:
         """x (b, f, h, w, c), t (b,), context (b, l, e) -> (b, f, h, w, out_channels) float32.
 
-        added_time (b, 3); added, per_level: see Encoder; residuals join the skips and the middle. With
-        stop_after_up = i the result is the output of up block i, after its upsampling.
+        added_time (b, 3); added, per_level: see Encoder; residuals join the skips and the middle.
+        With stop_after_up = i the result is the output of up block i, after its upsampling.
         """
         dtype = self.flavour.dtype
         emb = embed_time(t, added_time, self.channels[0], self.added_width, dtype)

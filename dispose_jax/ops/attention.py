@@ -1,8 +1,9 @@
 """Scaled dot-product attention: the one place where a kernel is chosen.
 
-Every implementation computes softmax(q k^T / sqrt(d)) v with a float32 softmax. `auto` takes cuDNN's flash kernel
-on GPUs and the Pallas flash kernel on TPUs where they apply, and otherwise either the explicit product (few
-scores) or a loop over blocks of queries that never holds more than a slice of the scores.
+Every implementation computes softmax(q k^T / sqrt(d)) v with a float32 softmax. `auto` takes
+cuDNN's flash kernel on GPUs and the Pallas flash kernel on TPUs where they apply, and otherwise
+either the explicit product (few scores) or a loop over blocks of queries that never holds more than
+a slice of the scores.
 """
 
 from __future__ import annotations
@@ -24,14 +25,15 @@ def attention(
     """Attention of q to k, v.
 
     q (b, n, heads, d), k and v (b, m, heads, d), any float type -> (b, n, heads, d) in q's type.
-    implementation: "auto", "explicit", "chunked", "cudnn" or "tpu"; causal only with "auto" and "explicit".
-    Raises ValueError for another name, or for a causal mask elsewhere.
+    implementation: "auto", "explicit", "chunked", "cudnn" or "tpu"; causal only with "auto" and
+    "explicit". Raises ValueError for another name, or for a causal mask elsewhere.
     """
     if implementation == "auto":
         implementation = "explicit" if causal else choose(q, k)
     if implementation not in _IMPLEMENTATIONS:
         raise ValueError(
-            f"attention implementation {implementation!r}: expected one of {sorted(_IMPLEMENTATIONS)}"
+            f"attention implementation {implementation!r}: expected one of "
+            f"{', '.join(sorted(_IMPLEMENTATIONS))}"
         )
     if causal:
         if implementation != "explicit":
@@ -56,7 +58,8 @@ def choose(q: Array, k: Array) -> str:
 
 @cache
 def _cudnn_width() -> int:
-    """Largest head width of cuDNN's kernel: 256 from Hopper on, 128 before; 0 if it does not run here."""
+    """Largest head width of cuDNN's kernel: 256 from Hopper on, 128 before; 0 if it does not run
+    here."""
     try:
         probe = jnp.zeros((1, 512, 1, 64), jnp.bfloat16)
         jax.jit(_cudnn).lower(probe, probe, probe).compile()
@@ -106,7 +109,8 @@ def _cudnn(q: Array, k: Array, v: Array) -> Array:
 
 
 def _tpu(q: Array, k: Array, v: Array) -> Array:
-    """Pallas flash attention; heads are padded to the 128 lanes with zeros, which change nothing."""
+    """Pallas flash attention; heads are padded to the 128 lanes with zeros, which change
+    nothing."""
     from jax.experimental.pallas.ops.tpu import flash_attention
 
     width = q.shape[-1]

@@ -1,8 +1,10 @@
-"""Reading of parity cases: reference outputs of the original PyTorch implementations, and their keyed weights.
+"""Reading of parity cases: reference outputs of the original PyTorch implementations, and their
+keyed weights.
 
-A case is `<name>.json` (what was run, tolerance) and `<name>.safetensors` (`in.*`, `out.*` in the original layout).
-The directory is `DISPOSE_GOLDENS` if set, else this folder's `goldens`; manifests are looked for in `../manifests`
-of that directory first, then here. Weights are made from the manifest's keys (`keyed_weights.py`).
+A case is `<name>.json` (what was run, tolerance) and `<name>.safetensors` (`in.*`, `out.*` in the
+original layout). The directory is `DISPOSE_GOLDENS` if set, else this folder's `goldens`; manifests
+are looked for in `../manifests` of that directory first, then here. Weights are made from the
+manifest's keys (`keyed_weights.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ GOLDENS = Path(os.environ.get("DISPOSE_GOLDENS", HERE / "goldens"))
 
 @dataclass(frozen=True)
 class Case:
-    """One golden: `about` is the JSON, `inputs` and `outputs` are the tensors without their in./out. prefix."""
+    """One golden: `about` is the JSON, `inputs` and `outputs` are the tensors without their
+    in./out. prefix."""
 
     name: str
     about: dict
@@ -70,7 +73,8 @@ def _state_dict(manifest: str, salt: str, prefix: str) -> dict[str, np.ndarray]:
 def weights(
     case: Case, manifest: str | None = None, prefix: str | None = None
 ) -> dict[str, np.ndarray]:
-    """The PyTorch-named weights of a case (of its first manifest unless named), with its gains and overrides.
+    """The PyTorch-named weights of a case (of its first manifest unless named), with its gains and
+    overrides.
 
     prefix: only keys that start so, kept whole; defaults to the case's own `prefix`.
     """
@@ -99,7 +103,8 @@ _MEASURED: list[tuple[str, str, float, float]] = []
 
 
 def record(case: str, output: str, difference: float, tolerance: float) -> None:
-    """Keep a measured difference for the table that `DISPOSE_PARITY_TABLE=file` asks for, then check it."""
+    """Keep a measured difference for the table that `DISPOSE_PARITY_TABLE=file` asks for, then
+    check it."""
     _MEASURED.append((case, output, float(difference), float(tolerance)))
     if path := os.environ.get("DISPOSE_PARITY_TABLE"):
         with open(path, "a") as table:
@@ -110,7 +115,8 @@ def record(case: str, output: str, difference: float, tolerance: float) -> None:
 
 
 def assert_close(case: Case, output: str, ours, tolerance: float, *, reference=None, relative=True):
-    """max|ours - reference|, divided by the reference's standard deviation unless not relative, is in tolerance.
+    """max|ours - reference|, divided by the reference's standard deviation unless not relative, is
+    in tolerance.
 
     ours is in the layout of the golden; reference defaults to the case's output of that name.
     """
