@@ -1,0 +1,184 @@
+"""The networks that manifests describe, as trees of shapes: what derived keys are compared with."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+
+from converters import checkpoints, rules
+from converters.checkpoints import Part, Release
+from dispose_jax.networks.clip import TextTransformer, VisionTransformer
+from dispose_jax.networks.cmp import CMP
+from dispose_jax.networks.controlnet import ControlNet
+from dispose_jax.networks.motion_encoder import MotionEncoder
+from dispose_jax.networks.point_encoder import PointEncoder
+from dispose_jax.networks.pose_encoder import PoseNet
+from dispose_jax.networks.unet import Flavour, UNet
+from dispose_jax.networks.vae import VAE
+from tests.parity.cases import load_manifest
+
+# No release row holds a whole SD1.5 autoencoder, as only its encoder is used; its keys are checked
+# all the same.
+PICTURE_VAE = Release(
+    name="sd15_vae_whole",
+    parts=(Part("vae", rules.PLAIN),),
+    file="vae.safetensors",
+    places=(),
+    repository="",
+    remote="",
+    licence="",
+    aliases=checkpoints.release("sd15_vae").aliases,
+)
+
+
+def torch_shapes(manifest: str) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(shape) for key, (shape, _) in load_manifest(manifest)["tensors"].items()}
+
+
+@cache
+def shapes_of(manifest: str) -> dict:
+    """{network: tree of shapes} of what a manifest holds, from its config alone."""
+    return _TABLE[manifest.split(".")[0]][1](load_manifest(manifest)["config"])
+
+
+def release_of(manifest: str) -> Release:
+    """The row of converters.checkpoints that reads this manifest's file."""
+    row = _TABLE[manifest.split(".")[0]][0]
+    return checkpoints.release(row) if isinstance(row, str) else row
+
+
+def _shapes(module, *inputs, **named) -> dict:
+    init = partial(module.init, **named)
+    return jax.eval_shape(init, jax.random.key(0), *inputs)["params"]
+
+
+def _video(config: dict) -> tuple[dict, dict]:
+    """Fields and inputs that the SVD U-Net and the ControlNet share."""
+    fields = {
+        "channels": tuple(config["block_out_channels"]),
+        "heads": tuple(config["num_attention_heads"]),
+        "flavour": Flavour("mixed"),
+        "layers": config["layers_per_block"],
+        "added_width": config["addition_time_embed_dim"],
+    }
+    x = jnp.zeros((1, 2, 8, 8, config["in_channels"]))
+    context = jnp.zeros((1, 1, config["cross_attention_dim"]))
+    return fields, {"x": x, "t": jnp.zeros(1), "context": context, "added_time": jnp.zeros((1, 3))}
+
+
+def _video_unet(config: dict) -> dict:
+    fields, inputs = _video(config)
+    return {"unet": _shapes(UNet(**fields, out_channels=config["out_channels"]), **inputs)}
+
+
+def _mimicmotion(config: dict) -> dict:
+
+    pose = PoseNet(config["block_out_channels"][0])
+    return _video_unet(config) | {"pose_encoder": _shapes(pose, jnp.zeros((1, 1, 16, 16, 3)))}
+
+
+def _dispose(config: dict) -> dict:
+    net = config.get("controlnet", config)
+    points = config["point_adapter"]
+    fields, inputs = _video(net)
+    flow = jnp.zeros((1, 2, 64, 64, 2))
+    motion = MotionEncoder(
+        net["block_out_channels"][0], widths=tuple(net["conditioning_embedding_out_channels"])
+    )
+    encoder = PointEncoder(
+        tuple(points["channels"]), points["mid_dim"], tuple(points["downsample_rate"])
+    )
+    features = jnp.zeros((1, 18, points["embedding_channels"]))
+    cells, visible = jnp.zeros((1, 2, 18, 2), int), jnp.ones((1, 2, 18), bool)
+    point_init = lambda key: encoder.init(key, features, cells, visible, (64, 64))
+    return {
+        "controlnet": _shapes(ControlNet(**fields), **inputs),
+        "motion_encoder": _shapes(motion, flow, flow),
+        "point_encoder": jax.eval_shape(point_init, jax.random.key(0))["params"],
+    }
+
+
+def _picture_unet(config: dict) -> dict:
+    channels = tuple(config["block_out_channels"])
+    unet = UNet(
+        channels,
+        (config["attention_head_dim"],) * len(channels),
+        Flavour(groups=config["norm_num_groups"]),
+        layers=config["layers_per_block"],
+        out_channels=config["out_channels"],
+    )
+    x = jnp.zeros((1, 1, 8, 8, config["in_channels"]))
+    context = jnp.zeros((1, 77, config["cross_attention_dim"]))
+    return {"dift_unet": _shapes(unet, x=x, t=jnp.zeros(1), context=context)}
+
+
+def _vae(config: dict, name: str, **named) -> dict:
+    vae = VAE(
+        widths=tuple(config["block_out_channels"]),
+        latent_channels=config["latent_channels"],
+        layers=config["layers_per_block"],
+        groups=config.get("norm_num_groups", 32),
+        temporal="up_block_types" not in config,
+    )
+    return {name: _shapes(vae, jnp.zeros((1, 1, 16, 16, 3)), **named)}
+
+
+def _vision(config: dict) -> dict:
+    tower = VisionTransformer(
+        width=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        hidden=config["intermediate_size"],
+        projection=config["projection_dim"],
+        patch=config["patch_size"],
+        activation=config["hidden_act"],
+    )
+    size = config["image_size"]
+    return {"image_encoder": _shapes(tower, jnp.zeros((1, size, size, 3)))}
+
+
+def _text(config: dict) -> dict:
+    tower = TextTransformer(
+        vocabulary=config["vocab_size"],
+        width=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        hidden=config["intermediate_size"],
+        positions=config["max_position_embeddings"],
+        activation=config["hidden_act"],
+    )
+    tokens = jnp.zeros((1, config["max_position_embeddings"]), int)
+    return {"dift_text_encoder": _shapes(tower, tokens)}
+
+
+def _cmp(config: dict) -> dict:
+    network = CMP(
+        layers=tuple(config["layers"]),
+        image_features=config["img_enc_dim"],
+        sparse_features=config["sparse_enc_dim"],
+        bins=config["nbins"],
+        fmax=config["fmax"],
+    )
+    picture = jnp.zeros((1, 64, 64, 3))
+    return {"cmp": _shapes(network, picture, picture[..., :2], picture[..., 0])}
+
+
+# Manifest without its size -> the row that reads it, and what it is built of.
+_TABLE = {
+    "mimicmotion": ("mimicmotion", _mimicmotion),
+    "dispose": ("dispose", _dispose),
+    "e2e_controlnet": ("dispose", _dispose),
+    "pipe_controlnet": ("dispose", _dispose),
+    "svd_unet": ("svd_unet", _video_unet),
+    "pipe_unet": ("svd_unet", _video_unet),
+    "svd_vae": ("svd_vae", partial(_vae, name="vae")),
+    "svd_image_encoder": ("svd_image_encoder", _vision),
+    "e2e_image_encoder": ("svd_image_encoder", _vision),
+    "sd15_unet": ("sd15_unet", _picture_unet),
+    "dift_unet": ("sd15_unet", _picture_unet),
+    "sd15_vae": (PICTURE_VAE, partial(_vae, name="vae")),
+    "dift_vae": ("sd15_vae", partial(_vae, name="dift_vae", method="encode")),
+    "sd15_text_encoder": ("sd15_text_encoder", _text),
+    "dift_text": ("sd15_text_encoder", _text),
+    "cmp": ("cmp", _cmp),
+}

@@ -1,0 +1,118 @@
+"""What may lie in a released file beside the weights, and how older spellings are met."""
+
+import numpy as np
+import pytest
+
+from converters import checkpoints
+from converters.mapping import ConversionError
+from dispose_jax.models import bundle
+from tests.converters import built
+from tests.converters.test_networks import keyed, same_bits
+
+
+def convert(manifest, tensors):
+    row = built.release_of(manifest)
+    return checkpoints.to_flax(row, tensors, built.shapes_of(manifest), f"{row.name}.file")
+
+
+def test_older_attention_names_and_1x1_kernels_of_autoencoders_are_met():
+    tensors = keyed("sd15_vae.tiny", np.float16)
+    expected, _ = convert("sd15_vae.tiny", tensors)
+    older = {}
+    for key, tensor in tensors.items():
+        for new, old in (("to_q", "query"), ("to_k", "key"), ("to_v", "value")):
+            key = key.replace(f".{new}.", f".{old}.")
+        key = key.replace(".to_out.0.", ".proj_attn.")
+        is_kernel = "attentions" in key and key.endswith("weight") and tensor.ndim == 2
+        older[key] = tensor[..., None, None] if is_kernel else tensor
+    found, report = convert("sd15_vae.tiny", older)
+    assert len(report.notes["in an older spelling"]) == 2 * 8
+    for network in expected:
+        written = checkpoints.to_torch(built.release_of("sd15_vae.tiny"), found, "bundle")
+        assert all(same_bits(written[key], tensors[key]) for key in tensors), network
+
+
+def test_a_tensor_in_two_spellings_is_an_error():
+    tensors = keyed("sd15_vae.tiny", np.float16)
+    key = "encoder.mid_block.attentions.0.query.weight"
+    tensors[key] = tensors[key.replace("query", "to_q")]
+    with pytest.raises(ConversionError, match="twice, in two spellings"):
+        convert("sd15_vae.tiny", tensors)
+
+
+def test_diffusion_features_take_the_encoder_of_a_whole_autoencoder():
+    whole = keyed("sd15_vae.tiny", np.float16)
+    row = checkpoints.release("sd15_vae")
+    encoder = {"dift_vae": built._vae(_config(), "dift_vae", method="encode")["dift_vae"]}
+    params, report = checkpoints.to_flax(row, whole, encoder, "file")
+    unused = [key for key in whole if key.startswith(("decoder.", "post_quant_conv."))]
+    assert sorted(report.notes["of networks not used here"]) == sorted(unused)
+    assert report.matched == len(whole) - len(unused)
+    assert set(params["dift_vae"]) == {"encoder", "quant_conv"}
+    with pytest.raises(ConversionError, match=r"\+ decodr.weight"):
+        checkpoints.to_flax(row, whole | {"decodr.weight": np.zeros(3)}, encoder, "file")
+
+
+def _config():
+    return built.load_manifest("sd15_vae.tiny")["config"]
+
+
+@pytest.mark.parametrize("manifest", ["svd_image_encoder.tiny", "sd15_text_encoder.tiny"])
+def test_position_ids_are_compared_and_left_out(manifest):
+    tensors = keyed(manifest, np.float16)
+    kind = "vision_model" if "image" in manifest else "text_model"
+    key = f"{kind}.embeddings.position_ids"
+    params, report = convert(manifest, tensors | {key: np.arange(10)[None]})
+    assert report.notes == {"constants": [key]}
+    assert checkpoints.to_torch(built.release_of(manifest), params, "x").keys() == tensors.keys()
+    with pytest.raises(ConversionError, match=f"{key} should count"):
+        convert(manifest, tensors | {key: np.arange(10)[None, ::-1]})
+
+
+def test_batch_counters_are_optional_any_number_and_written_as_zero():
+    tensors = keyed("cmp.tiny", np.float32)
+    counters = [key for key in tensors if key.endswith(".num_batches_tracked")]
+    without = {key: value for key, value in tensors.items() if key not in counters}
+    counted = tensors | {key: np.array(42000) for key in counters}
+    for given in (tensors, without, counted):
+        params, _ = convert("cmp.tiny", given)
+        written = checkpoints.to_torch(checkpoints.release("cmp"), params, "bundle")
+        assert written.keys() == tensors.keys()
+        assert all(written[key] == 0 and written[key].dtype == np.int64 for key in counters)
+    stray = {"module.image_encoder.conv1.num_batches_tracked": np.array(0)}
+    with pytest.raises(ConversionError, match=r"\+ image_encoder.conv1.num_batches_tracked"):
+        convert("cmp.tiny", tensors | stray)
+
+
+@pytest.mark.parametrize("manifest", ["cmp.tiny", "dispose.tiny", "mimicmotion.tiny"])
+def test_the_prefix_of_training_on_several_devices_may_be_there_or_not(manifest):
+    tensors = keyed(manifest, np.float16)
+    bare = {key.removeprefix("module."): value for key, value in tensors.items()}
+    expected = checkpoints.to_torch(built.release_of(manifest), convert(manifest, bare)[0], "x")
+    prefixed = {f"module.{key}": value for key, value in bare.items()}
+    found = checkpoints.to_torch(built.release_of(manifest), convert(manifest, prefixed)[0], "x")
+    assert found.keys() == expected.keys() == tensors.keys()
+    half = bare | {f"module.{key}": bare.pop(key) for key in list(bare)[:3]}
+    with pytest.raises(ConversionError, match="3 tensors missing, 3 unexpected"):
+        convert(manifest, half)
+
+
+def test_networks_that_mimicmotion_may_carry_are_dropped_and_counted():
+    tensors = keyed("mimicmotion.tiny", np.float16)
+    more = {"vae.encoder.conv_in.weight": np.zeros(3), "image_encoder.x": np.zeros(3)}
+    _, report = convert("mimicmotion.tiny", tensors | more)
+    assert report.notes == {"of networks not used here": list(more)}
+    assert "2 of networks not used here" in "\n".join(report.lines())
+
+
+def test_every_network_names_the_file_it_comes_from_when_it_is_absent():
+    rows = {n: row for row in checkpoints.RELEASES for n in row.networks if not row.only_if_asked}
+    assert rows.keys() == bundle.RELEASED_IN.keys()
+    for network, row in rows.items():
+        assert bundle.RELEASED_IN[network] in row.file
+    assert set(checkpoints.POSE_FILES) == set(bundle.POSE_FILES)
+
+
+def test_a_row_that_is_not_there_is_an_error_that_lists_the_rows():
+    with pytest.raises(ValueError, match="no release 'svd2'; known are mimicmotion, dispose"):
+        checkpoints.release("svd2")
