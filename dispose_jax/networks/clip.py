@@ -275,8 +275,12 @@ class Perceptron(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """x (b, l, c) -> the same shape."""
-        y = dense(self.hidden, name="fc1", dtype=self.dtype)(x)
-        return dense(x.shape[-1], name="fc2", dtype=self.dtype)(_ACTIVATIONS[self.activation](y))
+        if self.activation not in _ACTIVATIONS:
+            raise ValueError(
+                f"CLIP activation {self.activation!r}: expected one of {sorted(_ACTIVATIONS)}"
+            )
+        y = _ACTIVATIONS[self.activation](dense(self.hidden, name="fc1", dtype=self.dtype)(x))
+        return dense(x.shape[-1], name="fc2", dtype=self.dtype)(y)
 
 
 def _embedding(rows: int, width: int, name: str, dtype: DTypeLike) -> nn.Embed:

@@ -1,22 +1,13 @@
 """CLIP's transformers and the preparation of its pictures against the original ones."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from converters import mapping
+from converters import rules
 from dispose_jax.networks import clip
 from dispose_jax.networks.clip import TextTransformer, VisionTransformer, clip_pixels
-from tests.parity.cases import assert_close, load_case, weights
-
-
-def converted(case, module, example) -> dict:
-    """Keyed weights of the case as the module's variables."""
-    entries = mapping.derive(jax.eval_shape(module.init, jax.random.key(0), example)["params"])
-    tensors = weights(case)
-    mapping.accounting({e.key: e.shape for e in entries.values()}, tensors, case.name)
-    return {"params": mapping.to_flax(entries, tensors)}
+from tests.parity.cases import assert_close, convert, load_case, weights
 
 
 def test_vision_transformer_gives_the_original_embeddings():
@@ -32,7 +23,7 @@ def test_vision_transformer_gives_the_original_embeddings():
         activation=config["hidden_act"],
     )
     pixels = np.moveaxis(case.inputs["pixel_values"], 1, -1)
-    variables = converted(case, module, pixels)
+    variables = {"params": convert(weights(case), rules.PLAIN, module, pixels)}
     tolerance = case.about["tolerance"]["float32"]
 
     embeds, inner = module.apply(
@@ -56,7 +47,8 @@ def test_text_transformer_gives_the_original_vectors():
         activation=config["hidden_act"],
     )
     tokens = jnp.asarray(case.inputs["input_ids"], jnp.int32)
-    vectors = module.apply(converted(case, module, tokens), tokens)
+    params = convert(weights(case), rules.PLAIN, module, tokens)
+    vectors = module.apply({"params": params}, tokens)
     assert_close(case, "last_hidden_state", vectors, case.about["tolerance"]["float32"])
 
 

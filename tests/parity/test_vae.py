@@ -1,15 +1,12 @@
 """The autoencoders against the original ones, with converted keyed weights."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from converters import mapping
+from converters import rules
 from dispose_jax.networks.vae import VAE
-from tests.parity.cases import Case, assert_close, load_case, weights
-
-TEMPORAL_AXES = {r"(temporal_res_block\.conv\d|time_conv_out)\.weight$": 1}
+from tests.parity.cases import Case, assert_close, convert, load_case, weights
 
 
 def build(case: Case):
@@ -23,11 +20,8 @@ def build(case: Case):
         groups=config.get("norm_num_groups", 32),
         temporal=temporal,
     )
-    shapes = jax.eval_shape(vae.init, jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3)))["params"]
-    entries = mapping.derive(shapes, unit_axes=TEMPORAL_AXES if temporal else None)
-    tensors = weights(case)
-    mapping.accounting({e.key: e.shape for e in entries.values()}, tensors, case.name)
-    return vae, {"params": mapping.to_flax(entries, tensors)}
+    spelling = rules.VAE_VIDEO if temporal else rules.PLAIN
+    return vae, {"params": convert(weights(case), spelling, vae, jnp.zeros((1, 1, 16, 16, 3)))}
 
 
 def channels_first(x) -> np.ndarray:

@@ -1,0 +1,134 @@
+"""Diffusion features: what averages, what is drawn, and which settings are refused."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dispose_jax.correspondence import dift
+from dispose_jax.networks.clip import TextTransformer
+from dispose_jax.networks.unet import Flavour, UNet
+from dispose_jax.networks.vae import VAE
+from tests.drawn import drawn
+
+
+@pytest.fixture(scope="module")
+def extractor():
+    """A small extractor: two halvings to the latent, U-Net of two levels, four draws."""
+    return dift.Dift(
+        vae=VAE((8, 8, 8), latent_channels=4, layers=1, groups=4, temporal=False),
+        unet=UNet(channels=(8, 16), heads=(2, 2), flavour=Flavour(groups=4), layers=1),
+        text_encoder=TextTransformer(
+            vocabulary=20, width=8, layers=1, heads=2, hidden=8, positions=5, activation="gelu"
+        ),
+        tokens=(18, 2, 19, 19, 19),
+        up_block=0,
+        ensemble=4,
+        chunk=4,
+    )
+
+
+@pytest.fixture(scope="module")
+def params(extractor):
+    latents, context = jnp.zeros((1, 1, 4, 8, 4)), jnp.zeros((1, 5, 8))
+    return {
+        "dift_vae": drawn(extractor.vae, jnp.zeros((16, 32, 3)), method="encode"),
+        "dift_unet": drawn(extractor.unet, latents, jnp.zeros(1), context),
+        "dift_text_encoder": drawn(extractor.text_encoder, jnp.zeros((1, 5), jnp.int32)),
+    }
+
+
+@pytest.fixture(scope="module")
+def image():
+    return jax.random.uniform(jax.random.key(1), (16, 32, 3), minval=-1)
+
+
+def test_features_are_those_of_the_draws_one_by_one(extractor, params, image):
+    key = jax.random.key(2)
+    together = dift.features(extractor, params, image, key)
+    assert together.shape == (4, 8, 16)
+    in_chunks = dift.features(dataclasses.replace(extractor, chunk=2), params, image, key)
+    np.testing.assert_allclose(in_chunks, together, atol=2e-5)
+
+    draws = jax.random.normal(key, (2, 4, 4, 8, 4))
+    context = dift.prompt_context(extractor, params)
+    noised = dift.noised_latents(extractor, params, image, *draws)
+    single = dataclasses.replace(extractor, ensemble=1, chunk=1)
+    members = [dift.read(single, params, member[None], context) for member in noised]
+    np.testing.assert_allclose(np.mean(members, axis=0), together, atol=2e-5)
+    assert np.std(members, axis=0).max() > 1e-3  # the draws differ, so the mean is of something
+
+
+def test_key_decides_the_features(extractor, params, image):
+    first, again, other = (
+        dift.features(extractor, params, image, jax.random.key(seed)) for seed in (5, 5, 6)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-4
+
+
+def test_noise_has_the_power_that_the_timestep_says(extractor, params, image):
+    nothing, ones = jnp.zeros((4, 4, 8, 4)), jnp.ones((4, 4, 8, 4))
+    mean, logvar = extractor.vae.apply({"params": params["dift_vae"]}, image, method="encode")
+    signal = 1.0  # computed once more, step by step, from the definition of the schedule
+    for i in range(262):
+        root = np.sqrt(0.00085) + i / 999 * (np.sqrt(0.012) - np.sqrt(0.00085))
+        signal *= 1 - root**2
+
+    clean = dift.noised_latents(extractor, params, image, nothing, nothing)[0]
+    np.testing.assert_allclose(clean, np.sqrt(signal) * 0.18215 * mean, atol=1e-6)
+    noised = dift.noised_latents(extractor, params, image, nothing, ones)[0]
+    np.testing.assert_allclose(noised - clean, np.full(mean.shape, np.sqrt(1 - signal)), atol=1e-6)
+    drawn = dift.noised_latents(extractor, params, image, ones, nothing)[0]
+    expected = np.sqrt(signal) * 0.18215 * np.exp(np.asarray(logvar) / 2)
+    np.testing.assert_allclose(drawn - clean, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chunk": 3}, "4 draws do not divide into chunks of 3"),
+        ({"ensemble": 0}, "0 draws"),
+        ({"tokens": (3, 20)}, "token 20 is beyond .* vocabulary of 20"),
+        ({"timestep": 1000}, "timestep 1000 is not a training step"),
+        ({"up_block": 2}, "up block 2 does not exist"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(extractor, change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(extractor, **change)
+
+
+def test_released_prompts_need_no_tokenizer():
+    human, empty = dift.token_ids("photo of a human"), dift.token_ids("")
+    assert human == (49406, 1125, 539, 320, 2751, *(49407,) * 72)
+    assert empty == (49406, *(49407,) * 76)
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    """A tokenizer folder that knows one word and its letters."""
+    words = {"a</w>": 320, "c": 66, "a": 64, "t</w>": 339, "ca": 1000, "cat</w>": 2368}
+    vocabulary = words | {"<|startoftext|>": dift.START, "<|endoftext|>": dift.END}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n")
+    return tmp_path
+
+
+def test_another_prompt_is_read_with_the_given_tokenizer(tokenizer):
+    assert dift.token_ids("a cat", tokenizer) == (49406, 320, 2368, *(49407,) * 74)
+
+
+def test_a_prompt_that_does_not_fit_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="prompt of 76 tokens, at most 75 fit"):
+        dift.token_ids("cat " * 76, tokenizer)
+
+
+def test_another_prompt_without_a_tokenizer_says_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match="needs CLIP's tokenizer.*tokenizer folder"):
+        dift.token_ids("a cat")
+    with pytest.raises(ValueError, match=f"no vocab.json in {tmp_path}"):
+        dift.token_ids("a cat", tmp_path)
