@@ -1,5 +1,6 @@
 """CMP against the original network, every stage."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -28,14 +29,16 @@ def test_every_stage_of_cmp_equals_the_original(name):
     image = case.inputs["image_u8"].transpose(0, 2, 3, 1).astype(np.float32) / 255
     image = image * 2 - 1
     sparse, mask = _guidance(case)
-    run = lambda method, *x, **options: model.apply(
-        {"params": params}, *x, method=method, **options
-    )
-    inside = {"capture_intermediates": True, "mutable": ["intermediates"]}
-    features, encoder = run(CMP.encode_image, image, **inside)
-    flow, decoder = run(CMP.complete, features, sparse, mask, **inside)
-    encoder = encoder["intermediates"]["image_encoder"]
-    decoder = decoder["intermediates"]
+
+    @jax.jit  # one program compiles sooner than a hundred operations
+    def run(params, image, sparse, mask):
+        inside = {"capture_intermediates": True, "mutable": ["intermediates"]}
+        features, encoder = model.apply(params, image, method=CMP.encode_image, **inside)
+        flow, decoder = model.apply(params, features, sparse, mask, method=CMP.complete, **inside)
+        return features, flow, encoder["intermediates"], decoder["intermediates"]
+
+    features, flow, encoder, decoder = run({"params": params}, image, sparse, mask)
+    encoder = encoder["image_encoder"]
     logits = decoder["flow_decoder"]["__call__"][0]
     last = lambda stage: encoder[f"layer{stage}_{model.layers[stage - 1] - 1}"]["__call__"][0]
     ours = {
