@@ -39,19 +39,28 @@ def picture(flow: np.ndarray, *, least: float = 0.0) -> np.ndarray:
     DisPose, 5 in CMP. Vectors with a component beyond 1e7 or not a number are unknown: black.
     """
     flow = np.asarray(flow)
-    unknown = ~(np.abs(flow) <= _UNKNOWN).all(-1)
-    flow = np.where(unknown[..., None], 0, flow)
-    length = np.linalg.norm(flow, axis=-1)
-    longest = np.maximum(length.max((-2, -1), keepdims=True), least)
-    # The flow's own precision, as in the original: the longest vector lies exactly on the rim,
-    # where the formula changes.
-    flow = flow / (longest + np.finfo(np.float64).eps).astype(flow.dtype)[..., None]
-    radius = np.sqrt(np.square(flow).sum(-1))[..., None]
-    hues = wheel() / 255
-    angle = np.arctan2(-flow[..., 1], -flow[..., 0]) / np.pi
-    place = (angle + 1) / 2 * (len(hues) - 1)
-    left = np.floor(place).astype(np.int64)
-    fraction = (place - left)[..., None]
-    color = (1 - fraction) * hues[left] + fraction * hues[(left + 1) % len(hues)]
-    color = np.where(radius <= 1, 1 - radius * (1 - color), 0.75 * color)
-    return np.where(unknown[..., None], 0, np.floor(255 * color)).astype(np.uint8)
+    pictures = flow.reshape(-1, *flow.shape[-3:])
+    colors = [_picture(x, y, least) for x, y in np.moveaxis(pictures, -1, 1)]
+    return np.stack(colors).reshape(*flow.shape[:-1], 3)
+
+
+def _picture(x: np.ndarray, y: np.ndarray, least: float) -> np.ndarray:
+    """One picture, (h, w) each -> (h, w, 3) uint8; one at a time stays in the cache."""
+    unknown = ~((np.abs(x) <= _UNKNOWN) & (np.abs(y) <= _UNKNOWN))
+    x, y = np.where(unknown, 0, x), np.where(unknown, 0, y)
+    longest = max(np.sqrt(x * x + y * y).max(), least) + np.finfo(np.float64).eps
+    # In the flow's own precision, as the original: the longest vector lies on the rim, where the
+    # formula changes, and more digits would put it on the other side.
+    x, y = x / x.dtype.type(longest), y / y.dtype.type(longest)
+    radius = np.sqrt(x * x + y * y)
+    hues = wheel().astype(x.dtype) / 255
+    place = (np.arctan2(-y, -x) / np.pi + 1) / 2 * (len(hues) - 1)
+    left = place.astype(np.int64)
+    fraction = place - left
+    picture = np.empty((*x.shape, 3), np.uint8)
+    for channel, (low, high) in enumerate(zip(hues.T, np.roll(hues, -1, 0).T)):
+        color = low[left]
+        color += fraction * (high[left] - color)
+        color = np.where(radius <= 1, 1 - radius * (1 - color), 0.75 * color)
+        picture[..., channel] = np.where(unknown, 0, 255 * color)  # truncated
+    return picture
