@@ -7,7 +7,7 @@ halves of guidance are one batch axis, spread over all devices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -67,11 +67,13 @@ def sample(
     sampling: Sampling,
     progress: Progress | None = None,
     inspect: Callable[[int, Array], None] | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Array:
     """Denoise a clip: noise (1, f, h, w, c) -> latents of the same shape, float32.
 
-    progress(done, steps) is called after every step, inspect(step, latents) too. Raises ValueError
-    for impossible windows, steps or guidance.
+    progress(done, steps) is called after every step, inspect(step, latents) too. devices: those
+    that share the windows, all by default. Raises ValueError for impossible windows, steps or
+    guidance.
     """
     num_frames = noise.shape[1]
     plan = model.windows(num_frames, sampling.window, sampling.overlap)
@@ -80,12 +82,13 @@ def sample(
     levels = model.schedule.levels(sampling.steps)
     total = windows.total_weight(plan, num_frames)
 
-    devices = jax.device_count()
-    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     spread = NamedSharding(mesh, PartitionSpec("data"))
     whole = NamedSharding(mesh, PartitionSpec())
     params = jax.device_put(params, whole)
-    batches = list(_batches(plan, min(sampling.window_batch * devices, _round_up(plan, devices))))
+    batches = list(_batches(plan, min(sampling.window_batch * count, _round_up(plan, count))))
 
     shared = conditioning.replace(pose_features=None, motion=None, points=None)
     hoisted = jax.device_put(_hoist(model, halves, params, shared), whole)
