@@ -17,7 +17,7 @@ def scales(guidance_scale: float | tuple[float, float], num_frames: int) -> np.n
     ends = np.atleast_1d(np.asarray(guidance_scale, np.float32))
     if ends.shape not in ((1,), (2,)):
         raise ValueError(
-            f"sample.guidance_scale is {guidance_scale}: expected a number or a pair over the frames"
+            f"sample.guidance_scale is {guidance_scale}: expected a number or a pair over the clip"
         )
     return np.linspace(ends[0], ends[-1], num_frames, dtype=np.float32)
 

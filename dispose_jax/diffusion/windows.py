@@ -19,26 +19,32 @@ def anchored(num_frames: int, window: int, overlap: int) -> Windows:
 
     A window covers window - 1 other frames, so neighbours share overlap - 1. Weights rise and fall
     linearly over the window. A clip shorter than a window is one window of its own length.
-    Raises ValueError unless 1 <= overlap < window (overlap 0 would leave frames uncovered) and there are two
-    frames.
+    Raises ValueError unless 0 <= overlap < window, every frame is in a window (overlap 0 leaves
+    gaps in longer clips) and there are two frames.
     """
     if num_frames < 2:
         raise ValueError(
             f"{num_frames} frames: the reference and at least one driving frame are needed"
         )
-    if not 1 <= overlap < window:
+    if not 0 <= overlap < window:
         raise ValueError(
             f"sample.overlap is {overlap} and sample.window {window}: need 1 <= overlap < window"
         )
-    window = min(window, num_frames)
+    length = min(window, num_frames)
     # With a clip shorter than the overlap there is one window, whatever the stride.
-    starts = list(range(0, num_frames - window + 1, max(1, window - overlap)))
-    rows = [[0, *range(s + 1, s + window)] for s in starts]
+    starts = list(range(0, num_frames - length + 1, max(1, length - overlap)))
+    rows = [[0, *range(s + 1, s + length)] for s in starts]
     if rows[-1][-1] < num_frames - 1:
-        rows.append([0, *range(num_frames - window + 1, num_frames)])
-    middle = (np.arange(window) + 0.5) * 2 / window
+        rows.append([0, *range(num_frames - length + 1, num_frames)])
+    frames = np.array(rows, np.int32)
+    if gaps := np.setdiff1d(np.arange(num_frames), frames).tolist():
+        raise ValueError(
+            f"sample.overlap is {overlap}: frame {gaps[0]} of {num_frames} is in no window of "
+            f"{window} frames; need 1 <= overlap < window"
+        )
+    middle = (np.arange(length) + 0.5) * 2 / length
     weights = np.minimum(middle, 2 - middle)
-    return Windows(np.array(rows, np.int32), weights.astype(np.float32))
+    return Windows(frames, weights.astype(np.float32))
 
 
 def total_weight(windows: Windows, num_frames: int) -> np.ndarray:
