@@ -1,0 +1,250 @@
+"""What a run was told and what came of it, side by side: a contact sheet and a video (host code).
+
+Columns: reference, skeleton, sparse field, dense field, keypoint correspondence, result. The fields
+are drawn with one scale for the whole clip, so that frames can be compared; the sparse one is a
+blur of single pixels and so thousands of times weaker than the dense one, hence two scales.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dispose_jax.data import image, video
+from dispose_jax.motion import color
+from dispose_jax.pose.draw import COLORS, LIMBS
+
+SHEET_SIDE, VIDEO_SIDE = 256, 384  # pixels of the longer side of a picture
+SHEET_FRAMES = 8
+GAP, MARGIN, TITLE, LABEL = 6, 12, 34, 44  # pixels between, around, above and left of pictures
+LEGEND, LINE = 88, 18  # pixels: height of the foot, of a line in it
+JOINT_COLORS = COLORS[:, ::-1]  # as the skeleton column shows them
+PAPER, INK, FAINT = (250, 250, 248), (30, 30, 34), (110, 110, 116)
+SCALE_QUANTILE = 0.9  # of the frames' longest vectors: a single wild frame does not pale the others
+
+
+class Run(NamedTuple):
+    """What is shown of a run; frame 0 is the reference. A part that is None has no column."""
+
+    reference: np.ndarray  # (h, w, 3) uint8
+    skeletons: np.ndarray  # (f, h, w, 3) uint8
+    sparse_flow: np.ndarray | None  # (f, h, w, 2) pixels, frame n-1 -> n
+    dense_flow: np.ndarray | None  # (f, h, w, 2) pixels, reference -> n
+    cells: np.ndarray | None  # (f, 18, 2) column, row on the 1/16 grid
+    visible: np.ndarray | None  # (f, 18) bool
+    result: np.ndarray | None = None  # (f - 1, h, w, 3) uint8, frames 1..
+
+
+def contact_sheet(run: Run, *, num_frames: int = SHEET_FRAMES, note: str = "") -> np.ndarray:
+    """One row for each of num_frames frames spread evenly over the clip.
+
+    Returns (rows, columns, 3) uint8. note: a sentence for the foot of the sheet, such as where the
+    weights are from. Raises ValueError if the parts of the run do not fit together.
+    """
+    panels = _Panels(run, SHEET_SIDE)
+    last = len(run.skeletons) - 1
+    frames = np.unique(np.rint(np.linspace(1, last, min(num_frames, last))).astype(int))
+    page = _page(panels, len(frames), note)
+    for row, frame in enumerate(frames):
+        _place(page, panels, row, frame)
+    return page
+
+
+def frames(run: Run, *, note: str = "") -> Iterator[np.ndarray]:
+    """The same columns in motion: frames 1.. one by one, (rows, columns, 3) uint8."""
+    panels = _Panels(run, VIDEO_SIDE)
+    empty = _page(panels, 1, note)
+    for frame in range(1, len(run.skeletons)):
+        page = empty.copy()
+        _place(page, panels, 0, frame)
+        yield page
+
+
+def write(
+    sheet: str | os.PathLike,
+    movie: str | os.PathLike,
+    run: Run,
+    fps: float | Fraction,
+    *,
+    note: str = "",
+) -> None:
+    """Write the contact sheet (PNG) and the video (MP4), each whole or not at all."""
+    image.write_png(sheet, contact_sheet(run, note=note))
+    video.write(movie, (page[None] for page in frames(run, note=note)), fps)
+
+
+class _Panels:
+    """The columns of one run at the size they are shown at: titles, and the pictures of a frame."""
+
+    def __init__(self, run: Run, side: int):
+        _check(run)
+        h, w = run.reference.shape[:2]
+        self.height, self.width = size = round(h * side / max(h, w)), round(w * side / max(h, w))
+        reference = _resize(run.reference, *size)
+        self.columns: dict[str, Callable[[int], np.ndarray]] = {
+            "reference": lambda frame: reference,
+            "skeleton": lambda frame: _bold(run.skeletons[frame], *size),
+        }
+        self.legend = []
+        for title, flows in (("sparse field", run.sparse_flow), ("dense field", run.dense_flow)):
+            if flows is not None:
+                self._add_flow(title, flows)
+        if run.cells is not None:
+            self.columns["keypoints"] = lambda frame: correspondence(run, frame, *size)
+            self.legend.append("keypoints: ring in the reference, filled cell in the frame")
+        if run.result is not None:
+            self.columns["result"] = lambda frame: _resize(run.result[frame - 1], *size)
+
+    def _add_flow(self, title: str, flows: np.ndarray) -> None:
+        """A column of flows (f, h, w, 2), all with the colour scale of the clip."""
+        shown = lambda frame: _resize(flows[frame], self.height, self.width)
+        scale = clip_scale(shown(frame) for frame in range(1, len(flows)))
+        self.columns[title] = lambda frame: flow_picture(shown(frame), scale)
+        length = f"full colour is {scale:.2g} px" if scale else "no motion"
+        self.legend.append(f"{title}: hue is direction, {length}")
+
+    def at(self, frame: int) -> list[np.ndarray]:
+        """The pictures of one frame, in the order of the columns, (height, width, 3) uint8 each."""
+        return [picture(frame) for picture in self.columns.values()]
+
+
+def clip_scale(flows: Iterable[np.ndarray]) -> float:
+    """The length in pixels that gets full colour; 0 if nothing moves. flows: (h, w, 2) each."""
+    longest = [float(np.hypot(flow[..., 0], flow[..., 1]).max()) for flow in flows]
+    moving = [length for length in longest if length > 0]
+    return float(np.quantile(moving, SCALE_QUANTILE, method="lower")) if moving else 0.0
+
+
+def flow_picture(flow: np.ndarray, scale: float) -> np.ndarray:
+    """A flow (h, w, 2) with full colour from scale pixels on -> (h, w, 3) uint8; zero is white."""
+    if scale <= 0:
+        return np.full((*flow.shape[:2], 3), 255, np.uint8)
+    length = np.hypot(flow[..., 0], flow[..., 1])[..., None]
+    # In units of the scale, as the wheel's own guard against zero is not made for 1e-3 pixels.
+    return color.picture(flow / np.maximum(length, scale), least=1.0)
+
+
+def correspondence(run: Run, frame: int, height: int, width: int) -> np.ndarray:
+    """Where the features of the reference's joints go in a frame -> (height, width, 3) uint8.
+
+    Over the faded reference every joint that both show has its colour: a ring on its cell in the
+    reference, a line, and the filled cell of the frame. Joints that only the frame shows are hollow
+    there, as they carry no feature.
+    """
+    grey = cv2.cvtColor(_resize(run.reference, height, width), cv2.COLOR_RGB2GRAY)
+    canvas = cv2.cvtColor((96 + grey * 0.35).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+    cell = np.array([width, height]) * 16 / run.reference.shape[1::-1]  # one cell, as shown
+    corners = run.cells * cell  # (f, 18, 2) top left
+    source, target = corners[0] + cell / 2, corners[frame] + cell / 2
+    both = run.visible[0] & run.visible[frame]
+    for a, b in LIMBS:
+        if run.visible[frame][[a, b]].all():
+            _line(canvas, target[a], target[b], (235, 235, 235), 1)
+    for joint in np.flatnonzero(both):
+        _line(canvas, source[joint], target[joint], JOINT_COLORS[joint], 1)
+    for joint in np.flatnonzero(run.visible[0]):
+        centre = np.rint(source[joint] * 8).astype(int).tolist()
+        radius = round(8 * max(2.5, min(cell) * 0.32))
+        cv2.circle(canvas, centre, radius, JOINT_COLORS[joint].tolist(), 1, cv2.LINE_AA, shift=3)
+    for joint in np.flatnonzero(run.visible[frame]):
+        low = np.rint(corners[frame, joint]).astype(int)
+        high = np.maximum(np.rint(corners[frame, joint] + cell).astype(int) - 1, low + 3)
+        thickness = -1 if both[joint] else 1
+        cv2.rectangle(canvas, low.tolist(), high.tolist(), JOINT_COLORS[joint].tolist(), thickness)
+        cv2.rectangle(canvas, low.tolist(), high.tolist(), (20, 20, 20), 1)
+    return canvas
+
+
+def _check(run: Run) -> None:
+    """Raise ValueError unless all parts have the same frames and size."""
+    f, (h, w) = len(run.skeletons), run.reference.shape[:2]
+    if f < 2:
+        raise ValueError("nothing to show: the run has no frame but the reference")
+    if (run.cells is None) != (run.visible is None):
+        raise ValueError("cells and visible belong together: give both or neither")
+    expected = {
+        "reference": (h, w, 3),
+        "skeletons": (f, h, w, 3),
+        "sparse_flow": (f, h, w, 2),
+        "dense_flow": (f, h, w, 2),
+        "cells": (f, 18, 2),
+        "visible": (f, 18),
+        "result": (f - 1, h, w, 3),
+    }
+    for name, shape in expected.items():
+        part = getattr(run, name)
+        if part is not None and part.shape != shape:
+            raise ValueError(f"{name} has the shape {part.shape}, expected {shape}")
+
+
+def _page(panels: _Panels, rows: int, note: str) -> np.ndarray:
+    """An empty page with titles and legend, (rows, columns, 3) uint8, both sides even for video."""
+    columns, lines = len(panels.columns), [*panels.legend, note]
+    width = 2 * MARGIN + LABEL + columns * (panels.width + GAP) - GAP
+    height = MARGIN + TITLE + rows * (panels.height + GAP) + LEGEND
+    width = max(width, 2 * MARGIN + 480)
+    page = Image.new("RGB", (width + width % 2, height + height % 2), PAPER)
+    pen = ImageDraw.Draw(page)
+    size = int(np.clip(panels.width / 8.5, 11, 17))
+    for i, title in enumerate(panels.columns):
+        left = MARGIN + LABEL + i * (panels.width + GAP)
+        place = (left + panels.width / 2, MARGIN + TITLE - 8)
+        pen.text(place, title, INK, ImageFont.load_default(size), anchor="ms")
+    top = MARGIN + TITLE + rows * (panels.height + GAP) + 4
+    wheel = Image.fromarray(_legend_wheel(LEGEND - 16))
+    page.paste(wheel, (MARGIN, top))
+    for i, line in enumerate(filter(None, lines)):
+        place = (MARGIN + wheel.width + 14, top + LINE * i)
+        pen.text(place, line, FAINT, ImageFont.load_default(13))
+    return np.array(page)
+
+
+def _legend_wheel(side: int) -> np.ndarray:
+    """All directions up to full length as a disc on the paper, (side, side, 3) uint8."""
+    steps = np.linspace(-1, 1, 4 * side)
+    flow = np.stack(np.meshgrid(steps, steps), -1)
+    length = np.hypot(flow[..., 0], flow[..., 1])[..., None]
+    disc = np.where(length < 1, color.picture(flow / np.maximum(length, 1), least=1.0), PAPER)
+    return _resize(disc.astype(np.uint8), side, side)
+
+
+def _place(page: np.ndarray, panels: _Panels, row: int, frame: int) -> None:
+    """Put the pictures of a frame and its number into a row of the page, in place."""
+    top = MARGIN + TITLE + row * (panels.height + GAP)
+    label = Image.new("RGB", (LABEL, 24), PAPER)
+    font = ImageFont.load_default(15)
+    ImageDraw.Draw(label).text((LABEL - 10, 12), str(frame), INK, font, anchor="rm")
+    middle = top + panels.height // 2 - 12
+    page[middle : middle + 24, MARGIN : MARGIN + LABEL] = np.array(label)
+    for i, picture in enumerate(panels.at(frame)):
+        left = MARGIN + LABEL + i * (panels.width + GAP)
+        page[top : top + panels.height, left : left + panels.width] = picture
+
+
+def _resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Averaged when it shrinks, interpolated when it grows; a flow keeps its values in pixels."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    method = cv2.INTER_AREA if height < picture.shape[0] else cv2.INTER_LINEAR
+    return cv2.resize(np.ascontiguousarray(picture), (width, height), interpolation=method)
+
+
+def _bold(skeleton: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A skeleton picture resized; strokes are widened first where averaging would darken them."""
+    shrink = skeleton.shape[0] / height
+    if shrink > 1:
+        kernel = np.ones((int(np.ceil(shrink)) + 1,) * 2, np.uint8)
+        skeleton = cv2.dilate(skeleton, kernel)
+    return _resize(skeleton, height, width)
+
+
+def _line(canvas: np.ndarray, start, end, stroke, width: int) -> None:
+    """A smooth line between points in pixels, in place."""
+    ends = [np.rint(np.asarray(point) * 8).astype(int).tolist() for point in (start, end)]
+    cv2.line(canvas, *ends, [int(c) for c in stroke], width, cv2.LINE_AA, shift=3)

@@ -1,0 +1,98 @@
+"""The bundled reference and dance: whole, self-consistent, and what their script makes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dispose_jax.data import image
+from dispose_jax.pose import files, retarget
+
+ASSETS = Path(__file__).parents[1] / "assets"
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return files.read(ASSETS / "reference.poses.json")
+
+
+@pytest.fixture(scope="module")
+def dance():
+    return files.read(ASSETS / "driving.poses.json")
+
+
+@pytest.fixture(scope="module")
+def fitted(reference, dance):
+    sizes = {
+        "video_size": (dance.width, dance.height),
+        "target_size": (reference.width, reference.height),
+    }
+    fit = retarget.fit(reference.pose, dance.pose, **sizes)
+    return fit, retarget.to_reference(reference.pose, dance.pose, **sizes)
+
+
+def test_the_reference_is_a_picture_of_its_poses_canvas(reference):
+    picture = image.read(ASSETS / "reference.png")
+    assert picture.shape == (reference.height, reference.width, 3)
+    assert image.target_size(*picture.shape[:2], 320) == picture.shape[:2]
+
+
+def test_joints_lie_on_the_figure_not_on_the_wall(reference):
+    picture = image.read(ASSETS / "reference.png").astype(int)
+    blue_trousers, skin = (44, 78, 128), (236, 178, 142)
+    size = np.array([reference.width, reference.height])
+    for joints, color in (((9, 10, 12, 13), blue_trousers), ((0, 3, 4, 6, 7), skin)):
+        for joint in joints:
+            column, row = (reference.pose.body[0, 0, joint] * size).astype(int)
+            patch = picture[row - 2 : row + 3, column - 2 : column + 3].reshape(-1, 3).mean(0)
+            # Shading changes the brightness, hardly the hue.
+            ratio = patch / patch.sum() - np.array(color) / sum(color)
+            assert np.abs(ratio).max() < 0.09, (joint, patch)
+
+
+def test_the_dance_fits_the_reference_without_a_warning(fitted):
+    fit, _ = fitted
+    assert retarget.warnings(fit) == []
+    assert fit.missing == () and fit.residual < 0.15
+
+
+def test_the_dance_stays_in_the_picture(fitted):
+    _, pose = fitted
+    for points in (pose.body, pose.hands, pose.face):
+        assert points.min() > 0 and points.max() < 1
+
+
+def test_the_dance_is_lively_and_its_steps_are_smooth(fitted):
+    _, pose = fitted
+    wrists = pose.body[1:, 0, [4, 7]] * (320, 512)
+    ankles = pose.body[1:, 0, [10, 13]] * (320, 512)
+    assert np.ptp(wrists, axis=0)[:, 1].min() > 60
+    assert np.ptp(ankles, axis=0)[:, 1].min() > 20
+    loop = np.concatenate([wrists, wrists[:1]])  # the last frame leads to the first
+    assert np.linalg.norm(np.diff(loop, axis=0), axis=-1).max() < 20
+
+
+def test_the_dancer_has_other_proportions_than_the_reference(reference, dance):
+    def arms_to_torso(file):
+        body = file.pose.body[0, 0] * (file.width, file.height)
+        arm = np.linalg.norm(body[3] - body[2]) + np.linalg.norm(body[4] - body[3])
+        return arm / np.linalg.norm(body[1] - body[[8, 11]].mean(0))
+
+    assert abs(arms_to_torso(dance) / arms_to_torso(reference) - 1) > 0.03
+
+
+def test_the_script_makes_the_bundled_files_again(tmp_path):
+    subprocess.run([sys.executable, ASSETS / "make_demo.py", tmp_path], check=True)
+    for name in ("reference.poses.json", "driving.poses.json"):
+        assert json.loads((tmp_path / name).read_text()) == json.loads((ASSETS / name).read_text())
+    again, bundled = image.read(tmp_path / "reference.png"), image.read(ASSETS / "reference.png")
+    # Drawing libraries differ in the last level from version to version.
+    assert np.abs(again.astype(int) - bundled).mean() < 1
+
+
+def test_the_bundle_is_small():
+    bundled = ("reference.png", "reference.poses.json", "driving.poses.json")
+    assert sum((ASSETS / name).stat().st_size for name in bundled) < 300_000
