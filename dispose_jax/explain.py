@@ -26,6 +26,7 @@ GAP, MARGIN, TITLE, LABEL = 6, 12, 34, 44  # pixels between, around, above and l
 LEGEND, LINE = 88, 18  # pixels: height of the foot, of a line in it
 JOINT_COLORS = COLORS[:, ::-1]  # as the skeleton column shows them
 PAPER, INK, FAINT = (250, 250, 248), (30, 30, 34), (110, 110, 116)
+SMALLEST_MARK = 7  # pixels of a cell, as a large picture's own would hardly show its colour
 SCALE_QUANTILE = 0.9  # of the frames' longest vectors: a single wild frame does not pale the others
 
 
@@ -140,8 +141,7 @@ def correspondence(run: Run, frame: int, height: int, width: int) -> np.ndarray:
     grey = cv2.cvtColor(_resize(run.reference, height, width), cv2.COLOR_RGB2GRAY)
     canvas = cv2.cvtColor((96 + grey * 0.35).astype(np.uint8), cv2.COLOR_GRAY2RGB)
     cell = np.array([width, height]) * 16 / run.reference.shape[1::-1]  # one cell, as shown
-    corners = run.cells * cell  # (f, 18, 2) top left
-    source, target = corners[0] + cell / 2, corners[frame] + cell / 2
+    source, target = (run.cells[[0, frame]] + 0.5) * cell  # (18, 2) each
     both = run.visible[0] & run.visible[frame]
     for a, b in LIMBS:
         if run.visible[frame][[a, b]].all():
@@ -153,8 +153,9 @@ def correspondence(run: Run, frame: int, height: int, width: int) -> np.ndarray:
         radius = round(8 * max(2.5, min(cell) * 0.32))
         cv2.circle(canvas, centre, radius, JOINT_COLORS[joint].tolist(), 1, cv2.LINE_AA, shift=3)
     for joint in np.flatnonzero(run.visible[frame]):
-        low = np.rint(corners[frame, joint]).astype(int)
-        high = np.maximum(np.rint(corners[frame, joint] + cell).astype(int) - 1, low + 3)
+        half = np.maximum(cell, SMALLEST_MARK) / 2
+        low = np.rint(target[joint] - half).astype(int)
+        high = np.rint(target[joint] + half).astype(int) - 1
         thickness = -1 if both[joint] else 1
         cv2.rectangle(canvas, low.tolist(), high.tolist(), JOINT_COLORS[joint].tolist(), thickness)
         cv2.rectangle(canvas, low.tolist(), high.tolist(), (20, 20, 20), 1)

@@ -110,6 +110,15 @@ def cover(h: int, w: int, height: int, width: int) -> tuple[tuple[int, int], tup
     return resized, (round((resized[0] - height) / 2), round((resized[1] - width) / 2))
 
 
+def fit_points(xy: np.ndarray, h: int, w: int, height: int, width: int) -> np.ndarray:
+    """Where `fit` moves points of an h x w picture, both as fractions: xy (..., 2) -> (..., 2).
+
+    For keypoints that were found before the picture was cropped; some may leave 0..1.
+    """
+    (resized_h, resized_w), (top, left) = cover(h, w, height, width)
+    return (xy * (resized_w, resized_h) - (left, top)) / (width, height)
+
+
 def requantise(picture: np.ndarray, dtype: np.typing.DTypeLike = np.float16) -> np.ndarray:
     """What reaches CLIP and the VAE in the released code: to -1..1 in dtype and back, truncated.
 

@@ -149,6 +149,19 @@ def test_fitting_interpolates_linear_ramps_exactly():
     np.testing.assert_array_equal(result[:, 7, 1], expected)
 
 
+@pytest.mark.parametrize(("h", "w"), [(90, 300), (300, 90), (97, 61)])
+def test_points_move_with_the_picture_that_they_lie_on(h, w):
+    picture = np.zeros((h, w, 3), np.uint8)
+    row, column = h // 2 - 5, w // 2 + 9
+    picture[row - 2 : row + 3, column - 2 : column + 3] = 255
+    point = np.array([(column + 0.5) / w, (row + 0.5) / h])
+    fitted = image.fit(picture, 128, 192)[..., 0].astype(float)
+    rows, columns = np.mgrid[:128, :192] + 0.5
+    centre = np.array([(columns * fitted).sum(), (rows * fitted).sum()]) / fitted.sum()
+    moved = image.fit_points(point, h, w, 128, 192) * (192, 128)
+    np.testing.assert_allclose(moved, centre, atol=0.6)
+
+
 def test_extremely_narrow_pictures_cost_no_more_than_their_crop():
     wide = np.broadcast_to(PICTURE[:32, :1], (32, 60_000, 3))
     result = image.fit(wide, 576, 1024)

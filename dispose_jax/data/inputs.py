@@ -1,0 +1,215 @@
+"""From the files a user names to what the driver animates (host code).
+
+A reference picture, and a driving video, a pose file in its place, or both (then the video's
+keypoints are those of the file). Every mistake ends here with a sentence that names the file or
+flag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dispose_jax.data import image, video
+from dispose_jax.pose import draw, estimate, files, people, retarget
+from dispose_jax.types import Pose
+
+POSES_FPS = Fraction(30)  # taken for a pose file without a video
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Files: a reference picture and its keypoints, a driving video and its keypoints.
+
+    reference_pose None: detected. At least one of driving and poses; poses None: detected.
+    """
+
+    reference: Path | None
+    reference_pose: Path | None
+    driving: Path | None
+    poses: Path | None
+
+    def as_dict(self) -> dict[str, str | None]:
+        return {name: value and str(value) for name, value in vars(self).items()}
+
+
+class Clip(NamedTuple):
+    """What is animated; f = n + 1 with frame 0 the reference."""
+
+    reference: np.ndarray  # (h, w, 3) uint8
+    pose: Pose  # f frames on the reference's body
+    skeletons: np.ndarray  # (f, h, w, 3) uint8
+    fps: Fraction  # of the video to write
+    fit: retarget.Fit
+    warnings: list[str]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the video to write, n."""
+        return len(self.skeletons) - 1
+
+
+class Driving(NamedTuple):
+    """Driving poses after the stride."""
+
+    pose: Pose
+    width: int
+    height: int
+    fps: Fraction  # of the source
+    stride: int
+
+
+def prepare(sources: Sources, sample, pose_models: Path | None, say: Callable[[str], None]) -> Clip:
+    """Read, fit and draw everything.
+
+    sample: `config.sample` (resolution, height, width, stride, max_frames, fps are read).
+    pose_models: folder of the detector's files or None. Raises ValueError for anything that cannot
+    be animated.
+    """
+    picture, (height, width) = _reference(sources, sample)
+    detector = _Detector(pose_models, say)
+    reference_pose = None
+    if sources.reference_pose is not None:
+        file = files.read(sources.reference_pose)
+        if file.pose.num_frames != 1:
+            raise ValueError(
+                f"{sources.reference_pose}: {file.pose.num_frames} frames, expected one: the "
+                "keypoints of the reference picture"
+            )
+        _check_aspect(sources.reference_pose, file, picture)
+        reference_pose = _cropped(file.pose, picture.shape[:2], (height, width))
+    reference = image.fit(picture, height, width)
+    if reference_pose is None:
+        reference_pose = detector.find(reference[None], sources.reference, "--reference_pose")
+    driving = _driving(sources, sample.stride, sample.max_frames, detector)
+    sizes = {"video_size": (driving.width, driving.height), "target_size": (width, height)}
+    fit = retarget.fit(reference_pose, driving.pose, **sizes)
+    pose = retarget.to_reference(reference_pose, driving.pose, **sizes)
+    if not 0 <= sample.fps <= 1000:
+        raise ValueError(f"sample.fps is {sample.fps}: expected 0 (the source's) to 1000")
+    return Clip(
+        reference=reference,
+        pose=pose,
+        skeletons=draw.draw(pose, height, width),
+        fps=Fraction(sample.fps).limit_denominator(1001) or driving.fps / driving.stride,
+        fit=fit,
+        warnings=retarget.warnings(fit),
+    )
+
+
+def measure(sources: Sources, sample) -> tuple[int, int, int]:
+    """Frames n, height and width of the video to come, without looking for anybody.
+
+    Arguments and errors as of `prepare`.
+    """
+    _, (height, width) = _reference(sources, sample)
+    if sources.poses is not None:
+        source, count = sources.poses, files.read(sources.poses).pose.num_frames
+        fps = video.probe(sources.driving).fps if sources.driving is not None else POSES_FPS
+    else:
+        source = sources.driving
+        info = video.probe(source)
+        count, fps = info.num_frames, info.fps
+    used = video.count_used(source, count, video.stride_for(fps, sample.stride))
+    return min(used, sample.max_frames or used), height, width
+
+
+def _reference(sources: Sources, sample) -> tuple[np.ndarray, tuple[int, int]]:
+    """The reference picture as it is, and the height and width it is brought to."""
+    if sources.reference is None:
+        raise ValueError("no picture to animate: give --reference")
+    if sources.driving is None and sources.poses is None:
+        raise ValueError("nothing to animate by: give --driving video, --poses file, or both")
+    if bool(sample.height) != bool(sample.width):
+        raise ValueError(
+            f"sample.height is {sample.height} and sample.width {sample.width}: give both, or "
+            "neither and sample.resolution"
+        )
+    if sample.max_frames < 0 or sample.max_frames == 1:
+        raise ValueError(f"sample.max_frames is {sample.max_frames}: expected 0 (all), 2 or more")
+    picture = image.read(sources.reference)
+    size = sample.height, sample.width
+    if not sample.height:
+        size = image.target_size(*picture.shape[:2], sample.resolution)
+    image.check_size(*size)
+    return picture, size
+
+
+class _Detector:
+    """DWPose, opened when first needed."""
+
+    def __init__(self, folder: Path | None, say: Callable[[str], None]):
+        self.folder, self.say, self.models = folder, say, None
+
+    def find(self, frames: np.ndarray, source: Path, flag: str) -> Pose:
+        """Poses of frames (n, h, w, 3) uint8; the error without a detector names source and
+        flag."""
+        if self.models is None:
+            if self.folder is None:
+                raise ValueError(
+                    f"{source}: its keypoints are not given and no weights folder holds DWPose's "
+                    f"detector.onnx and whole_body.onnx; pass a pose file with {flag}"
+                )
+            self.models = estimate.open_models(self.folder)
+        self.say(f"finding keypoints in {len(frames)} frames of {source}")
+        pose = estimate.estimate(self.models, frames)
+        _check_seen(pose, source)
+        return pose
+
+
+def _driving(sources: Sources, stride: int, max_frames: int, detector: _Detector) -> Driving:
+    """The driving poses, from the pose file where there is one."""
+    info = video.probe(sources.driving) if sources.driving is not None else None
+    if sources.poses is None:
+        clip = video.read(sources.driving, stride)
+        frames = clip.frames[: max_frames or None]
+        pose = detector.find(frames, sources.driving, "--poses")
+        return Driving(pose, info.width, info.height, info.fps, clip.stride)
+    file = files.read(sources.poses)
+    width, height, fps = file.width, file.height, POSES_FPS
+    if info is not None:
+        width, height, fps = info.width, info.height, info.fps
+        if file.pose.num_frames != info.num_frames:
+            raise ValueError(
+                f"{sources.poses}: {file.pose.num_frames} entries, but {sources.driving} has "
+                f"{info.num_frames} frames; one entry per frame of the video is needed"
+            )
+    else:
+        detector.say(f"{sources.poses}: no video beside it, taking {float(fps):g} fps")
+    step = video.stride_for(fps, stride)
+    video.count_used(sources.poses, file.pose.num_frames, step)
+    pose = file.pose.at(slice(None, None, step)).at(slice(max_frames or None))
+    _check_seen(pose, sources.poses)
+    return Driving(pose, width, height, fps, step)
+
+
+def _check_seen(pose: Pose, source: Path) -> None:
+    """Raise ValueError if nobody is visible in any frame."""
+    if not pose.visible[:, 0].any():
+        raise ValueError(
+            f"{source}: no person was found in any of its {pose.num_frames} frames; use one that "
+            "shows a person"
+        )
+
+
+def _check_aspect(path: Path, file: files.PoseFile, picture: np.ndarray) -> None:
+    """Raise ValueError if a pose file's canvas has another shape than the picture."""
+    h, w = picture.shape[:2]
+    if abs(file.width / file.height - w / h) > 0.02 * w / h:
+        raise ValueError(
+            f"{path}: keypoints on a canvas of {file.width} x {file.height}, but the reference "
+            f"picture is {w} x {h}; they must have the same shape"
+        )
+
+
+def _cropped(pose: Pose, size: tuple[int, int], target: tuple[int, int]) -> Pose:
+    """Keypoints of a whole picture (h, w) -> those of its scaled and cropped version."""
+    resized, corner = image.cover(*size, *target)
+    scale = resized[1] / target[1], resized[0] / target[0]  # x, y
+    offset = -corner[1] / target[1], -corner[0] / target[0]
+    return people.move(pose, scale, offset)
