@@ -7,13 +7,7 @@ while tracing.
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-
-from dispose_jax.ops import resize
-
-Array = jax.Array
 
 
 def gaussian(kernel: int, sigma: float) -> np.ndarray:
@@ -44,11 +38,3 @@ def filter_matrix(taps: np.ndarray, length: int) -> np.ndarray:
     matrix = np.zeros((length, length))
     np.add.at(matrix, (np.arange(length)[:, None], position), np.broadcast_to(taps, position.shape))
     return matrix
-
-
-def gaussian_blur(x: Array, kernel: tuple[int, int], sigma: tuple[float, float]) -> Array:
-    """Gaussian filter of pictures (..., h, w, c); kernel and sigma are (of rows, of columns)."""
-    rows, columns = (
-        filter_matrix(gaussian(k, s), n) for k, s, n in zip(kernel, sigma, x.shape[-3:-1])
-    )
-    return resize.apply_matrices(jnp.asarray(x), rows, columns)

@@ -83,6 +83,7 @@ def test_dense_field_is_the_network_frame_by_frame_whatever_the_chunk(pose, para
     flow = jax.jit(NETWORK.apply)({"params": params}, np.stack([small] * 4), drawn, mask)
     flow = resize.nearest(flow, SIZE) * np.array([56 / 64, 40 / 64], np.float32)
     np.testing.assert_allclose(ours[1:], flow[1:], atol=1e-5)
+    assert np.abs(ours[1] - ours[2]).max() > 1e-3  # the guidance matters
 
 
 def test_impossible_sizes_of_the_dense_field_are_refused(pose, params):
