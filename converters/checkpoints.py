@@ -44,9 +44,8 @@ class Release:
     repository: str  # on Hugging Face
     remote: str  # path in there
     licence: str
-    wrapper: str | None = (
-        None  # entry of the pickled dictionary that holds the tensors, when written
-    )
+    download_to: str = ""  # folder that the remote path goes below
+    wrapper: str | None = None  # entry of the dictionary that a written file holds them in
     module: str = ""
     aliases: tuple[Rule, ...] = ()  # older spelling -> the modern one
     constants: tuple[str, ...] = ()  # 0, 1, 2, ...; compared when present, never written
@@ -77,10 +76,15 @@ class Report:
 
 
 _SVD_LICENCE = "Stability AI Community License; accept it on the repository's page first"
-_SD15 = r"(stable-diffusion-v1-?5|sd-?v?1[.-]?5)"
-_SVD = r"(stable-video-diffusion|svd|img2vid)"
-_WEIGHTS = r"(diffusion_pytorch_model|model)(\.fp16)?\.safetensors$"
-_PICKLES = r"(diffusion_pytorch_model|pytorch_model)(\.fp16)?\.bin$"
+# The model's folder, right above the network's or above a snapshot in Hugging Face's cache.
+_SD15 = r"(stable-diffusion-v1-?5|sd-?v?1[.-]?5)[^/]*(/snapshots/[^/]+)?"
+_SVD = r"(stable-video-diffusion|svd|img2vid)[^/]*(/snapshots/[^/]+)?"
+_WEIGHTS = (
+    r"(diffusion_pytorch_model|model)\.safetensors$",
+    r"(diffusion_pytorch_model|model)\.fp16\.safetensors$",
+    r"(diffusion_pytorch_model|pytorch_model)\.bin$",
+    r"(diffusion_pytorch_model|pytorch_model)\.fp16\.bin$",
+)
 _SVD_REPOSITORY = "stabilityai/stable-video-diffusion-img2vid-xt-1-1"
 _SD15_REPOSITORY = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _VAE_ALIASES = (
@@ -93,18 +97,20 @@ _VAE_ALIASES = (
 
 def _folder_release(family: str, folder: str, network: str, spelling: rules.Spelling, **more):
     """A network in a diffusers folder, which has one file per network."""
-    root, repository, licence = {
-        "svd": (_SVD, _SVD_REPOSITORY, _SVD_LICENCE),
-        "sd15": (_SD15, _SD15_REPOSITORY, "CreativeML Open RAIL-M"),
+    root, repository, licence, variant = {
+        "svd": (_SVD, _SVD_REPOSITORY, _SVD_LICENCE, ".fp16"),  # as the official run loads it
+        "sd15": (_SD15, _SD15_REPOSITORY, "CreativeML Open RAIL-M", ""),
     }[family]
     stem = "diffusion_pytorch_model" if folder in ("vae", "unet") else "model"
+    above = repository.split("/")[1]
     return Release(
         name=f"{family}_{folder}",
         parts=(Part(network, spelling),),
-        file=f"{repository.split('/')[1]}/{folder}/{stem}.safetensors",
-        places=tuple(rf"{root}.*/{folder}/{end}" for end in (_WEIGHTS, _PICKLES)),
+        file=f"{above}/{folder}/{stem}.safetensors",
+        places=tuple(rf"(?i){root}/{folder}/{end}" for end in _WEIGHTS),
         repository=repository,
-        remote=f"{folder}/{stem}.safetensors",
+        remote=f"{folder}/{stem}{variant}.safetensors",
+        download_to=above,
         licence=licence,
         **more,
     )
@@ -181,10 +187,11 @@ RELEASES = (
     ),
 )
 
-# DWPose stays ONNX and is copied as it is: name in the bundle -> how the released path ends.
+# DWPose stays ONNX and is copied as it is: name in the bundle -> name as released.
+POSE_FILES = {"detector.onnx": "yolox_l.onnx", "whole_body.onnx": "dw-ll_ucoco_384.onnx"}
+POSE_FOLDER = "dwpose"
 POSE_REPOSITORY = "yzd-v/DWPose"
 POSE_LICENCE = "Apache-2.0"
-POSE_FILES = {"detector.onnx": "yolox_l.onnx", "whole_body.onnx": "dw-ll_ucoco_384.onnx"}
 
 
 def release(name: str) -> Release:
@@ -214,12 +221,18 @@ def derive(
 
 
 def to_flax(
-    row: Release, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Mapping], source: str
+    row: Release,
+    tensors: Mapping[str, np.ndarray],
+    shapes: Mapping[str, Mapping],
+    source: str,
+    *,
+    check_values: bool = True,
 ) -> tuple[Params, Report]:
     """A file's tensors as params {network: nested dict of views}, and what became of each tensor.
 
     shapes: {network: tree with `.shape`} of what the config builds. Raises ConversionError naming
-    the tensors that are missing, unexpected, of another shape, not floating or not finite.
+    the tensors that are missing, unexpected, of another shape, not floating or (check_values) not
+    finite.
     """
     maps = derive(row, shapes)
     tensors, respelt = _respell(row, tensors, source)
@@ -233,7 +246,8 @@ def to_flax(
         else:
             ignored.setdefault(why, []).append(key)
     mapping.accounting(expected, rest, source)
-    _check_values(rest, source)
+    if check_values:
+        _check_values(rest, source)
     params = {network: mapping.to_flax(entries, rest) for network, entries in maps.items()}
     dtypes = {str(tensor.dtype) for tensor in rest.values()}
     return params, Report(source, len(rest), dtypes, ignored)

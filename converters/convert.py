@@ -1,0 +1,188 @@
+"""Released PyTorch weights into a bundle, a bundle back into PyTorch files, and the doctor.
+
+  python -m converters.convert check    weights
+  python -m converters.convert to-flax  --from weights --to bundle
+  python -m converters.convert to-torch --from bundle --to weights_again
+
+`--config` names the model whose networks are meant (default configs/svd.py, the released sizes).
+Nothing is ever downloaded; converters.download does that when asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from converters import checkpoints, doctor, files
+from dispose_jax.models import bundle
+from dispose_jax.models import networks as model_networks
+
+_DTYPES = ("float32", "float16", "bfloat16")
+
+
+def load_config(name: str):
+    """The config of "path/to/file.py" or "path/to/file.py:argument"."""
+    path, _, argument = name.partition(":")
+    if not Path(path).is_file():
+        raise ValueError(f"--config {path}: no such file; expected e.g. configs/svd.py:size=tiny")
+    spec = importlib.util.spec_from_file_location("config_of_conversion", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"--config {path}: no get_config in it")
+    return module.get_config(argument or None)
+
+
+def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dtype=None):
+    """Convert every release found in a folder into a bundle; yields lines for people.
+
+    only: names of releases (checkpoints.RELEASES) that must be there; else whatever is found, but
+    for those that hold a second version of a network. Raises ValueError if nothing is found or
+    anything does not fit.
+    """
+    networks = model_networks.build(config)
+    found = doctor.find(source)
+    rows = [checkpoints.release(name) for name in only] or [
+        row for row in doctor.rows(networks) if row.name in found and not row.only_if_asked
+    ]
+    absent = [row for row in rows if row.name not in found]
+    if absent:
+        raise ValueError(
+            f"{source}: no {absent[0].file} in it; get it from {doctor.origin(absent[0])}"
+        )
+    if not rows:
+        raise ValueError(
+            f"{source}: none of the released files in it; "
+            f"python -m converters.convert check {source} says what is expected where"
+        )
+    params, origins = {}, {}
+    for row in rows:
+        path = found[row.name]
+        foreign = [name for name in row.networks if name not in networks]
+        if foreign:
+            raise ValueError(f"--only {row.name}: the config has no network {foreign[0]}")
+        shapes = {name: networks[name].shapes for name in row.networks}
+        converted, report = checkpoints.to_flax(row, files.read(path), shapes, str(path))
+        for name, tree in converted.items():
+            if name in params:
+                raise ValueError(f"--only: two of the releases named hold the network {name}")
+            params[name] = tree
+            origins[name] = bundle.Origin(path.relative_to(source).as_posix(), row.licence)
+        yield from report.lines()
+    pose_files = {name: found[name] for name in checkpoints.POSE_FILES if name in found}
+    belongs = bundle.Belongs(config.base, config.model, config.quirks, config.name)
+    bundle.write(target, params, belongs, origins, dtype=dtype, pose_files=pose_files)
+    yield f"written: {target} with {', '.join([*params, *pose_files])}"
+    for name in networks:
+        if name not in params:
+            yield f"not in it: {name}, which comes from {bundle.RELEASED_IN[name]}"
+
+
+def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
+    """Write a bundle's networks as the released files; yields lines for people.
+
+    A later source replaces networks of an earlier one. A file is written if all its networks are
+    there.
+    """
+    networks = model_networks.build(config)
+    held = {name for folder in sources for name in bundle.describe(folder)["networks"]}
+    rows, claimed = [], set()
+    for row in checkpoints.RELEASES:
+        if held.issuperset(row.networks) and not claimed.intersection(row.networks):
+            rows.append(row)
+            claimed.update(row.networks)
+    unknown = [name for name in claimed if name not in networks]
+    if unknown:
+        raise ValueError(f"the config has no network {unknown[0]}, which {sources[0]} holds")
+    taken = [target / row.file for row in rows if (target / row.file).exists()]
+    if taken:
+        raise ValueError(f"{taken[0]}: already exists; remove it or choose another folder")
+    options = {"model": config.model, "quirks": config.quirks}
+    for row in rows:
+        shapes = {name: networks[name].shapes for name in row.networks}
+        params = bundle.load(sources, shapes, **options)
+        tensors = checkpoints.to_torch(row, params, str(sources[-1]))
+        files.write(target / row.file, tensors, wrapper=row.wrapper, dtype=dtype)
+        yield f"{target / row.file}: {len(tensors)} tensors of {' and '.join(row.networks)}"
+        if row.name == "sd15_vae":
+            yield "  the encoder only: a bundle holds no decoder of Stable Diffusion"
+    for name, released in checkpoints.POSE_FILES.items():
+        onnx = bundle.pose_file(sources, name)
+        if onnx is not None:
+            place = target / checkpoints.POSE_FOLDER / released
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(onnx, place)
+            yield f"{place}: copied"
+    for name in sorted(held - claimed):
+        yield f"not written: {name}, because the file it belongs to needs other networks too"
+
+
+def check(folder: Path, config, *, verify: bool = False):
+    """The doctor's findings on a folder of weights or a bundle, and the next step."""
+    networks = model_networks.build(config)
+    if (folder / bundle.DESCRIPTION).is_file():
+        findings = doctor.check_bundle(folder, networks, config, verify)
+    else:
+        findings = doctor.check_weights(folder, networks)
+    return findings, doctor.next_step(folder, findings, config.name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = load_config(options.config)
+        if options.command == "check":
+            findings, following = check(options.folder, config, verify=options.verify)
+            for name, state, detail in findings:
+                print(f"{state:8} {name:18} {detail}")
+            print(f"next: {following}")
+            bad = [f for f in findings if f.state in ("missing", "wrong")]
+            return int(any(f.name not in checkpoints.POSE_FILES for f in bad))
+        if options.command == "to-flax":
+            only = tuple(filter(None, options.only.split(",")))
+            lines = to_flax(options.source, options.to, config, only=only, dtype=options.dtype)
+        else:
+            sources = [Path(part) for part in str(options.source).split(",")]
+            lines = to_torch(sources, options.to, config, dtype=options.dtype)
+        for line in lines:
+            print(line)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m converters.convert", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(dest="command", required=True)
+    about = {
+        "check": "say which file is where, what it is and what to do next",
+        "to-flax": "released files -> bundle",
+        "to-torch": "bundle (or A,B: later ones win) -> released files",
+    }
+    for command, text in about.items():
+        sub = commands.add_parser(command, help=text)
+        sub.add_argument("--config", default="configs/svd.py", help="file.py[:argument]")
+        if command == "check":
+            sub.add_argument("folder", type=Path)
+            sub.add_argument("--verify", action="store_true", help="compare digests of a bundle")
+            continue
+        sub.add_argument("--from", dest="source", type=Path, required=True)
+        sub.add_argument("--to", type=Path, required=True)
+        sub.add_argument("--dtype", choices=_DTYPES, help="cast the weights; default: keep")
+    commands.choices["to-flax"].add_argument(
+        "--only",
+        default="",
+        help=f"releases that must be there, of {','.join(r.name for r in checkpoints.RELEASES)}",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

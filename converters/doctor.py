@@ -1,0 +1,181 @@
+"""Which expected file lies where, what it is, and what to do next: for a folder of released weights
+or a bundle.
+
+Looks at names, headers and shapes; reads values only to compare digests on request (host code).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from converters import checkpoints, files
+from converters.checkpoints import RELEASES, Release
+from dispose_jax.models import bundle
+from dispose_jax.models.networks import Network
+
+_SUFFIXES = (".pth", ".tar", ".bin", ".safetensors", ".ckpt", ".pt")
+
+
+class Finding(NamedTuple):
+    """One expected or found thing. state: "ok", "missing", "wrong" or "unknown"."""
+
+    name: str
+    state: str
+    detail: str
+
+
+def find(folder: str | Path) -> dict[str, Path]:
+    """Where each release lies under a folder: {name of the row or of the ONNX file: path}.
+
+    A path that fits an earlier pattern of its row wins. Links are followed, each folder once.
+    Raises ValueError if there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; expected the downloaded weights")
+    paths = {path: path.absolute().as_posix() for path in _walk(folder)}
+    found = {}
+    for row in RELEASES:
+        for place in row.places:
+            fitting = [path for path, name in paths.items() if re.search(place, name)]
+            if fitting and row.name not in found:
+                found[row.name] = fitting[0]
+    for name, released in checkpoints.POSE_FILES.items():
+        fitting = [path for path in paths if path.name in (released, name)]
+        if fitting:
+            found[name] = fitting[0]
+    return found
+
+
+def check_weights(folder: str | Path, networks: Mapping[str, Network]) -> list[Finding]:
+    """Every released file that the networks need: found or not, and how many tensors fit.
+
+    networks: of the config (models/networks.py). Files of weights that no row expects are named
+    too.
+    """
+    found, findings = find(folder), []
+    for row in rows(networks):
+        if row.name in found:
+            findings.append(_examine(row, found[row.name], networks))
+        elif not row.only_if_asked:
+            detail = f"expected {Path(folder) / row.file}; from {origin(row)}"
+            findings.append(Finding(row.name, "missing", detail))
+    for name, released in checkpoints.POSE_FILES.items():
+        if name in found:
+            findings.append(Finding(name, "ok", f"{found[name]} ({_size(found[name])})"))
+        else:
+            place = Path(folder) / checkpoints.POSE_FOLDER / released
+            detail = f"expected {place}; optional, not needed with pose files"
+            findings.append(Finding(name, "missing", detail))
+    known = set(found.values())
+    others = [p for p in _walk(Path(folder)) if p not in known and p.suffix in _SUFFIXES]
+    keys = {row.file: _keys(row, networks) for row in rows(networks)} if others else {}
+    findings += [_identify(path, keys) for path in others]
+    return findings
+
+
+def check_bundle(
+    folder: str | Path, networks: Mapping[str, Network], config, verify: bool = False
+) -> list[Finding]:
+    """Every network of the config in a bundle: whole, of the right shapes, or missing."""
+    content = bundle.check(folder, config.model, config.quirks)
+    findings = []
+    for name, network in networks.items():
+        entry = content["networks"].get(name)
+        if entry is None:
+            detail = f"made from {bundle.RELEASED_IN.get(name, 'a training run')} by to-flax"
+            findings.append(Finding(name, "missing", detail))
+            continue
+        options = {"model": config.model, "quirks": config.quirks, "verify": verify}
+        try:
+            bundle.load([folder], {name: network.shapes}, **options)
+        except ValueError as error:
+            findings.append(Finding(name, "wrong", str(error)))
+            continue
+        detail = f"{entry['tensors']} tensors match, {entry['dtype']}, from {entry['source']}"
+        findings.append(Finding(name, "ok", detail))
+    return findings
+
+
+def rows(networks: Mapping[str, Network]) -> list[Release]:
+    """The releases whose networks a config has, all of them."""
+    return [row for row in RELEASES if all(name in networks for name in row.networks)]
+
+
+def origin(row: Release) -> str:
+    """Where to get a release."""
+    return f"https://huggingface.co/{row.repository} ({row.remote}); licence: {row.licence}"
+
+
+def next_step(folder: str | Path, findings: Iterable[Finding], config_name: str) -> str:
+    """What to do now, in a sentence."""
+    states = {name: state for name, state, _ in findings}
+    is_bundle = (Path(folder) / bundle.DESCRIPTION).is_file()
+    rows_missing = [n for n, state in states.items() if state == "missing"]
+    required = [name for name in rows_missing if name not in checkpoints.POSE_FILES]
+    if "wrong" in states.values():
+        return "replace the files marked wrong, then check again"
+    if is_bundle:
+        if required:
+            return "convert the released files of the missing networks into a second bundle"
+        return f"python sample.py --config {config_name} --weights {folder}"
+    if required:
+        names = ",".join(required)
+        return f"python -m converters.download --to {folder} --only {names}, then check again"
+    return (
+        f"python -m converters.convert to-flax --from {folder} --to BUNDLE --config {config_name}"
+    )
+
+
+def _examine(row: Release, path: Path, networks: Mapping[str, Network]) -> Finding:
+    """Compare a file's tensors with its row's."""
+    shapes = {name: networks[name].shapes for name in row.networks}
+    try:
+        tensors = files.read(path)
+        _, report = checkpoints.to_flax(row, tensors, shapes, str(path), check_values=False)
+    except ValueError as error:
+        return Finding(row.name, "wrong", str(error))
+    held = " and ".join(row.networks)
+    said = "; ".join(line.strip() for line in report.lines())
+    return Finding(row.name, "ok", f"{said}; {_size(path)}; holds {held}")
+
+
+def _keys(row: Release, networks: Mapping[str, Network]) -> set[str]:
+    maps = checkpoints.derive(row, {name: networks[name].shapes for name in row.networks})
+    return {row.module + entry.key for entries in maps.values() for entry in entries.values()}
+
+
+def _identify(path: Path, keys: Mapping[str, set[str]]) -> Finding:
+    """What a file that no row expects is, by the names of its tensors."""
+    try:
+        tensors = set(files.read(path))
+    except ValueError as error:
+        return Finding(path.name, "unknown", str(error))
+    shares = {file: len(names & tensors) / len(names) for file, names in keys.items()}
+    best = max(shares, key=shares.get, default=None)
+    detail = f"{path}: {len(tensors)} tensors of no release known here"
+    if best is not None and shares[best] > 0.5:
+        detail = f"{path}: {shares[best]:.0%} of the tensors of {best}; move it there"
+    return Finding(path.name, "unknown", detail)
+
+
+def _walk(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterable[Path]:
+    """All files below, through links but never round in a circle; hidden folders are left out."""
+    real = folder.resolve()
+    if real in seen:
+        return
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir():
+            if not entry.name.startswith("."):
+                yield from _walk(folder / entry.name, seen | {real})
+        elif entry.is_file():
+            yield folder / entry.name
+
+
+def _size(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size / 1e9:.2f} GB" if size > 1e8 else f"{size / 1e6:.2f} MB"

@@ -1,0 +1,234 @@
+"""The command line on folders laid out as a user has them: convert, convert back, the doctor."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from converters import checkpoints, convert, doctor, files
+from dispose_jax.models import bundle
+from dispose_jax.models import networks as model_networks
+
+CONFIG = "configs/svd.py:size=tiny"
+ROWS = [row for row in checkpoints.RELEASES if not row.only_if_asked]
+
+
+@pytest.fixture(scope="module")
+def traced():
+    """The networks of the small config, their shapes traced once for all tests."""
+    built = model_networks.build(convert.load_config(CONFIG))
+    return {name: SimpleNamespace(shapes=network.shapes) for name, network in built.items()}
+
+
+@pytest.fixture(autouse=True)
+def build_once(monkeypatch, traced):
+    monkeypatch.setattr(convert.model_networks, "build", lambda config: traced)
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory, traced):
+    """A folder of weights as downloaded: .pth, half precision in safetensors and .bin, ONNX."""
+    folder = tmp_path_factory.mktemp("weights")
+    params = model_networks.random(traced, 3, np.float16)
+    for row in ROWS:
+        place = {
+            "svd_vae": row.file.replace(".safetensors", ".fp16.safetensors"),
+            "sd15_text_encoder": row.file.replace("model.safetensors", "pytorch_model.bin"),
+        }.get(row.name, row.file)
+        tensors = checkpoints.to_torch(row, params, "random")
+        if row.name == "sd15_vae":  # as released: with the decoder that is not used here
+            tensors["decoder.conv_in.weight"] = np.ones((4, 4, 3, 3), np.float16)
+        files.write(folder / place, tensors, wrapper=row.wrapper)
+    for name in checkpoints.POSE_FILES.values():
+        (folder / "dwpose").mkdir(exist_ok=True)
+        (folder / "dwpose" / name).write_bytes(b"onnx " + name.encode())
+    return folder
+
+
+def run(capsys, *arguments):
+    """Exit status, output, errors of the command."""
+    status = convert.main([*map(str, arguments), "--config", CONFIG])
+    return status, *capsys.readouterr()
+
+
+def tensors_of(folder):
+    return {row.name: files.read(path) for row in ROWS if (path := doctor.find(folder)[row.name])}
+
+
+def test_released_files_become_a_bundle_and_come_back_bit_for_bit(capsys, tmp_path, released):
+    status, out, err = run(capsys, "to-flax", "--from", released, "--to", tmp_path / "bundle")
+    assert (status, err) == (0, "") and "927 tensors" in out and "not in it" not in out
+    assert "1 of networks not used here, e.g. decoder.conv_in.weight" in out
+    description = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
+    assert description["config"] == CONFIG and description["base"] == "svd"
+    assert description["networks"]["unet"]["source"] == "MimicMotion_1-1.pth"
+    assert "Stability AI" in description["networks"]["unet"]["licence"]
+    assert (tmp_path / "bundle" / "detector.onnx").read_bytes() == b"onnx yolox_l.onnx"
+
+    status, out, err = run(
+        capsys, "to-torch", "--from", tmp_path / "bundle", "--to", tmp_path / "again"
+    )
+    assert (status, err) == (0, "") and "the encoder only" in out
+    before, after = tensors_of(released), tensors_of(tmp_path / "again")
+    before["sd15_vae"].pop("decoder.conv_in.weight")
+    for name, tensors in before.items():
+        assert after[name].keys() == tensors.keys(), name
+        for key, tensor in tensors.items():
+            assert after[name][key].dtype == tensor.dtype
+            np.testing.assert_array_equal(after[name][key], tensor)
+    names = {path.name for path in (tmp_path / "again" / "dwpose").iterdir()}
+    assert names == set(checkpoints.POSE_FILES.values())
+
+
+def test_the_bundle_is_what_the_model_loads(capsys, tmp_path, released, traced):
+    run(capsys, "to-flax", "--from", released, "--to", tmp_path / "b", "--dtype", "float32")
+    config = convert.load_config(CONFIG)
+    shapes = {name: network.shapes for name, network in traced.items()}
+    params = bundle.load([tmp_path / "b"], shapes, model=config.model, quirks=config.quirks)
+    expected = model_networks.random(traced, 3, np.float16)
+    for name in shapes:
+        ours, theirs = dict(bundle._leaves(params[name])), dict(bundle._leaves(expected[name]))
+        assert ours.keys() == theirs.keys()
+        for path, value in theirs.items():
+            assert ours[path].dtype == np.float32
+            np.testing.assert_array_equal(ours[path], value.astype(np.float32))
+
+
+def test_a_trained_control_replaces_the_released_one_on_export(capsys, tmp_path, released, traced):
+    run(capsys, "to-flax", "--from", released, "--to", tmp_path / "base")
+    names = ("controlnet", "motion_encoder", "point_encoder")
+    trained = model_networks.random({n: traced[n] for n in names}, 4, np.float16)
+    config = convert.load_config(CONFIG)
+    belongs = bundle.Belongs(config.base, config.model, config.quirks, config.name)
+    origins = dict.fromkeys(names, bundle.Origin("run 1", "ours"))
+    bundle.write(tmp_path / "trained", trained, belongs, origins)
+    both = f"{tmp_path / 'base'},{tmp_path / 'trained'}"
+    assert run(capsys, "to-torch", "--from", both, "--to", tmp_path / "again")[0] == 0
+    expected = checkpoints.to_torch(checkpoints.release("dispose"), trained, "x")
+    found = files.read(tmp_path / "again" / "DisPose.pth")
+    assert all((found[key] == value).all() for key, value in expected.items())
+
+    status, out, _ = run(
+        capsys, "to-torch", "--from", tmp_path / "trained", "--to", tmp_path / "one"
+    )
+    assert status == 0 and [path.name for path in (tmp_path / "one").iterdir()] == ["DisPose.pth"]
+
+
+def test_part_of_the_files_makes_a_part_of_a_bundle_and_says_what_is_absent(
+    capsys, tmp_path, released
+):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "DisPose.pth").symlink_to(released / "DisPose.pth")
+    status, out, _ = run(capsys, "to-flax", "--from", weights, "--to", tmp_path / "b")
+    assert status == 0 and "not in it: unet, which comes from MimicMotion_1-1.pth" in out
+    assert set(bundle.describe(tmp_path / "b")["networks"]) == {
+        "controlnet",
+        "motion_encoder",
+        "point_encoder",
+    }
+    status, _, err = run(
+        capsys, "to-flax", "--from", weights, "--to", tmp_path / "c", "--only", "dispose,cmp"
+    )
+    assert status == 1 and "no cmp/experiments" in err and "MOFA-Video-Hybrid" in err
+
+
+def test_the_doctor_is_content_with_a_complete_folder_and_names_the_next_command(capsys, released):
+    status, out, err = run(capsys, "check", released)
+    assert (status, err) == (0, "")
+    assert out.count("ok  ") == len(ROWS) + 2 and "missing" not in out
+    assert "927 tensors (float16)" in out and "holds unet and pose_encoder" in out
+    assert f"next: python -m converters.convert to-flax --from {released}" in out
+
+
+def test_the_doctor_says_what_is_missing_wrong_or_unknown(capsys, tmp_path, released):
+    weights = tmp_path / "weights"
+    (weights / "else").mkdir(parents=True)
+    (weights / "DisPose.pth").write_bytes((released / "DisPose.pth").read_bytes()[:-1000])
+    (weights / "else" / "mm.pth").symlink_to(released / "MimicMotion_1-1.pth")
+    files.write(weights / "lora.safetensors", {"a": np.zeros(3, np.float32)})
+    status, out, _ = run(capsys, "check", weights)
+    lines = {line.split()[1]: line for line in out.splitlines()}
+    assert status == 1
+    assert lines["dispose"].startswith("wrong") and "cut" in lines["dispose"]
+    assert lines["mimicmotion"].startswith("missing")
+    assert str(weights / "MimicMotion_1-1.pth") in lines["mimicmotion"]
+    assert "huggingface.co/tencent/MimicMotion" in lines["mimicmotion"]
+    assert "100% of the tensors of MimicMotion_1-1.pth; move it there" in lines["mm.pth"]
+    assert "1 tensors of no release known here" in lines["lora.safetensors"]
+    assert "replace the files marked wrong" in out
+    (weights / "DisPose.pth").unlink()
+    out = run(capsys, "check", weights)[1]
+    assert "next: python -m converters.download" in out and "--only mimicmotion,dispose" in out
+
+
+def test_the_doctor_reads_a_bundle_too(capsys, tmp_path, released):
+    folder = tmp_path / "b"
+    run(capsys, "to-flax", "--from", released, "--to", folder)
+    status, out, _ = run(capsys, "check", folder, "--verify")
+    assert status == 0 and out.count("tensors match") == 11 and "next: python sample.py" in out
+    (folder / "vae.safetensors").write_bytes(b"short")
+    status, out, _ = run(capsys, "check", folder)
+    assert status == 1 and "wrong    vae" in out and "5 bytes, expected" in out
+
+
+LAYOUTS = {
+    "svd_vae": "models--stabilityai--stable-video-diffusion-img2vid-xt-1-1/snapshots/9e43909/vae/"
+    "diffusion_pytorch_model.fp16.safetensors",
+    "sd15_vae": "svd_and_more/Stable-Diffusion-v1-5/vae/diffusion_pytorch_model.bin",
+    "sd15_unet": "sd15/unet/diffusion_pytorch_model.safetensors",
+    "svd_image_encoder": "svd_xt/image_encoder/model.safetensors",
+    "mimicmotion": "a/b/MimicMotion_1.pth",
+    "cmp": "models/cmp/experiments/semiauto_annot/resnet50_vip+mpii_liteflow/checkpoints/"
+    "ckpt_iter_42000.pth.tar",
+    "detector.onnx": "DWPose/yolox_l.onnx",
+}
+
+
+def test_files_are_found_in_the_layouts_that_people_have(tmp_path):
+    for place in LAYOUTS.values():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    (tmp_path / "sd15/loop").symlink_to(tmp_path)  # must not be followed for ever
+    assert doctor.find(tmp_path) == {name: tmp_path / place for name, place in LAYOUTS.items()}
+
+
+def test_the_full_precision_file_is_taken_before_the_half_one(tmp_path):
+    folder = tmp_path / "stable-video-diffusion-img2vid-xt-1-1" / "vae"
+    folder.mkdir(parents=True)
+    for name in ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors"):
+        (folder / name).touch()
+    assert doctor.find(tmp_path)["svd_vae"].name == "diffusion_pytorch_model.safetensors"
+
+
+def test_bad_requests_end_in_one_sentence_and_write_nothing(capsys, tmp_path, released):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    tensors = dict(files.read(released / "DisPose.pth"))
+    tensors["conv_in.weight"] = tensors["conv_in.weight"][:1]
+    files.write(broken / "DisPose.pth", tensors)
+    target = tmp_path / "b"
+    cases = {
+        "nowhere: no such folder": ("to-flax", "--from", tmp_path / "nowhere", "--to", target),
+        "none of the released files": ("to-flax", "--from", empty, "--to", target),
+        "! conv_in.weight has shape [1, ": ("to-flax", "--from", broken, "--to", target),
+        "already exists": ("to-flax", "--from", released, "--to", released),
+        "no release 'x'": ("to-flax", "--from", released, "--to", target, "--only", "x"),
+        "no bundle.json in it": ("to-torch", "--from", empty, "--to", target),
+    }
+    for message, arguments in cases.items():
+        status, _, err = run(capsys, *arguments)
+        assert status == 1 and message in err and err.startswith("error: "), message
+        assert not target.exists() and not list(tmp_path.glob(".*"))
+
+
+def test_an_unknown_config_is_an_error(capsys, tmp_path):
+    for name, message in (
+        ("nowhere.py", "no such file"),
+        ("configs/svd.py:size=huge", "size is one of full, tiny"),
+    ):
+        assert convert.main(["check", str(tmp_path), "--config", name]) == 1
+        assert message in capsys.readouterr().err
