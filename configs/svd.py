@@ -143,6 +143,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict()
     config.base = "svd"
     config.name = "configs/svd.py" + (":size=tiny" if tiny else "")  # what a bundle belongs to
+    config.bundled = "svd_tiny" if tiny else ""  # folder of assets/ with weights for this config
     config.seed = 42
     config.model = TINY if tiny else FULL
     config.quirks = TEXTBOOK if tiny else RELEASED
@@ -167,6 +168,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sample.height = 0  # both or neither: override resolution
     sample.width = 0
     sample.stride = 2  # every n-th driving frame, times one more per 24 fps of the source
+    sample.max_frames = 0  # driving frames used, after the stride; 0: all
     sample.window = 16  # frames denoised together
     sample.overlap = 6
     sample.steps = 8 if tiny else 25

@@ -49,6 +49,15 @@ def condition(
     return _condition(model, params, reference[None], skeletons[None], signals, key)
 
 
+def check(model: Model, num_frames: int, sampling: Sampling) -> None:
+    """Raise ValueError for numbers that `sample` cannot work with, before any long work."""
+    model.windows(num_frames, sampling.window, sampling.overlap)
+    guidance.scales(sampling.guidance_scale, num_frames)
+    model.schedule.levels(sampling.steps)
+    if sampling.window_batch < 1:
+        raise ValueError(f"sample.window_batch is {sampling.window_batch}: expected 1 or more")
+
+
 def initial_noise(
     model: Model, key: Array, num_frames: int, latent_shape: tuple[int, int, int], window: int
 ) -> Array:

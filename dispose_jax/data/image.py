@@ -110,13 +110,15 @@ def cover(h: int, w: int, height: int, width: int) -> tuple[tuple[int, int], tup
     return resized, (round((resized[0] - height) / 2), round((resized[1] - width) / 2))
 
 
-def fit_points(xy: np.ndarray, h: int, w: int, height: int, width: int) -> np.ndarray:
-    """Where `fit` moves points of an h x w picture, both as fractions: xy (..., 2) -> (..., 2).
+def fit_transform(
+    h: int, w: int, height: int, width: int
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """What `fit` does to points of an h x w picture, as fractions: scale and offset, each (x, y).
 
     For keypoints that were found before the picture was cropped; some may leave 0..1.
     """
     (resized_h, resized_w), (top, left) = cover(h, w, height, width)
-    return (xy * (resized_w, resized_h) - (left, top)) / (width, height)
+    return (resized_w / width, resized_h / height), (-left / width, -top / height)
 
 
 def requantise(picture: np.ndarray, dtype: np.typing.DTypeLike = np.float16) -> np.ndarray:

@@ -82,7 +82,8 @@ def prepare(sources: Sources, sample, pose_models: Path | None, say: Callable[[s
                 "keypoints of the reference picture"
             )
         _check_aspect(sources.reference_pose, file, picture)
-        reference_pose = _cropped(file.pose, picture.shape[:2], (height, width))
+        (scale, offset) = image.fit_transform(*picture.shape[:2], height, width)
+        reference_pose = people.move(file.pose, scale, offset)
     reference = image.fit(picture, height, width)
     if reference_pose is None:
         reference_pose = detector.find(reference[None], sources.reference, "--reference_pose")
@@ -205,11 +206,3 @@ def _check_aspect(path: Path, file: files.PoseFile, picture: np.ndarray) -> None
             f"{path}: keypoints on a canvas of {file.width} x {file.height}, but the reference "
             f"picture is {w} x {h}; they must have the same shape"
         )
-
-
-def _cropped(pose: Pose, size: tuple[int, int], target: tuple[int, int]) -> Pose:
-    """Keypoints of a whole picture (h, w) -> those of its scaled and cropped version."""
-    resized, corner = image.cover(*size, *target)
-    scale = resized[1] / target[1], resized[0] / target[0]  # x, y
-    offset = -corner[1] / target[1], -corner[0] / target[0]
-    return people.move(pose, scale, offset)

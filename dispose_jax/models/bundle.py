@@ -185,27 +185,40 @@ def load(
     given. verify: compare digests too. Raises ValueError naming the folder, file or network, and
     what to do.
     """
+    params = {}
+    for name, (folder, entry) in owners(folders, networks, model=model, quirks=quirks).items():
+        file = folder / entry["file"]
+        tensors = _read_network(file, entry, verify)
+        if isinstance(networks, Mapping):
+            expected = {"/".join(path): tuple(leaf.shape) for path, leaf in _leaves(networks[name])}
+            _compare(file, tensors, expected)
+        cast = lambda t: t.astype(tensor_file.target_dtype(t.dtype, dtype), copy=False)
+        params[name] = _nest({key: cast(tensor) for key, tensor in tensors.items()})
+    return params
+
+
+def owners(
+    folders: Sequence[str | Path], networks: Iterable[str], *, model: Mapping, quirks: Mapping
+) -> dict[str, tuple[Path, dict]]:
+    """Which folder holds each network: {name: (folder, its entry)}, the last one that has it.
+
+    Reads the descriptions only. Raises ValueError as `load` does.
+    """
     if not folders:
         raise ValueError("--weights names no folder; give at least one bundle")
     contents = {Path(folder): check(folder, model, quirks) for folder in folders}
-    params = {}
+    found = {}
     for name in networks:
-        owners = [folder for folder, content in contents.items() if name in content["networks"]]
-        if not owners:
+        having = [folder for folder, content in contents.items() if name in content["networks"]]
+        if not having:
             released = RELEASED_IN.get(name, "a training run")
             raise ValueError(
                 f"{', '.join(map(str, contents))}: no {name}.safetensors, which this run needs; it "
                 f"is made from {released} by "
                 "python -m converters.convert to-flax --from WEIGHTS --to BUNDLE"
             )
-        entry = contents[owners[-1]]["networks"][name]
-        tensors = _read_network(owners[-1] / entry["file"], entry, verify)
-        if isinstance(networks, Mapping):
-            expected = {"/".join(path): tuple(leaf.shape) for path, leaf in _leaves(networks[name])}
-            _compare(owners[-1] / entry["file"], tensors, expected)
-        cast = lambda t: t.astype(tensor_file.target_dtype(t.dtype, dtype), copy=False)
-        params[name] = _nest({key: cast(tensor) for key, tensor in tensors.items()})
-    return params
+        found[name] = having[-1], contents[having[-1]]["networks"][name]
+    return found
 
 
 def pose_file(folders: Sequence[str | Path], name: str) -> Path | None:

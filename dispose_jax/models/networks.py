@@ -33,6 +33,7 @@ class Network(NamedTuple):
 
     module: nn.Module
     init: Callable[[Array], Mapping]
+    dtype: DTypeLike  # of the computation; weights are best cast to it once
 
     @property
     def shapes(self) -> Params:
@@ -42,6 +43,9 @@ class Network(NamedTuple):
 
 def build(config, dtype: DTypeLike = jnp.float32) -> dict[str, Network]:
     """The networks that a config uses, {name: Network}; dtype is that of the computation.
+
+    Autoencoders and CMP compute in float32 whatever it is: they run once per clip, and their
+    results are pictures and positions.
 
     config: see configs/svd.py; read are model, control, quirks and the guidance that decides about
     context groups.
@@ -104,7 +108,6 @@ def _base(sizes, dtype: DTypeLike, group: int) -> dict[str, Network]:
         sizes.vae.layers,
         sizes.vae.groups,
         temporal=True,
-        dtype=dtype,
     )
     clip = {k: v for k, v in sizes.image_encoder.items() if k != "image_size"}
     side = sizes.image_encoder.image_size
@@ -167,7 +170,6 @@ def strides(num_levels: int) -> tuple[int, ...]:
 
 
 def _cmp(sizes) -> Network:
-    """CMP always computes in float32: its result is a position, and it runs once."""
     fields = {k: tuple(v) if k == "layers" else v for k, v in sizes.items()}
     square = jnp.zeros((1, 64, 64, 3))
     return _network(CMP(**fields), square, square[..., :2], square[..., 0])
@@ -188,7 +190,6 @@ def _dift(sizes, dtype: DTypeLike) -> dict[str, Network]:
         sizes.vae_layers,
         sizes.groups,
         temporal=False,
-        dtype=dtype,
     )
     text = TextTransformer(
         vocabulary=sizes.vocabulary,
@@ -225,4 +226,5 @@ def _denoiser_inputs(sizes) -> tuple[Array, Array, Array]:
 
 
 def _network(module: nn.Module, *inputs, **named) -> Network:
-    return Network(module, lambda key: module.init(key, *inputs, **named))
+    dtype = module.flavour.dtype if hasattr(module, "flavour") else module.dtype
+    return Network(module, lambda key: module.init(key, *inputs, **named), dtype)

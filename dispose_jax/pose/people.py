@@ -84,3 +84,16 @@ def join(first: Pose, second: Pose) -> Pose:
         return np.pad(leaf, [(0, 0), (0, missing)] + [(0, 0)] * (leaf.ndim - 2))
 
     return jax.tree.map(lambda a, b: np.concatenate([pad(a), pad(b)]), first, second)
+
+
+def move(pose: Pose, scale, offset) -> Pose:
+    """Every point that has a position, (x, y) to scale * (x, y) + offset; scale, offset pairs."""
+
+    def moved(xy: np.ndarray, score: np.ndarray) -> np.ndarray:
+        return np.where(score[..., None] > 0, xy * np.asarray(scale) + np.asarray(offset), xy)
+
+    return pose.replace(
+        body=moved(pose.body, pose.body_score),
+        hands=moved(pose.hands, pose.hands_score),
+        face=moved(pose.face, pose.face_score),
+    )

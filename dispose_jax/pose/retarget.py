@@ -91,15 +91,7 @@ def fit(
 
 def apply(transform: Fit, pose: Pose) -> Pose:
     """Move body, hands and face of everybody by a fit; absent points stay where they are."""
-
-    def move(xy: np.ndarray, score: np.ndarray) -> np.ndarray:
-        return np.where(score[..., None] > 0, xy * transform.scale + transform.offset, xy)
-
-    return pose.replace(
-        body=move(pose.body, pose.body_score),
-        hands=move(pose.hands, pose.hands_score),
-        face=move(pose.face, pose.face_score),
-    )
+    return people.move(pose, transform.scale, transform.offset)
 
 
 def to_reference(

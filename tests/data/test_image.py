@@ -158,7 +158,8 @@ def test_points_move_with_the_picture_that_they_lie_on(h, w):
     fitted = image.fit(picture, 128, 192)[..., 0].astype(float)
     rows, columns = np.mgrid[:128, :192] + 0.5
     centre = np.array([(columns * fitted).sum(), (rows * fitted).sum()]) / fitted.sum()
-    moved = image.fit_points(point, h, w, 128, 192) * (192, 128)
+    scale, offset = image.fit_transform(h, w, 128, 192)
+    moved = (point * scale + offset) * (192, 128)
     np.testing.assert_allclose(moved, centre, atol=0.6)
 
 

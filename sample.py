@@ -1,0 +1,48 @@
+"""Animate a reference picture with the motion of a driving video.
+
+python sample.py                                     # the bundled figure, small model
+python sample.py --config configs/svd.py --weights DIR --reference ref.png --driving dance.mp4
+"""
+
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from dispose_jax import cli, job
+from dispose_jax.data.inputs import Sources
+
+ASSETS = Path(__file__).parent / "assets"
+DEMO = (
+    ASSETS / "reference.png",
+    ASSETS / "reference.poses.json",
+    None,
+    ASSETS / "driving.poses.json",
+)
+
+CONFIG = config_flags.DEFINE_config_file("config", "configs/svd.py:size=tiny", "Configuration.")
+WEIGHTS = flags.DEFINE_list("weights", None, "Bundle folders, later ones win; or 'random'.")
+REFERENCE = flags.DEFINE_string("reference", None, "Picture of the person to animate.")
+REFERENCE_POSE = flags.DEFINE_string("reference_pose", None, "Pose file of the reference.")
+DRIVING = flags.DEFINE_string("driving", None, "Video with the motion.")
+POSES = flags.DEFINE_string("poses", None, "Pose file of the video, beside it or in its place.")
+OUTPUT = flags.DEFINE_string("output", "output/animation.mp4", "Video to write.")
+EXPLAIN = flags.DEFINE_bool("explain", False, "Also show what controlled each frame.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, memory and FLOPs, then stop.")
+
+
+def main():
+    files = [
+        Path(f.value) if f.value else None for f in (REFERENCE, REFERENCE_POSE, DRIVING, POSES)
+    ]
+    sources = Sources(*(files if any(files) else DEMO))
+    if DRY_RUN.value:
+        print(job.plan(CONFIG.value, sources))
+        return
+    weights = job.choose_weights(WEIGHTS.value, CONFIG.value, ASSETS)
+    work = job.Job(CONFIG.value, weights, sources, Path(OUTPUT.value), EXPLAIN.value)
+    print(f"wrote {job.run(work)} and what it was made with: {work.path('.json')}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
