@@ -47,7 +47,7 @@ class Release:
     download_to: str = ""  # folder that the remote path goes below
     wrapper: str | None = None  # entry of the dictionary that a written file holds them in
     module: str = ""
-    aliases: tuple[Rule, ...] = ()  # older spelling -> the modern one
+    aliases: tuple[Rule, ...] = ()  # other spellings that are met -> the one here
     constants: tuple[str, ...] = ()  # 0, 1, 2, ...; compared when present, never written
     counters: bool = False
     unused: tuple[str, ...] = ()
@@ -166,6 +166,8 @@ RELEASES = (
         "text_encoder",
         "dift_text_encoder",
         rules.PLAIN,
+        # transformers 5 leaves out the outermost module
+        aliases=((r"^(embeddings|encoder|final_layer_norm)\.", r"text_model.\1."),),
         constants=(r"^text_model\.embeddings\.position_ids$",),
     ),
     Release(
@@ -237,7 +239,7 @@ def to_flax(
     maps = derive(row, shapes)
     tensors, respelt = _respell(row, tensors, source)
     expected = {e.key: e.shape for entries in maps.values() for e in entries.values()}
-    ignored = {"in an older spelling": respelt} if respelt else {}
+    ignored = {"in another spelling": respelt} if respelt else {}
     rest = {}
     for key, tensor in tensors.items():
         why = None if key in expected else _ignored(row, key, tensor, expected, source)
@@ -268,12 +270,12 @@ def to_torch(row: Release, params: Params, source: str) -> dict[str, np.ndarray]
 
 
 def _respell(row: Release, tensors: Mapping[str, np.ndarray], source: str):
-    """Tensors under their modern keys, without the common prefix, and the older keys met."""
+    """Tensors under the keys used here, without the common prefix, and the other keys met."""
     if row.module or any(row.file.endswith(end) for end in (".pth", ".tar")):
         prefix = row.module or "module."  # what training on several devices leaves
         if tensors and all(key.startswith(prefix) for key in tensors):
             tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
-    modern, respelt = {}, []
+    spelt, respelt = {}, []
     for key, tensor in tensors.items():
         name = key
         for pattern, replacement in row.aliases:
@@ -282,10 +284,10 @@ def _respell(row: Release, tensors: Mapping[str, np.ndarray], source: str):
             respelt.append(key)
             if tensor.ndim == 4 and tensor.shape[2:] == (1, 1):  # once a 1 x 1 convolution
                 tensor = tensor.reshape(tensor.shape[:2])
-        if name in modern:
+        if name in spelt:
             raise ConversionError(f"{source}: {key} is there twice, in two spellings")
-        modern[name] = tensor
-    return modern, respelt
+        spelt[name] = tensor
+    return spelt, respelt
 
 
 def _ignored(

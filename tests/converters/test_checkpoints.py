@@ -26,10 +26,20 @@ def test_older_attention_names_and_1x1_kernels_of_autoencoders_are_met():
         is_kernel = "attentions" in key and key.endswith("weight") and tensor.ndim == 2
         older[key] = tensor[..., None, None] if is_kernel else tensor
     found, report = convert("sd15_vae.tiny", older)
-    assert len(report.notes["in an older spelling"]) == 2 * 8
+    assert len(report.notes["in another spelling"]) == 2 * 8
     for network in expected:
         written = checkpoints.to_torch(built.release_of("sd15_vae.tiny"), found, "bundle")
         assert all(same_bits(written[key], tensors[key]) for key in tensors), network
+
+
+def test_text_encoders_without_their_outermost_name_are_met():
+    tensors = keyed("sd15_text_encoder.tiny", np.float16)
+    bare = {key.removeprefix("text_model."): tensor for key, tensor in tensors.items()}
+    bare["embeddings.position_ids"] = np.arange(77)[None]
+    params, report = convert("sd15_text_encoder.tiny", bare)
+    assert report.matched == len(tensors) and len(report.notes["constants"]) == 1
+    written = checkpoints.to_torch(built.release_of("sd15_text_encoder.tiny"), params, "x")
+    assert all(same_bits(written[key], tensors[key]) for key in tensors)
 
 
 def test_a_tensor_in_two_spellings_is_an_error():
