@@ -1,0 +1,65 @@
+# Everything below runs in a virtual environment of its own, .venv, made on first use. The stamp
+# files in it remember what is installed, so a second run starts at once.
+#
+#   make demo     animate the bundled figure with the bundled small model
+#   make test     the default test suite
+#   make lint     ruff
+#   make full     heavy checks: full-width networks, PyTorch
+#   make clean    remove .venv and caches
+#
+# PYTHON chooses the interpreter (3.11 or newer): make test PYTHON=python3.12
+# Heavy checks need PyTorch; a CPU build is enough and much smaller than PyPI's:
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make full
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+TORCH ?= torch==2.13.0
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+
+ifndef PYTHON
+CANDIDATES := python3.12 python3.11 python3.13 python3 python3.14
+PYTHON := $(shell for p in $(CANDIDATES); do \
+	$$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$p && break; done)
+endif
+
+.PHONY: demo test lint full parity clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/core.stamp
+	@mkdir -p output
+	$(BIN)/python sample.py --explain --output output/demo.mp4
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+full parity: $(VENV)/parity.stamp
+	$(BIN)/python -m pytest -m full
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info
+
+$(VENV)/core.stamp: pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then echo "make: no Python 3.11 or newer found among" \
+		"$(CANDIDATES); name one: make PYTHON=/path/to/python3" >&2; exit 1; fi
+	@$(PYTHON) -c '$(NEW_ENOUGH)' || { echo "make: $(PYTHON) is" \
+		"$$($(PYTHON) --version 2>&1 | head -1), need Python 3.11 or newer: make PYTHON=..." >&2; exit 1; }
+	@echo "installing into $(VENV) with $$($(PYTHON) --version) (once, a minute or two) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/test.stamp: $(VENV)/core.stamp
+	@$(PIP) --editable ".[test]"
+	@touch $@
+
+$(VENV)/parity.stamp: $(VENV)/test.stamp
+	@echo "installing $(TORCH) and diffusers ..."
+	@$(PIP) --editable ".[test,parity]" "$(TORCH)"
+	@touch $@

@@ -1,0 +1,184 @@
+"""Configurations: every argument loads, mistakes are named, and no key lies unread."""
+
+import ast
+import itertools
+from functools import cache
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+from ml_collections import ConfigDict
+
+from configs import common, svd
+from dispose_jax import job
+from dispose_jax.models import mimicmotion, networks
+
+ROOT = Path(__file__).parents[1]
+SIZES = ("full", "tiny")
+
+
+def arguments():
+    return [f"size={size},variant={v}" for size, v in itertools.product(SIZES, common.CONTROL)]
+
+
+@cache
+def configs():
+    return [svd.get_config(argument) for argument in arguments()]
+
+
+class Recorder:
+    """A ConfigDict that notes which of its leaves are read."""
+
+    def __init__(self, config, read, path=()):
+        self._config, self._read, self._path = config, read, path
+
+    def __getattr__(self, name):
+        return self[name]
+
+    def __getitem__(self, name):
+        value, path = self._config[name], (*self._path, name)
+        if isinstance(value, ConfigDict):
+            return Recorder(value, self._read, path)
+        self._read.add(path)
+        return value
+
+    def keys(self):
+        return self._config.keys()
+
+    def items(self):
+        return [(name, self[name]) for name in self.keys()]
+
+
+def leaves(config, path=()):
+    """Paths of all values of a config."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from leaves(value, (*path, name))
+        else:
+            yield *path, name
+
+
+def read_by_builders():
+    """What the functions read that turn a config into networks, model and control recipe."""
+    read = set()
+    for config in configs():
+        recorder = Recorder(config, read)
+        built = networks.build(recorder)
+        mimicmotion.build(recorder, built)
+        job.control_recipe(recorder, built)
+    return read
+
+
+def read_in_source():
+    """(section, key) of every `section.key` in the program; the top section is `config`."""
+    files = [*ROOT.glob("*.py")]
+    for folder in ("dispose_jax", "converters", "benchmarks"):
+        files += (ROOT / folder).rglob("*.py")
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                owner = node.value
+                if isinstance(owner, (ast.Attribute, ast.Name)):
+                    yield (owner.attr if isinstance(owner, ast.Attribute) else owner.id), node.attr
+
+
+def test_no_key_of_a_config_lies_unread():
+    """The sections of the networks are recorded while these are built, the rest is looked up in
+    the source."""
+    recorded, written = read_by_builders(), set(read_in_source())
+    unread = {
+        ".".join(path)
+        for config in configs()
+        for path in leaves(config)
+        if path not in recorded
+        and (path[0] in ("model", "quirks", "control") or ("config", *path)[-2:] not in written)
+    }
+    assert not unread, f"nothing reads {sorted(unread)}"
+
+
+def test_the_search_for_unread_keys_finds_one():
+    config = svd.get_config("size=tiny")
+    config.model.unet.colour = "red"
+    read = set()
+    networks.build(Recorder(config, read))
+    assert ("model", "unet", "colour") in set(leaves(config)) - read
+    assert ("model", "unet", "channels") in read
+    assert ("sample", "colour") not in set(read_in_source())
+
+
+@pytest.mark.parametrize("argument", arguments())
+def test_every_argument_gives_a_config_that_builds(argument):
+    config = svd.get_config(argument)
+    size, variant = (part.split("=")[1] for part in argument.split(","))
+    built = networks.build(config)
+    control = common.CONTROL[variant]
+    assert ("motion_encoder" in built) == bool(control["motion"])
+    assert ("cmp" in built) == ("dense" in control["motion"])
+    assert ("point_encoder" in built) == ("dift_unet" in built) == control["points"]
+    places = {config.control.motion_into} if control["motion"] else set()
+    places |= {config.control.points_into} if control["points"] else set()
+    assert ("controlnet" in built) == ("controlnet" in places), "it exists iff something enters it"
+    assert config.name == ("configs/svd.py:size=tiny" if size == "tiny" else "configs/svd.py")
+    ConfigDict(config.to_dict()).lock()  # plain data: numbers, strings, tuples and dicts
+    assert not any(callable(value) for value in flat_values(config))
+
+
+def flat_values(config):
+    for path in leaves(config):
+        value = config
+        for name in path:
+            value = value[name]
+        yield value
+
+
+def test_ablations_change_the_control_path_and_nothing_else():
+    full = svd.get_config("variant=full").to_dict()
+    for variant in common.CONTROL:
+        other = svd.get_config(f"variant={variant}").to_dict()
+        assert {k for k in full if full[k] != other[k]} <= {"control"}
+
+
+def test_full_size_is_the_released_behaviour_and_the_small_model_the_textbook():
+    assert svd.get_config().quirks.to_dict() == svd.RELEASED
+    assert svd.get_config("size=tiny").quirks.to_dict() == svd.TEXTBOOK
+    assert svd.RELEASED.keys() == svd.TEXTBOOK.keys()
+    assert not svd.RELEASED.items() & svd.TEXTBOOK.items(), "every quirk has two values"
+
+
+def test_values_left_out_of_the_argument_are_the_first_choices():
+    choices = {"size": ("full", "tiny"), "variant": ("a", "b")}
+    assert common.parse_arg(None, **choices) == {"size": "full", "variant": "a"}
+    assert common.parse_arg("variant=b", **choices) == {"size": "full", "variant": "b"}
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("variant=fool", r"variant=fool.*variant is one of full, no_motion"),
+        ("size", r"'size': expected name=value"),
+        ("colour=red", r"colour=red.*a name of \['size', 'variant'\]"),
+        ("size=tiny;variant=base", r"size is one of full, tiny"),
+    ],
+)
+def test_mistakes_in_the_argument_are_named_with_what_is_possible(argument, message):
+    with pytest.raises(ValueError, match=message):
+        svd.get_config(argument)
+
+
+def test_two_configs_share_no_mutable_state():
+    one = svd.get_config("size=tiny")
+    one.model.unet.layers = 5
+    one.quirks.residuals = "changed"
+    two = svd.get_config("size=tiny")
+    assert two.model.unet.layers != 5
+    assert two.quirks.residuals != "changed"
+
+
+def test_guided_released_weights_are_built_for_pairs_of_rows():
+    config = svd.get_config()
+    assert networks.context_group(config) == 2
+    config.sample.guidance_scale = 1.0
+    assert networks.context_group(config) == 1
+    unet = networks.build(svd.get_config(), jnp.bfloat16)["unet"].module
+    assert unet.flavour.context_group == 2
+    assert unet.flavour.dtype == jnp.bfloat16
