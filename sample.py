@@ -7,9 +7,8 @@ python sample.py --config configs/svd.py --weights DIR --reference ref.png --dri
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
-from dispose_jax import cli, job
+from dispose_jax import cli, job, weights
 from dispose_jax.data.inputs import Sources
 
 ASSETS = Path(__file__).parent / "assets"
@@ -20,7 +19,7 @@ DEMO = (
     ASSETS / "driving.poses.json",
 )
 
-CONFIG = config_flags.DEFINE_config_file("config", "configs/svd.py:size=tiny", "Configuration.")
+flags.DEFINE_string("config", "configs/svd.py:size=tiny", "Configuration file and its argument.")
 WEIGHTS = flags.DEFINE_list("weights", None, "Bundle folders, later ones win; or 'random'.")
 REFERENCE = flags.DEFINE_string("reference", None, "Picture of the person to animate.")
 REFERENCE_POSE = flags.DEFINE_string("reference_pose", None, "Pose file of the reference.")
@@ -31,16 +30,16 @@ EXPLAIN = flags.DEFINE_bool("explain", False, "Also show what controlled each fr
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, memory and FLOPs, then stop.")
 
 
-def main():
+def main(config):
     files = [
         Path(f.value) if f.value else None for f in (REFERENCE, REFERENCE_POSE, DRIVING, POSES)
     ]
     sources = Sources(*(files if any(files) else DEMO))
     if DRY_RUN.value:
-        print(job.plan(CONFIG.value, sources))
+        print(job.plan(config, sources))
         return
-    weights = job.choose_weights(WEIGHTS.value, CONFIG.value, ASSETS)
-    work = job.Job(CONFIG.value, weights, sources, Path(OUTPUT.value), EXPLAIN.value)
+    given = weights.choose(WEIGHTS.value, config, ASSETS)
+    work = job.Job(config, given, sources, Path(OUTPUT.value), EXPLAIN.value)
     print(f"wrote {job.run(work)} and what it was made with: {work.path('.json')}")
 
 

@@ -8,7 +8,7 @@ size: full (the released checkpoints) or tiny (a laptop's). variant: the paper's
 
 from __future__ import annotations
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from configs.common import CONTROL, control, parse_arg
 
@@ -172,7 +172,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sample.window = 16  # frames denoised together
     sample.overlap = 6
     sample.steps = 8 if tiny else 25
-    sample.guidance_scale = 2.0  # or (first frame, last frame); 1 turns guidance off
+    # A number, or one for the first and one for the last frame; 1 turns guidance off.
+    sample.guidance_scale = FieldReference(2.0, field_type=object)
     sample.noise_aug = 0.0  # noise on the reference before it is encoded
     sample.conditioning_fps = 7  # told to the network (as one less), whatever the video's
     sample.motion_bucket = 127

@@ -15,31 +15,42 @@ from pathlib import Path
 import jax
 from absl import flags
 
+from dispose_jax import settings
+
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dispose_jax"
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parse the command line, call main and exit."""
+def run(main: Callable[[object], None]) -> None:
+    """Parse the command line, call main with the config that its flag --config names, and exit."""
+    if {"--help", "-help", "-h"} & {*sys.argv[1:]}:
+        print(_usage())
+        return
     try:
-        rest = flags.FLAGS(sys.argv)[1:]
+        overrides, arguments = settings.take_overrides(sys.argv)
+        rest = flags.FLAGS(arguments)[1:]
         if rest:
-            raise flags.Error(f"unexpected argument {rest[0]!r}; options start with --")
-    # Overrides such as --config.sample.steps=x surface as whatever their parser raises.
-    except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError) as error:
+            raise ValueError(f"unexpected argument {rest[0]!r}; options start with --")
+        config = settings.load(flags.FLAGS.config)
+        for name, text in overrides:
+            settings.override(config, name, text)
+    except (flags.Error, ValueError, OSError) as error:
         fail(error, 2)
     use_compile_cache()
     try:
-        main()
+        main(config)
     except (ValueError, OSError) as error:
         fail(error, 1)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        fail("out of memory: choose a smaller size or fewer frames; --dry_run tells the needs", 1)
     except KeyboardInterrupt:
         fail("interrupted", 130)
 
 
 def fail(error: Exception | str, code: int) -> None:
-    """Print one sentence and exit."""
-    message = error.args[0] if isinstance(error, KeyError) and error.args else error
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    """Print one sentence on one line and exit."""
+    print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -52,3 +63,12 @@ def use_compile_cache() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def _usage() -> str:
+    """What the entry point says of itself, and its flags."""
+    return (
+        f"{sys.modules['__main__'].__doc__}\n{flags.FLAGS.main_module_help()}\n\n"
+        "  --config.KEY=VALUE: changes a value of the configuration, such as "
+        "--config.sample.steps=10;\n    the configuration's file explains them all."
+    )

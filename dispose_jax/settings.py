@@ -1,0 +1,186 @@
+"""A run's configuration: read from its file, changed from the command line, checked (host code).
+
+A config is a Python file with get_config(argument), see configs/. `--config.section.key=value`
+changes one value and is read as the type that the value has. Every mistake is a ValueError of one
+sentence.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[1]  # where configs/ lies
+OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?", re.DOTALL)
+TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+# Least and greatest sensible value; what depends on the clip is checked with it (animate.check).
+LIMITS = {
+    "seed": (0, 2**32 - 1),
+    "motion.kernel": (1, math.inf),
+    "motion.sigma": (0.01, math.inf),
+    "motion.chunk": (1, math.inf),
+    "sample.height": (0, math.inf),
+    "sample.width": (0, math.inf),
+    "sample.stride": (1, math.inf),
+    "sample.window": (2, math.inf),
+    "sample.overlap": (0, math.inf),
+    "sample.steps": (1, math.inf),
+    "sample.guidance_scale": (0, 1000),
+    "sample.noise_aug": (0, 100),
+    "sample.conditioning_fps": (1, 1000),
+    "sample.motion_bucket": (0, 1023),
+    "sample.control_scale": (-1000, 1000),
+    "sample.decode_chunk": (1, math.inf),
+    "sample.fps": (0, 1000),
+    "sample.window_batch": (1, math.inf),
+}
+CHOICES = {
+    "sample.dtype": ("auto", "float32", "bfloat16", "float16"),
+    "control.motion": ((), ("sparse",), ("dense",), ("sparse", "dense")),
+    "control.motion_into": ("controlnet", "unet"),
+    "control.points_into": ("controlnet", "unet"),
+    "quirks.residuals": ("accumulated", "once"),
+    "quirks.time_context_order": ("released", "per_clip"),
+    "quirks.missing_joints": ("released", "drop"),
+    "quirks.point_levels": ("released", "paper"),
+}
+
+
+def load(argument: str):
+    """The config of "file.py" or "file.py:argument".
+
+    A relative path is looked for here, then in the checkout. Raises ValueError if there is no such
+    file or it is no config, and what get_config raises.
+    """
+    name, colon, rest = argument.partition(":")
+    path = next((p for p in (Path(name), CHECKOUT / name) if p.is_file()), None)
+    spec = path and importlib.util.spec_from_file_location("dispose_jax_config", path)
+    if spec is None:
+        found = "no such file" if path is None else "not a Python file"
+        raise ValueError(
+            f"--config {argument}: {found}; expected one such as configs/svd.py, with an argument "
+            "after a colon if wanted"
+        )
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {argument}: not valid Python: {error}") from error
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"--config {argument}: the file has no function get_config(argument)")
+    return module.get_config(rest if colon else None)
+
+
+def take_overrides(arguments: Sequence[str]) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """Command line -> overrides (name, text) and the other arguments.
+
+    Both --config.name=text and --config.name text are understood; text is None for a name alone.
+    """
+    overrides, others, rest = [], [], list(arguments)
+    while rest:
+        match = OVERRIDE.fullmatch(rest[0])
+        if match is None:
+            others.append(rest[0])
+        elif match[2] is None and len(rest) > 1 and not rest[1].startswith("--"):
+            overrides.append((match[1], rest.pop(1)))
+        else:
+            overrides.append((match[1], match[2]))
+        rest.pop(0)
+    return overrides, others
+
+
+def override(config, name: str, text: str | None) -> None:
+    """Set one value, named as in "sample.steps", in place.
+
+    Raises ValueError for a name that is not there, with the closest one, and for a text that is
+    not of the value's type.
+    """
+    flag = f"--config.{name}"
+    known = [other for other, _ in leaves(config)]
+    if name not in known:
+        inside = [other for other in known if other.startswith(f"{name}.")]
+        if inside:
+            raise ValueError(f"{flag} is a group of settings; name one, such as {inside[0]}")
+        key = name.rpartition(".")[2]
+        same = [other for other in known if other.rpartition(".")[2] == key]
+        close = same or difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean --config.{close[0]}?" if close else "the config's file lists them all"
+        raise ValueError(f"{flag}: there is no such setting; {hint}")
+    *sections, key = name.split(".")
+    node = config
+    for section in sections:
+        node = node[section]
+    node[key] = _value(flag, text, node.get_type(key))
+
+
+def leaves(config, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """All values by their dotted names."""
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def check(config) -> None:
+    """Raise ValueError for the first value that no run can work with."""
+    values = dict(leaves(config))
+    for name, (low, high) in LIMITS.items():
+        value = values[name]
+        numbers = value if isinstance(value, (tuple, list)) else (value,)
+        wrong = [n for n in numbers if not isinstance(n, (int, float)) or not low <= n <= high]
+        if wrong or not numbers:
+            span = f"{low} or more" if high == math.inf else f"{low} to {high}"
+            raise ValueError(f"{name} is {value!r}: expected {span}")
+    for name, choices in CHOICES.items():
+        value = values[name]
+        if (tuple(value) if isinstance(value, list) else value) not in choices:
+            raise ValueError(
+                f"{name} is {value!r}: expected one of {', '.join(map(repr, choices))}"
+            )
+    if values["motion.kernel"] % 2 == 0:
+        raise ValueError(f"motion.kernel is {values['motion.kernel']}: expected odd")
+    if values["sample.max_frames"] < 0 or values["sample.max_frames"] == 1:
+        raise ValueError(
+            f"sample.max_frames is {values['sample.max_frames']}: expected 0 (all), 2 or more"
+        )
+    height, width = values["sample.height"], values["sample.width"]
+    if bool(height) != bool(width):
+        raise ValueError(
+            f"sample.height is {height} and sample.width {width}: give both, or neither and "
+            "sample.resolution"
+        )
+
+
+def _value(flag: str, text: str | None, kind: type):
+    """A text as a value of a type; `object` stands for a number or several."""
+    if text is None:
+        if kind is bool:
+            return True
+        raise ValueError(f"{flag} needs a value: {flag}=VALUE")
+    try:
+        if kind is bool:
+            return TRUTH[text.lower()]
+        if kind is float:
+            value = float(text)
+            if not math.isfinite(value):
+                raise ValueError
+            return value
+        if kind in (int, str):
+            return kind(text)
+        value = ast.literal_eval(text)
+        return tuple(value) if kind is tuple or isinstance(value, (tuple, list)) else value
+    except (ValueError, KeyError, SyntaxError, TypeError) as error:
+        expected = {
+            bool: "true or false",
+            int: "a whole number",
+            float: "a number",
+            tuple: "a list such as (1, 2)",
+        }.get(kind, "a number, or a pair such as 1,3")
+        raise ValueError(f"{flag} is {text!r}: expected {expected}") from error

@@ -1,0 +1,80 @@
+"""The weights of a run: bundles, later ones replacing earlier ones, and random networks.
+
+Read network by network when a stage asks for them, so that each stage holds only its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from dispose_jax.models import bundle, networks
+from dispose_jax.types import Params
+
+RANDOM = "random"  # --weights random
+
+
+def choose(given: Sequence[str] | None, config, assets: Path) -> tuple[str, ...]:
+    """The weights of a run: those given, else the bundled ones of the config, else random ones.
+
+    What the bundle of a config lacks is random. Raises ValueError for a config of full size without
+    weights, and for "random" after a folder.
+    """
+    if given:
+        if RANDOM in given[1:]:
+            raise ValueError(
+                f"--weights {','.join(given)}: 'random' comes first, folders replace it"
+            )
+        return tuple(given)
+    if not config.bundled:
+        raise ValueError(
+            f"{config.name} needs --weights: a bundle made by python -m converters.convert to-flax "
+            "--from WEIGHTS --to BUNDLE, or 'random' to try the program"
+        )
+    folder = assets / config.bundled
+    return (RANDOM, str(folder)) if (folder / bundle.DESCRIPTION).exists() else (RANDOM,)
+
+
+class Weights:
+    """The networks of a config and where their weights come from.
+
+    given: bundle folders, and RANDOM before them if what they lack is to be random. Raises
+    ValueError unless every other network is there, whole, and made for this config: files are
+    mapped, no weight is read.
+    """
+
+    def __init__(self, given: Sequence[str], built: Mapping[str, networks.Network], config):
+        self.folders = tuple(folder for folder in given if folder != RANDOM)
+        self.random: tuple[str, ...] = ()
+        self._built, self._seed = built, config.seed
+        self._belongs = {"model": config.model, "quirks": config.quirks}
+        if RANDOM in given:
+            held = {name for folder in self.folders for name in bundle.describe(folder)["networks"]}
+            self.random = tuple(name for name in built if name not in held)
+        if self.folders:
+            bundled = [name for name in built if name not in self.random]
+            bundle.load(self.folders, bundled, **self._belongs)
+
+    def load(self, names: Iterable[str]) -> Params:
+        """Weights of those of the names that the config has, in the type each computes in."""
+        params = {}
+        for name in names:
+            if name not in self._built:
+                continue  # an ablation left it out
+            network = self._built[name]
+            if name in self.random:
+                tree = networks.random({name: network}, self._seed)[name]
+            else:
+                tree = bundle.load(self.folders, [name], **self._belongs)[name]
+            cast = lambda x, dtype=network.dtype: jnp.asarray(x, dtype)
+            params[name] = jax.tree.map(cast, tree)
+        return params
+
+    @property
+    def pose_folder(self) -> Path | None:
+        """The folder that holds DWPose's files, if one does."""
+        found = bundle.pose_file(self.folders, bundle.POSE_FILES[0])
+        return found.parent if found else None
