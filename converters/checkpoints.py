@@ -17,7 +17,6 @@ import numpy as np
 
 from converters import mapping, rules
 from converters.mapping import ConversionError, Rule
-from dispose_jax.types import Params
 
 
 class Part(NamedTuple):
@@ -229,7 +228,7 @@ def to_flax(
     source: str,
     *,
     check_values: bool = True,
-) -> tuple[Params, Report]:
+) -> tuple[dict[str, dict], Report]:
     """A file's tensors as params {network: nested dict of views}, and what became of each tensor.
 
     shapes: {network: tree with `.shape`} of what the config builds. Raises ConversionError naming
@@ -255,7 +254,7 @@ def to_flax(
     return params, Report(source, len(rest), dtypes, ignored)
 
 
-def to_torch(row: Release, params: Params, source: str) -> dict[str, np.ndarray]:
+def to_torch(row: Release, params: Mapping[str, Mapping], source: str) -> dict[str, np.ndarray]:
     """A release's state dict from params {network: nested dict}, counters written as 0.
 
     Raises ConversionError if a network does not fit its rules or holds values that are not finite.

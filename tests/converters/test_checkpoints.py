@@ -94,7 +94,7 @@ def test_batch_counters_are_optional_any_number_and_written_as_zero():
         convert("cmp.tiny", tensors | stray)
 
 
-@pytest.mark.parametrize("manifest", ["cmp.tiny", "dispose.tiny", "mimicmotion.tiny"])
+@pytest.mark.parametrize("manifest", ["cmp.tiny", "dispose.tiny"])
 def test_the_prefix_of_training_on_several_devices_may_be_there_or_not(manifest):
     tensors = keyed(manifest, np.float16)
     bare = {key.removeprefix("module."): value for key, value in tensors.items()}

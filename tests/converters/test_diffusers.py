@@ -35,11 +35,11 @@ MODULES = {
 }
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 @pytest.mark.parametrize("manifest", MODULES)
-def test_exported_networks_load_with_no_key_missing_or_left_over(tmp_path, manifest, suffix):
+def test_exported_networks_load_with_no_key_missing_or_left_over(tmp_path, manifest):
     module = MODULES[manifest](load_manifest(manifest)["config"])
     original = keyed(manifest, np.float32)
+    suffix = "pth" if "unet" in manifest else "safetensors"
     path = export(tmp_path, manifest, f"model.{suffix}", original)
     if suffix == "pth":
         state = torch.load(path, weights_only=True)

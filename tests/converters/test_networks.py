@@ -1,5 +1,7 @@
 """The key maps of all networks against the manifests of the released checkpoints, and by value."""
 
+from functools import cache
+
 import jax
 import ml_dtypes
 import numpy as np
@@ -18,9 +20,13 @@ TINY = [f"{kind}.tiny" for kind in KINDS]
 
 def keyed(manifest: str, dtype) -> dict[str, np.ndarray]:
     """Keyed weights in an element type; counters stay integers."""
-    tensors = keyed_weights.state_dict(load_manifest(manifest), salt="converters")
     is_float = lambda value: value.dtype == np.float32
-    return {k: v.astype(dtype) if is_float(v) else v for k, v in tensors.items()}
+    return {k: v.astype(dtype) if is_float(v) else v for k, v in _keyed(manifest).items()}
+
+
+@cache
+def _keyed(manifest: str) -> dict[str, np.ndarray]:
+    return keyed_weights.state_dict(load_manifest(manifest), salt="converters")
 
 
 def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
