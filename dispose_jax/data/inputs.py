@@ -67,9 +67,9 @@ class Driving(NamedTuple):
 def prepare(sources: Sources, sample, pose_models: Path | None, say: Callable[[str], None]) -> Clip:
     """Read, fit and draw everything.
 
-    sample: `config.sample` (resolution, height, width, stride, max_frames, fps are read).
-    pose_models: folder of the detector's files or None. Raises ValueError for anything that cannot
-    be animated.
+    sample: `config.sample`, checked (settings.py); resolution, height, width, stride, max_frames
+    and fps are read. pose_models: folder of the detector's files or None. Raises ValueError for
+    anything that cannot be animated.
     """
     picture, (height, width) = _reference(sources, sample)
     detector = _Detector(pose_models, say)
@@ -81,7 +81,8 @@ def prepare(sources: Sources, sample, pose_models: Path | None, say: Callable[[s
                 f"{sources.reference_pose}: {file.pose.num_frames} frames, expected one: the "
                 "keypoints of the reference picture"
             )
-        _check_aspect(sources.reference_pose, file, picture)
+        _check_aspect(sources.reference_pose, file, sources.reference, *picture.shape[:2])
+        _check_seen(file.pose, sources.reference_pose)
         (scale, offset) = image.fit_transform(*picture.shape[:2], height, width)
         reference_pose = people.move(file.pose, scale, offset)
     reference = image.fit(picture, height, width)
@@ -91,8 +92,6 @@ def prepare(sources: Sources, sample, pose_models: Path | None, say: Callable[[s
     sizes = {"video_size": (driving.width, driving.height), "target_size": (width, height)}
     fit = retarget.fit(reference_pose, driving.pose, **sizes)
     pose = retarget.to_reference(reference_pose, driving.pose, **sizes)
-    if not 0 <= sample.fps <= 1000:
-        raise ValueError(f"sample.fps is {sample.fps}: expected 0 (the source's) to 1000")
     return Clip(
         reference=reference,
         pose=pose,
@@ -126,13 +125,6 @@ def _reference(sources: Sources, sample) -> tuple[np.ndarray, tuple[int, int]]:
         raise ValueError("no picture to animate: give --reference")
     if sources.driving is None and sources.poses is None:
         raise ValueError("nothing to animate by: give --driving video, --poses file, or both")
-    if bool(sample.height) != bool(sample.width):
-        raise ValueError(
-            f"sample.height is {sample.height} and sample.width {sample.width}: give both, or "
-            "neither and sample.resolution"
-        )
-    if sample.max_frames < 0 or sample.max_frames == 1:
-        raise ValueError(f"sample.max_frames is {sample.max_frames}: expected 0 (all), 2 or more")
     picture = image.read(sources.reference)
     size = sample.height, sample.width
     if not sample.height:
@@ -180,6 +172,7 @@ def _driving(sources: Sources, stride: int, max_frames: int, detector: _Detector
                 f"{sources.poses}: {file.pose.num_frames} entries, but {sources.driving} has "
                 f"{info.num_frames} frames; one entry per frame of the video is needed"
             )
+        _check_aspect(sources.poses, file, sources.driving, info.height, info.width)
     else:
         detector.say(f"{sources.poses}: no video beside it, taking {float(fps):g} fps")
     step = video.stride_for(fps, stride)
@@ -192,17 +185,13 @@ def _driving(sources: Sources, stride: int, max_frames: int, detector: _Detector
 def _check_seen(pose: Pose, source: Path) -> None:
     """Raise ValueError if nobody is visible in any frame."""
     if not pose.visible[:, 0].any():
-        raise ValueError(
-            f"{source}: no person was found in any of its {pose.num_frames} frames; use one that "
-            "shows a person"
-        )
+        raise ValueError(f"{source}: no person is visible in it; use one that shows a person")
 
 
-def _check_aspect(path: Path, file: files.PoseFile, picture: np.ndarray) -> None:
-    """Raise ValueError if a pose file's canvas has another shape than the picture."""
-    h, w = picture.shape[:2]
-    if abs(file.width / file.height - w / h) > 0.02 * w / h:
+def _check_aspect(path: Path, file: files.PoseFile, source: Path, height: int, width: int) -> None:
+    """Raise ValueError if a pose file's canvas has another shape than what it belongs to."""
+    if abs(file.width / file.height - width / height) > 0.02 * width / height:
         raise ValueError(
-            f"{path}: keypoints on a canvas of {file.width} x {file.height}, but the reference "
-            f"picture is {w} x {h}; they must have the same shape"
+            f"{path}: its keypoints are on a canvas of {file.width} x {file.height}, but {source} "
+            f"is {width} x {height}; both must have the same shape, so these do not belong together"
         )
