@@ -1,0 +1,297 @@
+"""What a sampling run needs, from shapes alone: parameters, bytes and arithmetic.
+
+Functions are traced, so nothing is read, computed or compiled. FLOPs are those of convolutions and
+matrix products only: a multiplication and an addition are two, padding counts, and so does every
+turn of a loop. (XLA's own cost analysis counts a loop's body once, which hides most of attention.)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from math import prod
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, jaxprs_in_params
+from jax.typing import DTypeLike
+
+from dispose_jax.data.image import check_size
+from dispose_jax.diffusion import guidance
+from dispose_jax.models import mimicmotion, networks
+from dispose_jax.models.networks import Network
+from dispose_jax.models.protocol import Model
+from dispose_jax.networks.cmp import CMP
+from dispose_jax.types import Conditioning, ControlSignals, Params
+
+# Each stage's weights are loaded for it and dropped after it.
+STAGES = {
+    "control signals": ("dift_vae", "dift_unet", "dift_text_encoder", "cmp"),
+    "conditioning": ("image_encoder", "vae", "pose_encoder", "motion_encoder", "point_encoder"),
+    "sampling": ("unet", "controlnet"),
+    "decoding": ("vae",),
+}
+_JOINTS = 18
+_struct = jax.ShapeDtypeStruct
+
+
+def report(config, num_frames: int, height: int, width: int, dtype: DTypeLike) -> str:
+    """The needs of a sampling run, as a text of some forty lines.
+
+    config: see configs/svd.py; num_frames of the clip, the reference included; height, width in
+    pixels; dtype: what the networks compute in. Raises ValueError for sizes off the grid and
+    impossible windows or guidance.
+    """
+    check_size(height, width)
+    built = networks.build(config, dtype)
+    model = mimicmotion.build(config, built)
+    sample = config.sample
+    plan = model.windows(num_frames, sample.window, sample.overlap)
+    num_windows, window = plan.frames.shape
+    guided = guidance.scales(sample.guidance_scale, num_frames).max() > 1
+    halves = 2 if guided else 1
+    params = {name: _params(network) for name, network in built.items()}
+
+    signals = _signals(config, num_frames, height, width)
+    conditioning, condition = _condition(model, params, signals, num_frames, height, width)
+    latents = _struct(
+        (1, num_frames, height // 8, width // 8, config.model.vae.latent_channels), jnp.float32
+    )
+    rows = min(sample.window_batch, num_windows) * halves
+    call = denoise_jaxpr(model, params, conditioning, latents, rows, window)
+    by_network = {name: amount // rows for name, amount in flops_by_module(call).items()}
+    once = sum(by_network.values())
+    step = num_windows * halves * once
+    work = _signal_flops(config, built, params, num_frames, height, width)
+    work |= {"conditioning": condition, "denoising": sample.steps * step}
+    work["decoding"] = _decode(model, params, latents, sample.decode_chunk)
+
+    resident = [params[name] for name in STAGES["sampling"] if name in params]
+    lines = [
+        f"{num_frames - 1} frames and the reference at {width} x {height}, "
+        f"computing in {jnp.dtype(dtype).name}",
+        "",
+        *_weights(built, params),
+        "",
+        *_arrays(signals, conditioning, latents),
+        "",
+        "While denoising, on each device",
+        _line("weights and arrays", _bytes(_size((resident, conditioning, latents)))),
+        _line("intermediate results, about", _bytes(live_bytes(call)), f"for {rows} rows"),
+        "",
+        "Arithmetic: convolutions and matrix products, multiply + add = 2",
+        _line("one denoising call", _flops(once), f"{window} frames, one half of guidance"),
+        *(_line(f"  {name}", _flops(amount)) for name, amount in by_network.items()),
+        _line("one step", _flops(step), f"{num_windows} windows, {halves} halves"),
+        *(_line(name, _flops(amount)) for name, amount in work.items()),
+        _line("in all", _flops(sum(work.values())), f"{sample.steps} steps"),
+        _line("per new frame", _flops(sum(work.values()) / (num_frames - 1))),
+    ]
+    return "\n".join(lines)
+
+
+def flops(function: Callable, *shapes) -> int:
+    """FLOPs of function(*shapes); shapes: trees of jax.ShapeDtypeStruct."""
+    return sum(flops_by_module(jax.make_jaxpr(function)(*shapes).jaxpr).values())
+
+
+def flops_by_module(jaxpr: Jaxpr) -> Counter[str]:
+    """FLOPs by the outermost module that asks for them ("" outside any), in order of appearance."""
+    counts: Counter[str] = Counter()
+    for eqn in jaxpr.eqns:
+        if amount := _eqn_flops(eqn):
+            counts[str(eqn.source_info.name_stack).split("/")[0].split(".")[0]] += amount
+    return counts
+
+
+def _eqn_flops(eqn: JaxprEqn) -> int:
+    name = eqn.primitive.name
+    shape = lambda i: eqn.invars[i].aval.shape
+    if name == "dot_general":
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        return 2 * eqn.outvars[0].aval.size * prod(shape(0)[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        outputs = shape(1)[eqn.params["dimension_numbers"].rhs_spec[0]]
+        return 2 * eqn.outvars[0].aval.size * prod(shape(1)) // outputs
+    if name == "dot_product_attention_fwd_wrapper":  # cuDNN: q, k are (b, n, heads, d)
+        return 4 * prod(shape(0)) * shape(1)[1]
+    inner = [sum(_eqn_flops(e) for e in body.eqns) for body in jaxprs_in_params(eqn.params)]
+    if name == "scan":
+        return eqn.params["length"] * sum(inner)
+    if name == "pallas_call":
+        return prod(eqn.params["grid_mapping"].grid) * sum(inner)
+    if name == "cond":
+        return max(inner)
+    return sum(inner)
+
+
+def live_bytes(jaxpr: Jaxpr) -> int:
+    """Most bytes of intermediate results alive at once, running the equations in their order.
+
+    What a compiler needs differs: it fuses and reorders, and keeps copies and work space.
+    """
+    last = {v: i for i, e in enumerate(jaxpr.eqns) for v in e.invars if not isinstance(v, Literal)}
+    last |= {v: len(jaxpr.eqns) for v in jaxpr.outvars if not isinstance(v, Literal)}
+    for argument in (*jaxpr.invars, *jaxpr.constvars):
+        last.pop(argument, None)  # not ours to free
+    dying: dict[int, list] = {}
+    for variable, i in last.items():
+        dying.setdefault(i, []).append(variable)
+    size = lambda variables: sum(_size(v.aval) for v in variables)
+    now = peak = 0
+    for i, eqn in enumerate(jaxpr.eqns):
+        inside = max((live_bytes(body) for body in jaxprs_in_params(eqn.params)), default=0)
+        peak = max(peak, now + max(inside, size(eqn.outvars)))
+        now += size(v for v in eqn.outvars if v in last) - size(dying.get(i, ()))
+    return peak
+
+
+def denoise_jaxpr(
+    model: Model,
+    params: Params,
+    conditioning: Conditioning,
+    latents: jax.ShapeDtypeStruct,
+    rows: int,
+    window: int,
+) -> Jaxpr:
+    """The trace of model.denoise on `rows` windows of `window` frames, all arguments being shapes.
+
+    conditioning and latents (1, f, h/8, w/8, c) of the whole clip.
+    """
+
+    def call(params, conditioning, latents):
+        one = conditioning.at(np.arange(window))
+        many = jax.tree.map(lambda x: jnp.repeat(x, rows, axis=0), model.hoist(params, one))
+        x = jnp.zeros((rows, window, *latents.shape[2:]))
+        return params, x, jnp.zeros(rows), many
+
+    arguments = jax.eval_shape(call, params, conditioning, latents)
+    return jax.make_jaxpr(model.denoise)(*arguments).jaxpr
+
+
+def _params(network: Network) -> Params:
+    """Shapes of a network's weights in the type it computes in."""
+    return jax.tree.map(lambda x: _struct(x.shape, network.dtype), network.shapes)
+
+
+def _signals(config, f: int, height: int, width: int) -> ControlSignals | None:
+    """Shapes of what control.for_sampling gives; None for the base model alone."""
+    motion, points = config.control.motion, config.control.points
+    if not motion and not points:
+        return None
+    flow = _struct((1, f, height, width, 2), jnp.float32)
+    features = _struct((1, _JOINTS, config.model.dift.channels[-2]), jnp.float32)
+    return ControlSignals(
+        sparse_flow=flow,
+        dense_flow=flow if "dense" in motion else None,
+        cells=_struct((1, f, _JOINTS, 2), jnp.int32),
+        visible=_struct((1, f, _JOINTS), jnp.bool_),
+        point_features=features if points else None,
+    )
+
+
+def _condition(
+    model: Model, params: Params, signals, f: int, height: int, width: int
+) -> tuple[Conditioning, int]:
+    """Shapes of a clip's Conditioning, and the FLOPs of making it."""
+    pictures = [_struct((1, *shape, height, width, 3), jnp.float32) for shape in ((), (f,))]
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    trace = jax.make_jaxpr(model.condition, return_shape=True)
+    jaxpr, conditioning = trace(params, *pictures, signals, key)
+    return conditioning, sum(flops_by_module(jaxpr.jaxpr).values())
+
+
+def _signal_flops(config, built, params: Params, f: int, height: int, width: int) -> dict[str, int]:
+    """FLOPs of diffusion features and of CMP's dense field, if the config has them."""
+    work = {}
+    if "dift_unet" in built:
+        sizes, ensemble = config.model.dift, config.dift.ensemble
+        module = lambda name: partial(_apply, built[name].module)
+        picture = _struct((height, width, 3), jnp.float32)
+        latents = _struct(
+            (1, ensemble, height // 8, width // 8, sizes.latent_channels), jnp.float32
+        )
+        context = _struct((1, 77, sizes.text_width), jnp.float32)
+        unet = partial(module("dift_unet"), stop_after_up=config.dift.up_block)
+        work["diffusion features"] = (
+            flops(partial(module("dift_vae"), method="encode"), params["dift_vae"], picture)
+            + flops(module("dift_text_encoder"), params["dift_text_encoder"], _struct((1, 77), int))
+            + flops(unet, params["dift_unet"], latents, _struct((1,), jnp.float32), context)
+        )
+    if "cmp" in built:
+        side, cmp = config.motion.cmp_size, partial(_apply, built["cmp"].module)
+        picture, field, mask = (_struct((1, side, side, *c), jnp.float32) for c in ((3,), (2,), ()))
+        encode = partial(cmp, method=CMP.encode_image)
+        features = jax.eval_shape(encode, params["cmp"], picture)
+        complete = partial(cmp, method=CMP.complete)
+        work["dense field"] = flops(encode, params["cmp"], picture) + (f - 1) * flops(
+            complete, params["cmp"], features, field, mask
+        )
+    return work
+
+
+def _apply(module, params, *inputs, **named):
+    return module.apply({"params": params}, *inputs, **named)
+
+
+def _decode(model: Model, params: Params, latents, chunk: int) -> int:
+    """FLOPs of decoding a clip's latents some frames at a time."""
+    f = latents.shape[1]
+    full, rest = divmod(f, chunk)
+    part = lambda n: flops(model.decode, params, _struct((1, n, *latents.shape[2:]), latents.dtype))
+    return (full * part(chunk) if full else 0) + (part(rest) if rest else 0)
+
+
+def _weights(built: dict[str, Network], params: Params) -> Iterator[str]:
+    """The table of networks by stage."""
+    yield "Weights, loaded for their stage and dropped after it"
+    for stage, names in STAGES.items():
+        used = [name for name in names if name in params]
+        if not used:
+            continue
+        yield _line(stage, _bytes(_size([params[name] for name in used])))
+        for name in used:
+            count = sum(x.size for x in jax.tree.leaves(params[name]))
+            dtype = jnp.dtype(built[name].dtype).name
+            yield _line(
+                f"  {name}", _bytes(_size(params[name])), f"{count / 1e6:.1f} M parameters, {dtype}"
+            )
+
+
+def _arrays(signals, conditioning: Conditioning, latents) -> Iterator[str]:
+    """The table of what a clip keeps between stages."""
+    yield "Arrays of the clip"
+    kept = {
+        "sparse flow": getattr(signals, "sparse_flow", None),
+        "dense flow": getattr(signals, "dense_flow", None),
+        "pose features": conditioning.pose_features,
+        "motion features": conditioning.motion,
+        "point features": conditioning.points,
+        "latents": latents,
+    }
+    for name, tree in kept.items():
+        leaves = jax.tree.leaves(tree)
+        if leaves:
+            shapes = " + ".join(" x ".join(map(str, leaf.shape[1:])) for leaf in leaves)
+            yield _line(name, _bytes(_size(leaves)), f"{shapes} {leaves[0].dtype.name}")
+
+
+def _size(tree) -> int:
+    """Bytes of a tree of shapes; random keys and the like count nothing."""
+    return sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, "size")
+    )
+
+
+def _line(name: str, value: str, note: str = "") -> str:
+    return f"  {name:<30}{value:>12}  {note}".rstrip()
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def _flops(count: float) -> str:
+    return f"{count / 1e12:.1f} TFLOP" if count >= 1e12 else f"{count / 1e9:.2f} GFLOP"
