@@ -64,7 +64,8 @@ def test_all_that_latents_come_from_matters(tmp_path):
 
 
 def test_latents_are_given_back_to_the_same_run_only(tmp_path):
-    path, latents = tmp_path / "l.safetensors", np.random.default_rng(0).normal(size=(1, 2, 3, 4, 5))
+    path = tmp_path / "l.safetensors"
+    latents = np.random.default_rng(0).normal(size=(1, 2, 3, 4, 5))
     assert record.saved_latents(path, "run") is None
     record.save_latents(path, latents, "run")
     np.testing.assert_array_equal(record.saved_latents(path, "run"), latents)
