@@ -1,0 +1,156 @@
+"""The small layers against plain formulas in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import erf
+
+from dispose_jax.networks import layers
+
+
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def random_params(module, *inputs, seed=1):
+    """Parameters of a module, all drawn: initial ones hide a forgotten scale or bias."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
+
+
+@pytest.mark.parametrize(("over", "shape"), [(1, (2, 5, 12)), (2, (2, 3, 4, 5, 12))])
+@pytest.mark.parametrize("epsilon", [1e-6, 0.3])
+def test_group_norm_is_the_formula_over_the_last_axes_and_a_group(over, shape, epsilon):
+    check_group_norm(draw(*shape) * 3 + 1, over, epsilon)
+
+
+def test_group_norm_over_a_clip_shares_statistics_between_frames():
+    x = draw(2, 3, 4, 5, 12)
+    x[:, 1] += 10  # frames differ: statistics per picture would remove it
+    check_group_norm(x, over=3, epsilon=1e-5)
+
+
+def check_group_norm(x, over, epsilon, groups=4):
+    module = layers.GroupNorm(epsilon, groups, over)
+    params = random_params(module, x)
+    ours = module.apply({"params": params}, x)
+    split = x.astype(np.float64).reshape(*x.shape[:-1], groups, -1)
+    axes = (*range(x.ndim - 1 - over, x.ndim - 1), -1)
+    mean, variance = split.mean(axes, keepdims=True), split.var(axes, keepdims=True)
+    expected = ((split - mean) / np.sqrt(variance + epsilon)).reshape(x.shape)
+    expected = expected * params["scale"] + params["bias"]
+    np.testing.assert_allclose(ours, expected, atol=2e-5)
+
+
+def test_group_norm_keeps_its_digits_far_from_zero():
+    """One pass over squares would lose a deviation of 1 beside a mean of 10000."""
+    x = draw(1, 400, 2) + 10_000
+    module = layers.GroupNorm(1e-6, 1, 1)
+    params = {"scale": np.ones(2, np.float32), "bias": np.zeros(2, np.float32)}
+    ours = np.asarray(module.apply({"params": params}, x))
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(ours, (exact - exact.mean()) / exact.std(), atol=5e-3)
+
+
+def test_group_norm_refuses_channels_that_do_not_divide():
+    with pytest.raises(ValueError, match="10 channels do not divide into 4 norm groups"):
+        layers.GroupNorm(1e-5, 4).init(jax.random.key(0), np.zeros((1, 2, 2, 10)))
+
+
+def test_batch_norm_uses_the_stored_averages():
+    x = draw(2, 3, 4)
+    module = layers.BatchNorm()
+    params = random_params(module, x)
+    params["var"] = np.abs(params["var"])
+    ours = module.apply({"params": params}, x)
+    normal = (x - params["mean"]) / np.sqrt(params["var"] + 1e-5)
+    np.testing.assert_allclose(ours, normal * params["scale"] + params["bias"], atol=1e-4)
+
+
+def test_layer_norm_has_the_released_epsilon():
+    x = draw(3, 8) * 1e-3  # so small that epsilon counts
+    module = layers.layer_norm(name="norm")
+    params = random_params(module, x)
+    ours = module.apply({"params": params}, x)
+    centred = x - x.mean(-1, keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(ours, expected * params["scale"] + params["bias"], rtol=1e-4)
+
+
+def test_temporal_convolution_is_a_sum_over_three_frames():
+    x = draw(2, 5, 7, 4)
+    module = layers.temporal_conv(6, name="conv")
+    params = random_params(module, x)
+    ours = module.apply({"params": params}, x)
+    kernel = params["kernel"][:, 0]  # (3, 4, 6)
+    padded = np.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))
+    expected = sum(padded[:, i : i + 5] @ kernel[i] for i in range(3)) + params["bias"]
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_a_strided_convolution_pads_both_sides():
+    """Flax's SAME would pad a 3 x 3 stride-2 convolution of even sizes on one side only."""
+    x = draw(1, 4, 6, 2)
+    module = layers.conv(3, stride=2, name="conv")
+    params = random_params(module, x)
+    ours = np.asarray(module.apply({"params": params}, x))
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    assert ours.shape == (1, 2, 3, 3)
+    for row in range(2):
+        for column in range(3):
+            patch = padded[0, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
+            expected = np.tensordot(patch, params["kernel"], 3) + params["bias"]
+            np.testing.assert_allclose(ours[0, row, column], expected, atol=1e-5)
+
+
+def test_sinusoids_are_cosines_then_sines_with_falling_frequencies():
+    times = np.float32([-1.55, 0.0, 0.25, 261.0])
+    ours = np.asarray(layers.sinusoid(jnp.asarray(times), 6))
+    for t, row in zip(times, ours, strict=True):
+        angles = [float(t) / 10000 ** (i / 3) for i in range(3)]
+        expected = [*map(np.cos, angles), *map(np.sin, angles)]
+        np.testing.assert_allclose(row, expected, atol=3e-5)
+
+
+def test_sinusoids_are_float32_whatever_the_type_of_the_time():
+    assert layers.sinusoid(jnp.arange(3), 4).dtype == jnp.float32
+    assert layers.sinusoid(jnp.ones(2, jnp.bfloat16), 4).dtype == jnp.float32
+
+
+def test_feed_forward_gates_the_first_half_with_the_exact_gelu_of_the_second():
+    x = draw(2, 3, 4)
+    module = layers.FeedForward()
+    params = random_params(module, x)
+    ours = module.apply({"params": params}, x)
+    project, back = params["net_0"]["proj"], params["net_2"]
+    hidden = x @ project["kernel"] + project["bias"]
+    value, gate = hidden[..., :16], hidden[..., 16:]
+    gelu = gate * (1 + erf(gate / np.sqrt(2))) / 2
+    expected = (value * gelu) @ back["kernel"] + back["bias"]
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_time_embedding_is_two_layers_with_silu_between():
+    x = draw(2, 4)
+    module = layers.TimeMLP(5, 6)
+    params = random_params(module, x)
+    first, second = params["linear_1"], params["linear_2"]
+    hidden = x @ first["kernel"] + first["bias"]
+    hidden = hidden / (1 + np.exp(-hidden))
+    expected = hidden @ second["kernel"] + second["bias"]
+    np.testing.assert_allclose(module.apply({"params": params}, x), expected, atol=1e-5)
+
+
+def test_initial_weights_have_pytorch_s_bounds():
+    kernel = layers.torch_kernel(jax.random.key(0), (3, 3, 20, 64))
+    bound = 1 / np.sqrt(3 * 3 * 20)
+    assert 0.99 * bound < float(jnp.abs(kernel).max()) <= bound
+    bias = layers.torch_bias(3 * 3 * 20)(jax.random.key(1), (500,))
+    assert 0.97 * bound < float(jnp.abs(bias).max()) <= bound
+
+
+def test_quick_gelu_is_its_formula():
+    x = np.linspace(-4, 4, 9, dtype=np.float32)
+    np.testing.assert_allclose(layers.quick_gelu(x), x / (1 + np.exp(-1.702 * x)), rtol=1e-5)
