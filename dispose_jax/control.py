@@ -8,7 +8,6 @@ joints follow the joints.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -54,14 +53,15 @@ def for_sampling(
     size = reference.shape[:2]
     picture = jnp.asarray(reference, jnp.float32) / 127.5 - 1
     steps = tracks.steps(pose, size, recipe.missing_joints)
-    sparse = _sparse(steps, size=size, kernel=recipe.kernel, sigma=recipe.sigma)
+    sparse = field.sparse(steps, size, kernel=recipe.kernel, sigma=recipe.sigma)
     dense = features = None
     if recipe.cmp is not None:
         guides = tracks.from_reference(pose, size, recipe.cmp_size, recipe.missing_joints)
-        complete = partial(field.dense, recipe.cmp, side=recipe.cmp_size, chunk=recipe.chunk)
-        dense = jax.jit(complete)(params["cmp"], picture, guides)[None]
+        dense = field.dense(
+            recipe.cmp, params["cmp"], picture, guides, recipe.cmp_size, chunk=recipe.chunk
+        )[None]
     if recipe.dift is not None:
-        grid = jax.jit(partial(dift.features, recipe.dift))(params, picture, key)
+        grid = _features(recipe.dift, params, picture, key)
         features = keypoints.embed(grid, pose.at([0]), size)[None]
     cells, visible = keypoints.cells(pose, size)
     return ControlSignals(
@@ -73,4 +73,4 @@ def for_sampling(
     )
 
 
-_sparse = partial(jax.jit, static_argnames=("size", "kernel", "sigma"))(field.sparse)
+_features = jax.jit(dift.features, static_argnums=0)
