@@ -1,0 +1,246 @@
+"""A job from files to files: what it writes, what it keeps when it fails, what it resumes."""
+
+import json
+import resource
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+import sample
+from dispose_jax import animate, job, record
+from dispose_jax.data import image, inputs, output, video
+from tests import small
+
+DEMO = inputs.Sources(*sample.DEMO)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Half of the compiler's time goes into speed that a job of three frames does not need."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def config(variant="base", **values):
+    config = small.config(variant, guidance=values.pop("guidance_scale", 1.0))
+    config.sample.update(
+        {"resolution": 64, "max_frames": 3, "window": 4, "overlap": 2, "steps": 2, **values}
+    )
+    config.motion.update({"kernel": 9, "sigma": 1.5, "cmp_size": 64, "chunk": 3})
+    return config
+
+
+def prepared(folder, settings=None, explain=False, sources=DEMO):
+    said = []
+    work = job.Job(
+        settings or config(), ("random",), sources, folder / "a.mp4", explain, said.append
+    )
+    return work, said
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A job that went well: its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    job.run(prepared(folder)[0])
+    return folder
+
+
+@pytest.fixture
+def failed(tmp_path, monkeypatch, whole):
+    """A folder where the same job failed to decode."""
+    with monkeypatch.context() as broken:
+        broken.setattr(animate, "decode", refuse)
+        with pytest.raises(OSError, match="broken"):
+            job.run(prepared(tmp_path)[0])
+    return tmp_path
+
+
+def refuse(*arguments):
+    raise OSError("broken")
+
+
+def test_a_run_leaves_the_video_its_record_and_a_preview(whole):
+    assert names(whole) == {"a.mp4", "a.json", "a.preview.png"}
+    film = video.read(whole / "a.mp4", 1)
+    assert film.frames.shape == (3, 64, 64, 3)
+    assert film.info.fps == 15  # a pose file's 30 over the stride of 2
+    assert film.frames.std() > 1
+    assert image.read(whole / "a.preview.png").shape == (64, 64, 3)
+
+
+def test_the_record_holds_all_that_the_video_depended_on(whole):
+    about = json.loads((whole / "a.json").read_text())
+    assert about["seed"] == 42
+    assert about["config"] == json.loads(config().to_json())
+    assert about["weights"] == ["random"]
+    assert about["sources"] == DEMO.as_dict()
+    assert (about["frames"], about["size"], about["fps"]) == (3, [64, 64], 15.0)
+    assert about["versions"]["jax"] == jax.__version__
+    assert about["fit"]["all_frames"] == 3
+    assert {"conditioning", "sampling", "decoding"} <= about["seconds"].keys()
+    assert all(seconds >= 0 for seconds in about["seconds"].values())
+
+
+def test_the_same_job_gives_the_same_video(tmp_path, whole):
+    job.run(prepared(tmp_path)[0])
+    assert (tmp_path / "a.mp4").read_bytes() == (whole / "a.mp4").read_bytes()
+
+
+def test_another_seed_gives_another_video(tmp_path, whole):
+    other = config()
+    other.seed = 1
+    job.run(prepared(tmp_path, other)[0])
+    assert (tmp_path / "a.mp4").read_bytes() != (whole / "a.mp4").read_bytes()
+
+
+def test_random_weights_are_announced(tmp_path):
+    assert "random weights, so the result is noise: unet" in prepared(tmp_path)[1][0]
+
+
+def test_a_failed_decode_keeps_the_latents_and_no_half_video(failed):
+    assert names(failed) == {"a.latents.safetensors", "a.preview.png"}
+
+
+def test_after_a_failed_decode_the_same_command_only_decodes(failed, whole, monkeypatch):
+    monkeypatch.setattr(animate, "sample", refuse)
+    work, said = prepared(failed)
+    job.run(work)
+    assert any("only decoding" in sentence for sentence in said)
+    assert (failed / "a.mp4").read_bytes() == (whole / "a.mp4").read_bytes()
+    assert names(failed) == names(whole), "latents are removed once the video is there"
+
+
+@pytest.mark.parametrize("change", ["seed", "steps", "reference"])
+def test_after_a_failed_decode_another_job_samples_again(failed, monkeypatch, change):
+    monkeypatch.setattr(animate, "sample", refuse)
+    other, sources = config(), DEMO
+    if change == "seed":
+        other.seed = 1
+    elif change == "steps":
+        other.sample.steps = 3
+    else:
+        picture = image.read(DEMO.reference)
+        image.write_png(failed / "other.png", 255 - picture)
+        sources = inputs.Sources(**{**vars(DEMO), "reference": failed / "other.png"})
+    with pytest.raises(OSError, match="broken"):
+        job.run(prepared(failed, other, sources=sources)[0])
+
+
+def test_damaged_latents_are_not_used(failed, monkeypatch):
+    path = failed / "a.latents.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    monkeypatch.setattr(animate, "sample", refuse)
+    with pytest.raises(OSError, match="broken"):
+        job.run(prepared(failed)[0])
+
+
+def test_a_full_disk_while_the_video_is_written_leaves_the_latents_alone(
+    failed, whole, monkeypatch
+):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    decode = animate.decode
+
+    def fill_the_disk(*arguments):
+        yield from decode(*arguments)
+        half = (whole / "a.mp4").stat().st_size // 2  # the log has room, the video has not
+        resource.setrlimit(resource.RLIMIT_FSIZE, (half, hard))
+
+    monkeypatch.setattr(animate, "decode", fill_the_disk)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(OSError, match="a.mp4: cannot write this file") as error:
+            job.run(prepared(failed)[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert "\n" not in str(error.value)
+    assert names(failed) == {"a.latents.safetensors", "a.preview.png"}
+
+
+def test_latents_that_cannot_be_kept_are_decoded_all_the_same(tmp_path, whole, monkeypatch):
+    monkeypatch.setattr(record, "save_latents", refuse)
+    work, said = prepared(tmp_path)
+    job.run(work)
+    assert any("sampling starts over: broken" in sentence for sentence in said)
+    assert (tmp_path / "a.mp4").read_bytes() == (whole / "a.mp4").read_bytes()
+
+
+def test_a_failed_run_keeps_the_older_video_and_its_record(tmp_path, whole, monkeypatch):
+    for name in ("a.mp4", "a.json"):
+        (tmp_path / name).write_bytes((whole / name).read_bytes())
+    monkeypatch.setattr(animate, "decode", refuse)
+    other = config()
+    other.seed = 1
+    with pytest.raises(OSError, match="broken"):
+        job.run(prepared(tmp_path, other)[0])
+    for name in ("a.mp4", "a.json"):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_numbers_that_are_not_finite_end_the_run_before_decoding(tmp_path, monkeypatch):
+    broken = lambda *arguments: np.full((1, 4, 8, 8, 4), np.nan, np.float32)
+    monkeypatch.setattr(animate, "sample", broken)
+    with pytest.raises(ValueError, match="not finite; try --config.sample.dtype=float32"):
+        job.run(prepared(tmp_path)[0])
+    assert names(tmp_path) == {"a.preview.png"}
+
+
+def test_warnings_name_the_preview(tmp_path, monkeypatch):
+    monkeypatch.setattr(animate, "condition", refuse)
+    prepare = inputs.prepare
+    crowd = lambda *arguments: prepare(*arguments)._replace(warnings=["two people"])
+    monkeypatch.setattr(inputs, "prepare", crowd)
+    work, said = prepared(tmp_path)
+    with pytest.raises(OSError, match="broken"):
+        job.run(work)
+    assert f"warning: two people; see {tmp_path / 'a.preview.png'}" in said
+
+
+def test_results_never_replace_what_is_read(tmp_path):
+    for name in ("a.mp4", "a.json", "a.explain.mp4"):
+        sources = inputs.Sources(**{**vars(DEMO), "poses": tmp_path / name})
+        with pytest.raises(ValueError, match=f"--poses .*{name}.*choose another --output"):
+            prepared(tmp_path, sources=sources)
+
+
+def test_everything_at_once_over_two_windows_and_explained(tmp_path):
+    settings = config("full", guidance_scale=(1.0, 2.0), max_frames=5, decode_chunk=6)
+    work, said = prepared(tmp_path, settings, explain=True)
+    job.run(work)
+    assert names(tmp_path) == {
+        "a.mp4",
+        "a.json",
+        "a.preview.png",
+        "a.explain.png",
+        "a.explain.mp4",
+    }
+    film = video.read(tmp_path / "a.mp4", 1)
+    explained = video.read(tmp_path / "a.explain.mp4", 1)
+    assert len(film.frames) == len(explained.frames) == 5
+    assert explained.info.fps == film.info.fps
+    sheet = image.read(tmp_path / "a.explain.png")
+    assert sheet.shape[0] > 5 * 256  # five rows of six columns
+    assert sheet.shape[1] > 6 * 256
+    assert "control signals" in json.loads((tmp_path / "a.json").read_text())["seconds"]
+    assert not [sentence for sentence in said if "warning" in sentence]
+
+
+def test_outputs_are_checked_before_weights_are(tmp_path):
+    with pytest.raises(ValueError, match="expected .mp4"):
+        job.Job(config(), ("absent",), DEMO, tmp_path / "a.gif")
+    assert not output.prepare(tmp_path / "a.mp4").exists()
+
+
+def test_computation_is_in_float32_on_a_cpu_unless_chosen():
+    assert job.compute_dtype("auto") == np.float32
+    assert job.compute_dtype("bfloat16") == jax.numpy.bfloat16
+    with pytest.raises(ValueError, match="sample.dtype is 'half'"):
+        job.compute_dtype("half")
