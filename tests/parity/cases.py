@@ -21,6 +21,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from converters import mapping
+from dispose_jax.types import Pose
 from tests.parity import keyed_weights
 
 HERE = Path(__file__).parent
@@ -126,6 +127,19 @@ def assert_close(case: Case, output: str, ours, tolerance: float, *, reference=N
     assert np.isfinite(ours).all(), f"{case.name} {output}: not finite"
     difference = np.abs(ours - reference.astype(np.float64)).max()
     record(case.name, output, difference / (reference.std() if relative else 1.0), tolerance)
+
+
+def body_pose(candidate: np.ndarray, subset: np.ndarray) -> Pose:
+    """Body keypoints of one person as cases give them: (f, 18, 2), (f, 18) with -1 for missing."""
+    f = len(candidate)
+    return Pose(
+        body=candidate[:, None],
+        body_score=np.where(subset == -1, 0.0, 1.0)[:, None],
+        hands=np.zeros((f, 1, 2, 21, 2)),
+        hands_score=np.zeros((f, 1, 2, 21)),
+        face=np.zeros((f, 1, 68, 2)),
+        face_score=np.zeros((f, 1, 68)),
+    )
 
 
 def convert(tensors, spelling, module, *inputs, prefix: str = "", **named) -> dict:

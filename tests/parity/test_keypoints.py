@@ -5,28 +5,14 @@ import re
 import numpy as np
 
 from dispose_jax.correspondence import keypoints
-from dispose_jax.types import Pose
-from tests.parity.cases import assert_close, load_case, record
-
-
-def _pose(candidate: np.ndarray, subset: np.ndarray) -> Pose:
-    """candidate (f, 18, 2) and subset (f, 18) of one person."""
-    f = len(candidate)
-    return Pose(
-        body=candidate[:, None],
-        body_score=np.where(subset == -1, 0.0, 1.0)[:, None],
-        hands=np.zeros((f, 1, 2, 21, 2)),
-        hands_score=np.zeros((f, 1, 2, 21)),
-        face=np.zeros((f, 1, 68, 2)),
-        face_score=np.zeros((f, 1, 68)),
-    )
+from tests.parity.cases import assert_close, body_pose, load_case, record
 
 
 def test_reference_embeddings_equal_the_original():
     case = load_case("sampling_ref_points")
     tolerance = float(re.fullmatch(r"max abs (\S+)", case.about["tolerance"]).group(1))
     for i, size in enumerate(case.config["image_sizes_hw"]):
-        reference = _pose(case.inputs[f"candidate_{i}"][None], case.inputs[f"subset_{i}"])
+        reference = body_pose(case.inputs[f"candidate_{i}"][None], case.inputs[f"subset_{i}"])
         features = case.inputs[f"feature_{i}"][0].transpose(1, 2, 0)
         ours = keypoints.embed(features, reference, tuple(size))[None]
         assert_close(case, f"embedding_{i}", ours, tolerance, relative=False)
@@ -34,7 +20,7 @@ def test_reference_embeddings_equal_the_original():
 
 def test_local_mask_equals_the_original():
     case = load_case("dispose.tiny")
-    pose = _pose(case.inputs["candidate"], case.inputs["subset"][:, 0])
+    pose = body_pose(case.inputs["candidate"], case.inputs["subset"][:, 0])
     size = case.inputs["flow"].shape[-2:]
     ours = keypoints.local_mask(pose, size)
     reference = case.outputs["loss_mask"]

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,7 +15,8 @@ from dispose_jax.networks.point_encoder import PointEncoder
 from dispose_jax.networks.pose_encoder import PoseNet
 from dispose_jax.networks.unet import Flavour, UNet
 from dispose_jax.types import Residuals
-from tests.parity.cases import assert_close, convert, load_case, weights
+from tests import blockwise
+from tests.parity.cases import assert_close, body_pose, convert, load_case, weights
 
 
 def channels_last(x):
@@ -71,7 +71,7 @@ def run_svd(svd, spatial_only=False, **call):
     x, t, context, ids = video_inputs(case)
     unet, _ = video_modules(case.config, len(x), spatial_only=spatial_only)
     call |= {"added_time": ids, "capture_intermediates": True}
-    return unet.apply({"params": params}, x, t, context, **call)
+    return blockwise.apply(unet, {"params": params}, x, t, context, **call)
 
 
 def test_video_unet_and_its_blocks_equal_the_original(svd):
@@ -118,7 +118,7 @@ def test_norm_epsilons_of_the_video_unet():
     x, t, context, ids = video_inputs(case)
     unet, _ = video_modules(case.config, len(x))
     params = convert(weights(case), rules.UNET_VIDEO, unet, x, t, context, added_time=ids)
-    out = unet.apply({"params": params}, x, t, context, added_time=ids)
+    out = blockwise.apply(unet, {"params": params}, x, t, context, added_time=ids)
     assert_close(case, "noise_pred", channels_first(out), case.about["tolerance"]["float32"])
 
 
@@ -139,7 +139,7 @@ def test_pose_net_and_unet_of_mimicmotion():
     unet, _ = video_modules(case.config, len(x))
     params = convert(tensors, rules.UNET_VIDEO, unet, x, t, context, added_time=ids, prefix="unet.")
     halves = jnp.stack([jnp.zeros_like(pose), pose])  # unconditional first
-    out = unet.apply({"params": params}, x, t, context, added_time=ids, added=halves)
+    out = blockwise.apply(unet, {"params": params}, x, t, context, added_time=ids, added=halves)
     assert_close(case, "noise_pred", channels_first(out), tolerance)
 
 
@@ -174,14 +174,16 @@ def test_motion_encoder_equals_the_original(name):
 
 def encode_points(case, tensors, config, size, batch=1):
     """The case's keypoints through the point encoder of its weights, repeated to the batch."""
-    cells, visible = keypoints.cells(*joints(case), *size)
+    cells, visible = keypoints.cells(pose_of(case), size)
     features = np.repeat(case.inputs["point_embedding"], batch, 0)
-    inputs = features, np.stack([cells] * batch), np.stack([visible] * batch), size
+    inputs = features, np.stack([cells] * batch), np.stack([visible] * batch)
     encoder = PointEncoder(
         tuple(config["channels"]), config["mid_dim"], tuple(config["downsample_rate"])
     )
-    params = convert(tensors, rules.POINT_ENCODER, encoder, *inputs, prefix="point_adapter.")
-    return encoder.apply({"params": params}, *inputs)
+    params = convert(
+        tensors, rules.POINT_ENCODER, encoder, *inputs, size=size, prefix="point_adapter."
+    )
+    return encoder.apply({"params": params}, *inputs, size=size)
 
 
 @pytest.mark.parametrize("name", ["point_adapter.tiny", "point_adapter.full"])
@@ -192,16 +194,15 @@ def test_point_encoder_equals_the_original(name):
     for i, level in enumerate(levels):
         tolerance = case.about["tolerance"]["float32"]
         assert_close(case, f"level{i}", channels_first(level), tolerance)
-    mask = keypoints.local_mask(*joints(case), *size)
+    mask = keypoints.local_mask(pose_of(case), size)
     ours = np.repeat(mask[None, :, None], 4, axis=2)
     assert_close(case, "loss_mask", ours, 0.0)
 
 
-def joints(case):
-    """Coordinates and scores of a case's keypoints: (f, 18, 2), (f, 18)."""
+def pose_of(case):
+    """A case's keypoints of one person."""
     xy = case.inputs["candidate"]
-    subset = case.inputs["subset"].reshape(len(xy), -1)
-    return xy, np.where(subset == -1, 0.0, 1.0)
+    return body_pose(xy, case.inputs["subset"].reshape(len(xy), -1))
 
 
 def test_hybrid_controlnet_equals_the_original():
@@ -217,7 +218,7 @@ def test_hybrid_controlnet_equals_the_original():
     _, net = video_modules(config["controlnet"], len(x))
     own = {k: v for k, v in tensors.items() if not k.startswith(CONTROL_ENCODERS)}
     params = convert(own, rules.UNET_VIDEO, net, x, t, context, added_time=ids)
-    run = jax.jit(partial(net.apply, {"params": params}, x, t, context, added_time=ids))
+    run = partial(blockwise.apply, net, {"params": params}, x, t, context, added_time=ids)
 
     def check(name, residuals, factor=1.0):
         """Compare all outputs of the case whose names start so."""
@@ -232,9 +233,8 @@ def test_hybrid_controlnet_equals_the_original():
     both = run(motion=motion, points=points)
     check("", both)
     check("half_scale_", both, 0.5)
-    # Zeros stand for absent signals: equal values, and one compiled program for all.
-    check("noflow_", run(motion=jnp.zeros_like(motion), points=points))
-    check("nopoints_", run(motion=motion, points=jax.tree.map(jnp.zeros_like, points)))
+    check("noflow_", run(motion=None, points=points))
+    check("nopoints_", run(motion=motion, points=None))
 
 
 CONTROL_ENCODERS = ("controlnet_cond_embedding.", "point_adapter.")
@@ -255,7 +255,9 @@ def test_picture_unet_equals_the_original(name):
     t = np.broadcast_to(case.inputs["timestep"], (len(x),)).astype(np.float32)
     context = case.inputs["encoder_hidden_states"]
     params = convert(weights(case), rules.UNET_PICTURE, unet, x, t, context)
-    out, state = unet.apply({"params": params}, x, t, context, capture_intermediates=True)
+    out, state = blockwise.apply(
+        unet, {"params": params}, x, t, context, capture_intermediates=True
+    )
     assert_close(case, "noise_pred", flat(out), tolerance)
     for name in [o for o in case.outputs if o.startswith("up_ft_")]:
         tap = state["intermediates"][f"up_blocks_{name[-1]}"]["__call__"][0]
