@@ -28,10 +28,13 @@ ROWS = [
         "dispose_jax.weights",
     },
     {"dispose_jax.training", "dispose_jax.evaluation", "dispose_jax.job", "dispose_jax.cli"},
-    {"train", "sample", "evaluate", "benchmarks", "converters", "assets"},
+    {"train", "sample", "evaluate", "converters"},
+    {"benchmarks", "assets"},  # tools for us: measuring against PyTorch needs the converters
 ]
 HEIGHT = {unit: row for row, units in enumerate(ROWS) for unit in units}
-# Rows aside: a config is data, and a conversion needs only what names and shapes parameters.
+# Rows aside: a config is data that programs read, and a conversion needs only what names and shapes
+# parameters.
+PROGRAMS = ROWS[-2] | ROWS[-1]
 ONLY = {
     "configs": {"configs"},
     "converters": {"converters", "configs", *ROWS[0], "dispose_jax.networks", "dispose_jax.models"},
@@ -53,13 +56,13 @@ PLACES = {
     "ml_collections": ("configs", "train", "sample", "evaluate", "benchmarks", "converters"),
     "absl": ("dispose_jax.cli", "train", "sample", "evaluate", "benchmarks", "converters"),
     "tqdm": ("dispose_jax.job", "dispose_jax.training", "converters"),
-    "optax": ("dispose_jax.training",),
+    "optax": ("dispose_jax.training", "assets"),
     "orbax": ("dispose_jax.training",),
     "grain": ("dispose_jax.data", "dispose_jax.training"),
 }
 EVERYWHERE = {"jax", "jaxlib", "numpy", "flax"}
 # Tools beside the package draw and measure with what they need, PyTorch included.
-FREE = ("assets", "benchmarks")
+FREE = ROWS[-1]
 
 
 def modules():
@@ -113,6 +116,9 @@ def complaints(module, source):
             if own in ONLY:
                 if wanted not in ONLY[own]:
                     yield f"{module} imports {target}: {own} may import {sorted(ONLY[own])}"
+            elif wanted == "configs":
+                if own not in PROGRAMS:
+                    yield f"{module} imports {target}: a config is passed to it"
             elif wanted not in HEIGHT:
                 yield f"{module} imports {target}, which no row of ROWS holds"
             elif HEIGHT[wanted] >= HEIGHT[own]:
@@ -143,6 +149,7 @@ def test_imports_point_downwards(module):
         ("dispose_jax.animate", "from converters import mapping"),
         ("converters.convert", "from dispose_jax.data import video"),
         ("configs.svd", "from dispose_jax.types import Pose"),
+        ("dispose_jax.job", "from configs import svd"),
         ("sample", "from converters import convert"),
         ("dispose_jax.models.bundle", "import torch"),
         ("dispose_jax.networks.vae", "def f():\n    import cv2"),
@@ -158,6 +165,7 @@ def test_right_imports_are_accepted():
     source = "import jax\nfrom dispose_jax.ops import resize\nfrom dispose_jax.types import Pose\n"
     assert not list(complaints("dispose_jax.motion.field", source + "import math, cv2"))
     assert not list(complaints("sample", "from dispose_jax import cli\nfrom absl import flags"))
+    assert not list(complaints("benchmarks.step", "import torch\nfrom configs import svd"))
 
 
 BLOCKED_IMPORT = """
