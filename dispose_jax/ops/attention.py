@@ -8,6 +8,7 @@ a slice of the scores.
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 
 import jax
@@ -69,12 +70,11 @@ def _cudnn_width() -> int:
     """Largest head width of cuDNN's kernel: 256 from Hopper on, 128 before; 0 if it does not run
     here."""
     try:
-        probe = jnp.zeros((1, 512, 1, 64), jnp.bfloat16)
+        # A shape, not an array: attention is mostly chosen while something is traced.
+        probe = jax.ShapeDtypeStruct((1, 512, 1, 64), jnp.bfloat16)
         jax.jit(_cudnn).lower(probe, probe, probe).compile()
         capability = float(jax.devices()[0].compute_capability)
     except Exception as error:  # any failure of a probe means the same: take another kernel
-        import warnings
-
         warnings.warn(f"cuDNN attention is not available ({error}); using XLA", stacklevel=2)
         return 0
     return 256 if capability >= 9.0 else 128
