@@ -1,0 +1,113 @@
+"""Where control signals enter, and what each ablation of the paper leaves."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.common import CONTROL
+from dispose_jax.types import Residuals
+from tests import small
+
+F = 4
+CONTROL_NETWORKS = ("controlnet", "motion_encoder", "point_encoder")
+
+
+def denoise(made, params, signals) -> np.ndarray:
+    """Output of the whole denoiser for some signals, all else fixed."""
+    rng = np.random.default_rng(4)
+    base = small.conditioning(small.build("base"), F)
+    conditioning = base.replace(**made.model.control.encode(params, signals))
+    x = rng.normal(size=(1, F, *small.LATENTS)).astype(np.float32)
+    return np.asarray(made.model.denoise(params, x, np.array([0.7], np.float32), conditioning))
+
+
+@pytest.fixture(scope="module")
+def base_output() -> np.ndarray:
+    made = small.build("base")
+    return denoise(made, made.params, small.signals(F))
+
+
+@pytest.mark.parametrize("variant", CONTROL)
+def test_an_untrained_variant_equals_its_frozen_base_and_a_trained_one_does_not(
+    variant, base_output
+):
+    made = small.build(variant)
+    started = {
+        name: network.init(jax.random.key(1))["params"]
+        for name, network in made.networks.items()
+        if name in CONTROL_NETWORKS
+    }
+    untrained = denoise(made, made.params | started, small.signals(F))
+    np.testing.assert_array_equal(untrained, base_output)
+    trained = denoise(made, made.params, small.signals(F))
+    assert (np.abs(trained - base_output).max() > 0.01) == (variant != "base")
+
+
+@pytest.mark.parametrize("variant", CONTROL)
+def test_a_variant_has_the_networks_that_its_signals_need_and_no_other(variant):
+    control, names = CONTROL[variant], set(small.build(variant).networks)
+    motion, points = bool(control["motion"]), control["points"]
+    into_unet = (
+        motion and control.get("motion_into") == "unet",
+        points and control.get("points_into") == "unet",
+    )
+    expected = {"motion_encoder"} if motion else set()
+    expected |= {"point_encoder"} if points else set()
+    expected |= {"controlnet"} if into_unet != (motion, points) else set()
+    assert names & set(CONTROL_NETWORKS) == expected
+    assert ("cmp" in names) == ("dense" in control["motion"])
+    assert ("dift_unet" in names) == points
+
+
+def test_without_completion_the_dense_field_is_not_read():
+    made = small.build("no_cmp")
+    signals = small.signals(F)
+    one = denoise(made, made.params, signals)
+    other = denoise(made, made.params, signals.replace(dense_flow=None))
+    np.testing.assert_array_equal(one, other)
+    moved = signals.replace(sparse_flow=2 * signals.sparse_flow)
+    assert np.abs(denoise(made, made.params, moved) - one).max() > 1e-3
+
+
+def test_encoding_a_clip_once_equals_encoding_every_window():
+    made = small.build("full")
+    signals = small.signals(num_frames=7)
+    encode = jax.jit(made.model.control.encode)
+    once = small.conditioning(made, num_frames=7)
+    for window in ([0, 1, 2, 3], [0, 4, 5, 6]):
+        per_frame = ("sparse_flow", "dense_flow", "cells", "visible")
+        part = {name: getattr(signals, name)[:, window] for name in per_frame}
+        alone = encode(made.params, signals.replace(**part))
+        picked = once.at(np.array(window))
+        np.testing.assert_allclose(picked.motion, alone["motion"], atol=1e-6)
+        for ours, theirs in zip(picked.points, alone["points"], strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_residuals_are_scaled_and_counted_as_the_quirk_says():
+    """Of two levels with one layer each: the first level's skips count twice as released."""
+    rng = np.random.default_rng(0)
+    skips = tuple(rng.normal(size=(1, 2, 2, 2, 3)) for _ in range(4))  # input, 2 of level 0, 1
+    residuals = Residuals(skips=skips, mid=rng.normal(size=(1, 2, 2, 2, 3)))
+
+    class Fixed:
+        channels, layers = (3, 3), 1
+
+        def apply(self, *_, **__):
+            return residuals
+
+    made = small.build("full")
+
+    def through(quirk: str) -> Residuals:
+        path = replace(made.model.control, controlnet=Fixed(), scale=0.5, residuals=quirk)
+        conditioning = small.conditioning(made, num_frames=2)
+        return path.apply({"controlnet": {}}, jnp.zeros(1), jnp.zeros(1), conditioning)[0]
+
+    for quirk, times in {"accumulated": (2, 2, 2, 1), "once": (1, 1, 1, 1)}.items():
+        ours = through(quirk)
+        for skip, count, ours_skip in zip(skips, times, ours.skips, strict=True):
+            np.testing.assert_allclose(ours_skip, 0.5 * count * skip, rtol=1e-6)
+        np.testing.assert_allclose(ours.mid, 0.5 * residuals.mid, rtol=1e-6)

@@ -1,0 +1,243 @@
+"""The driver against the plain loop it stands for: one window at a time, on one device, nothing
+hoisted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dispose_jax import animate
+from dispose_jax.diffusion import windows
+from dispose_jax.diffusion.samplers import Euler
+from dispose_jax.networks.temporal import context_of_positions
+from dispose_jax.types import Conditioning
+from tests import small
+
+H, W, C = 3, 4, 2  # latents of the toy
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A model that compiles at once and reads all that a driver brings.
+
+    Frames of a window see each other and their places; rows of a group see each other's context.
+    """
+
+    group: int = 2
+    repeats_noise: bool = True
+    generates_reference: bool = True
+    schedule: Euler = Euler()
+
+    def windows(self, num_frames, window, overlap):
+        return windows.anchored(num_frames, window, overlap)
+
+    def unconditional(self, conditioning, drop):
+        keep = lambda x: jnp.where(drop.reshape(-1, *[1] * (x.ndim - 1)), 0, x)
+        return conditioning.replace(
+            context=keep(conditioning.context),
+            pose_features=jax.tree.map(keep, conditioning.pose_features),
+        )
+
+    def hoist(self, params, conditioning):
+        value = conditioning.context[:, 0] @ params["kernel"]
+        return conditioning.replace(cross={"value": value})
+
+    def denoise(self, params, x, t, conditioning):
+        if conditioning.cross is None:
+            conditioning = self.hoist(params, conditioning)
+        b, f = x.shape[:2]
+        values = context_of_positions(conditioning.cross["value"], H * W, self.group)
+        y = x + jnp.broadcast_to(values, (b, 1, H * W, C)).reshape(b, 1, H, W, C)
+        y = y + t[:, None, None, None, None] + conditioning.added_time.mean()
+        y = y + jnp.arange(f)[:, None, None, None] / f + conditioning.image_latents[:, None]
+        y = y + conditioning.pose_features + conditioning.motion + conditioning.points[0]
+        return jnp.tanh(y) + 0.3 * jnp.sin(3 * y).mean(1, keepdims=True)
+
+    def decode(self, params, latents):
+        """Frames of one pixel per latent that depend on those they are decoded with."""
+        return latents[..., :1] + latents[..., 1:].mean(1, keepdims=True) * params["colours"]
+
+
+class Counting(Toy):
+    """Keeps how many rows each traced call had."""
+
+    rows: ClassVar[list[int]] = []
+
+    def denoise(self, params, x, t, conditioning):
+        self.rows.append(len(x))
+        return super().denoise(params, x, t, conditioning)
+
+
+def toy_clip(num_frames: int, seed: int = 0):
+    """params, conditioning and noise."""
+    rng = np.random.default_rng(seed)
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    conditioning = Conditioning(
+        context=normal(1, 1, 5),
+        pose_features=normal(1, num_frames, H, W, C),
+        image_latents=normal(1, H, W, C),
+        added_time=normal(1, 3),
+        motion=normal(1, num_frames, H, W, C),
+        points=(normal(1, num_frames, H, W, C),),
+    )
+    return {"kernel": normal(5, C)}, conditioning, normal(1, num_frames, H, W, C)
+
+
+def plain_loop(model, params, conditioning, noise, sampling) -> np.ndarray:
+    """Sampling as the paper's base model describes it, in float64 around the network."""
+    f = noise.shape[1]
+    length, overlap = min(sampling.window, f), sampling.overlap
+    tiles = [[0, *range(s + 1, s + length)] for s in range(0, f - length + 1, length - overlap)]
+    if tiles[-1][-1] < f - 1:
+        tiles.append([0, *range(f - length + 1, f)])
+    middle = (np.arange(length) + 0.5) * 2 / length
+    weights = np.minimum(middle, 2 - middle)[:, None, None, None]
+
+    ramp = np.linspace(0, 1, sampling.steps)
+    sigmas = (700 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 700 ** (1 / 7))) ** 7
+    scale = np.linspace(*np.broadcast_to(sampling.guidance_scale, 2), f)[:, None, None, None]
+    x = noise[0].astype(np.float64) * np.sqrt(sigmas[0] ** 2 + 1)
+    for sigma, lower in pairwise([*sigmas, 0.0]):
+        fused, total = np.zeros((2, *x.shape)), np.zeros((f, 1, 1, 1))
+        for tile in tiles:
+            pair = jax.tree.map(lambda leaf: jnp.repeat(leaf, 2, axis=0), conditioning.at(tile))
+            pair = model.unconditional(pair, jnp.array([True, False]))
+            seen = np.stack([x[tile] / np.sqrt(sigma**2 + 1)] * 2).astype(np.float32)
+            t = np.full(2, 0.25 * np.log(sigma), np.float32)
+            output = np.asarray(model.denoise(params, seen, t, pair))
+            np.add.at(fused, (slice(None), tile), output * weights)
+            np.add.at(total, tile, weights)
+        unconditional, conditional = fused / total
+        v = unconditional + scale * (conditional - unconditional)
+        clean = x / (sigma**2 + 1) - v * sigma / np.sqrt(sigma**2 + 1)
+        x = x + (x - clean) / sigma * (lower - sigma)
+    return x[None]
+
+
+def assert_same(ours, reference, tolerance=1e-4):
+    difference = np.abs(np.asarray(ours) - reference).max() / reference.std()
+    assert difference < tolerance
+
+
+ARRANGEMENTS = {  # windows at a time, devices, features on the host
+    "one by one": (1, 1, False),
+    "one by one from the host": (1, 1, True),
+    "a batch that does not divide the windows": (3, 1, False),
+    "a batch larger than the windows": (9, 1, False),
+    "two devices": (1, 2, False),
+    "two devices, two each, from the host": (2, 2, True),
+    "more devices than windows": (1, 8, False),
+}
+
+
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_arrangement_of_windows_does_not_change_the_result(arrangement):
+    window_batch, devices, on_host = ARRANGEMENTS[arrangement]
+    params, conditioning, noise = toy_clip(num_frames=11)
+    sampling = animate.Sampling(3, 5, 2, (1.5, 3.0), window_batch, on_host)
+    ours = animate.sample(
+        Toy(), params, conditioning, noise, sampling, devices=jax.devices()[:devices]
+    )
+    assert_same(ours, plain_loop(Toy(), params, conditioning, noise, sampling))
+
+
+@pytest.mark.parametrize("num_frames", [2, 3, 5, 6])
+def test_clips_around_the_length_of_a_window(num_frames):
+    params, conditioning, noise = toy_clip(num_frames)
+    sampling = animate.Sampling(2, 5, 1, 2.0)
+    ours = animate.sample(Toy(), params, conditioning, noise, sampling)
+    assert ours.shape == noise.shape
+    assert_same(ours, plain_loop(Toy(), params, conditioning, noise, sampling))
+
+
+def test_guidance_of_one_gives_the_conditional_result_and_computes_no_other():
+    params, conditioning, noise = toy_clip(num_frames=7)
+    sampling = animate.Sampling(2, 4, 2, 1.0, window_batch=2)
+    Counting.rows.clear()
+    model = Counting(group=1)
+    ours = animate.sample(model, params, conditioning, noise, sampling, devices=jax.devices()[:1])
+    assert Counting.rows == [2]  # two windows, one row each; traced once
+    assert_same(ours, plain_loop(Toy(group=1), params, conditioning, noise, sampling))
+    stronger = animate.Sampling(2, 4, 2, 1.01, window_batch=2)
+    animate.sample(model, params, conditioning, noise, stronger, devices=jax.devices()[:1])
+    assert Counting.rows == [2, 4]
+
+
+def test_order_of_the_context_matters_only_between_the_halves_of_guidance():
+    params, conditioning, noise = toy_clip(num_frames=7)
+    run = lambda group, scale: np.asarray(
+        animate.sample(Toy(group), params, conditioning, noise, animate.Sampling(2, 4, 2, scale))
+    )
+    assert np.abs(run(2, 2.0) - run(1, 2.0)).max() > 0.01
+    np.testing.assert_array_equal(run(2, 1.0), run(1, 1.0))
+
+
+def test_every_step_is_reported_with_its_latents():
+    params, conditioning, noise = toy_clip(num_frames=4)
+    done, kept = [], []
+    latents = animate.sample(
+        Toy(),
+        params,
+        conditioning,
+        noise,
+        animate.Sampling(3, 4, 2, 2.0),
+        progress=lambda *counts: done.append(counts),
+        inspect=lambda step, x: kept.append((step, np.asarray(x))),
+    )
+    assert done == [(1, 3), (2, 3), (3, 3)]
+    assert [step for step, _ in kept] == [0, 1, 2]
+    np.testing.assert_array_equal(kept[-1][1], latents)
+    short = animate.Sampling(2, 4, 2, 2.0)
+    assert np.abs(kept[1][1] - animate.sample(Toy(), params, conditioning, noise, short)).max() > 0
+
+
+def test_initial_noise_is_one_window_repeated_where_the_model_says_so():
+    key = jax.random.key(5)
+    repeated = animate.initial_noise(Toy(), key, 11, (H, W, C), 4)
+    assert repeated.shape == (1, 11, H, W, C)
+    np.testing.assert_array_equal(repeated[:, 4:8], repeated[:, :4])
+    np.testing.assert_array_equal(repeated[:, 8:], repeated[:, :3])
+    own = animate.initial_noise(Toy(repeats_noise=False), key, 11, (H, W, C), 4)
+    assert len(np.unique(np.asarray(own))) == own.size
+    short = animate.initial_noise(Toy(), key, 3, (H, W, C), 4)
+    assert short.shape[1] == 3 and len(np.unique(np.asarray(short))) == short.size
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 20])
+@pytest.mark.parametrize("generates_reference", [True, False])
+def test_frames_are_decoded_chunk_by_chunk_without_a_generated_reference(
+    chunk, generates_reference
+):
+    model = Toy(generates_reference=generates_reference)
+    params = {"colours": np.array([1.0, 0.5, -1.0], np.float32)}
+    latents = np.random.default_rng(1).normal(size=(1, 7, H, W, C)).astype(np.float32)
+    done = []
+    frames = list(
+        animate.decode(model, params, latents, chunk, lambda *counts: done.append(counts))
+    )
+    assert all(len(part) and part.dtype == np.uint8 for part in frames)
+    parts = [latents[:, i : i + chunk] for i in range(0, 7, chunk)]
+    expected = np.concatenate([np.asarray(model.decode(params, part))[0] for part in parts])
+    levels = np.floor(np.clip(expected / 2 + 0.5, 0, 1) * 255)
+    levels = levels[1:] if generates_reference else levels
+    assert np.abs(np.concatenate(frames) - levels).max() <= 1  # a rounding in front of a floor
+    assert (np.concatenate(frames) == levels).mean() > 0.99
+    assert done == [(min(i + chunk, 7), 7) for i in range(0, 7, chunk)]
+
+
+def test_networks_on_eight_devices_equal_the_plain_loop():
+    """MimicMotion with all of DisPose, released order of the context, features on the host."""
+    made = small.build("full")
+    conditioning = small.conditioning(made, num_frames=7)
+    noise = np.random.default_rng(2).normal(size=(1, 7, *small.LATENTS)).astype(np.float32)
+    sampling = animate.Sampling(2, 4, 2, 2.0, features_on_host=True)
+    assert made.config.quirks.time_context_order == "released"
+    ours = animate.sample(made.model, made.params, conditioning, noise, sampling)
+    assert len(ours.sharding.device_set) == jax.device_count() == 8
+    assert_same(ours, plain_loop(made.model, made.params, conditioning, noise, sampling))
