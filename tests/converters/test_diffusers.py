@@ -14,6 +14,7 @@ from tests.parity.cases import load_manifest
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.full
 
 
 def from_config(kind: type, config: dict):

@@ -7,6 +7,7 @@ import pytest
 from converters import files
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.full
 
 
 def state_dict():

@@ -88,6 +88,7 @@ def test_bfloat16_pictures_stay_bfloat16():
         (resize.nearest, {"mode": "nearest"}),
     ],
 )
+@pytest.mark.full
 def test_every_rule_equals_pytorch(function, options, length, out):
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(1).normal(size=(2, length, 10, 3)).astype(np.float32)
@@ -98,6 +99,7 @@ def test_every_rule_equals_pytorch(function, options, length, out):
     np.testing.assert_allclose(ours, theirs.permute(0, 2, 3, 1), atol=2e-6)
 
 
+@pytest.mark.full
 def test_the_nearest_table_equals_pytorch_for_the_sizes_of_motion_fields():
     torch = pytest.importorskip("torch")
     for length, out in [(448, 384), (896, 384), (384, 608), (384, 1216), (576, 384), (384, 1024)]:
