@@ -43,7 +43,7 @@ def recipe() -> tuple[control.Recipe, dict]:
 def signals(pose, changed=None, key=0):
     both, params = recipe()
     reference = small.pictures(1)[0]
-    made = control.for_sampling(changed or both, params, reference, pose, jax.random.key(key))
+    made = control.for_sampling(changed or both, params, reference, pose, small.key(key))
     return jax.device_get(made)
 
 

@@ -19,9 +19,22 @@ def denoise(made, params, signals) -> np.ndarray:
     """Output of the whole denoiser for some signals, all else fixed."""
     rng = np.random.default_rng(4)
     base = small.conditioning(small.build("base"), F)
-    conditioning = base.replace(**made.model.control.encode(params, signals))
-    x = rng.normal(size=(1, F, *small.LATENTS)).astype(np.float32)
-    return np.asarray(made.model.denoise(params, x, np.array([0.7], np.float32), conditioning))
+    conditioning = base.replace(**small.encode(made.model.control, params, signals))
+    x = np.repeat(rng.normal(size=(1, F, *small.LATENTS)).astype(np.float32), 2, axis=0)
+    two = jax.tree.map(lambda leaf: jnp.repeat(leaf, 2, axis=0), conditioning)
+    t = np.full(2, 0.7, np.float32)
+    return np.asarray(small.eager(made.model).denoise(params, x, t, two))
+
+
+def started(networks: dict) -> dict:
+    """Initial parameters of control networks; equal modules are initialised once."""
+    for name in set(networks) & set(CONTROL_NETWORKS):
+        if (module := networks[name].module) not in _started:
+            _started[module] = jax.jit(networks[name].init)(small.key(1))["params"]
+    return {name: _started[networks[name].module] for name in CONTROL_NETWORKS if name in networks}
+
+
+_started: dict = {}
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +48,7 @@ def test_an_untrained_variant_equals_its_frozen_base_and_a_trained_one_does_not(
     variant, base_output
 ):
     made = small.build(variant)
-    started = {
-        name: network.init(jax.random.key(1))["params"]
-        for name, network in made.networks.items()
-        if name in CONTROL_NETWORKS
-    }
-    untrained = denoise(made, made.params | started, small.signals(F))
+    untrained = denoise(made, made.params | started(made.networks), small.signals(F))
     np.testing.assert_array_equal(untrained, base_output)
     trained = denoise(made, made.params, small.signals(F))
     assert (np.abs(trained - base_output).max() > 0.01) == (variant != "base")
@@ -75,12 +83,11 @@ def test_without_completion_the_dense_field_is_not_read():
 def test_encoding_a_clip_once_equals_encoding_every_window():
     made = small.build("full")
     signals = small.signals(num_frames=7)
-    encode = jax.jit(made.model.control.encode)
     once = small.conditioning(made, num_frames=7)
     for window in ([0, 1, 2, 3], [0, 4, 5, 6]):
         per_frame = ("sparse_flow", "dense_flow", "cells", "visible")
         part = {name: getattr(signals, name)[:, window] for name in per_frame}
-        alone = encode(made.params, signals.replace(**part))
+        alone = small.encode(made.model.control, made.params, signals.replace(**part))
         picked = once.at(np.array(window))
         np.testing.assert_allclose(picked.motion, alone["motion"], atol=1e-6)
         for ours, theirs in zip(picked.points, alone["points"], strict=True):

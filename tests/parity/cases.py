@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cache, partial
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def weights(
     for gain in [gains] if isinstance(gains, dict) else gains:
         if gain.get("manifest", manifest) == manifest:
             for key in tensors:
-                if re.search(gain["keys"], key):
+                if fnmatchcase(key, gain["keys"]):  # a shell pattern
                     tensors[key] = tensors[key] * np.float32(gain["factor"])
     if "weight_scale" in config:
         for key, value in tensors.items():
