@@ -290,8 +290,14 @@ def _line(name: str, value: str, note: str = "") -> str:
 
 
 def _bytes(count: float) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+    return _scaled(count, {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10})
 
 
 def _flops(count: float) -> str:
-    return f"{count / 1e12:.1f} TFLOP" if count >= 1e12 else f"{count / 1e9:.2f} GFLOP"
+    return _scaled(count, {"PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9, "MFLOP": 1e6})
+
+
+def _scaled(count: float, units: dict[str, float]) -> str:
+    """A count in the largest unit that it reaches, else in the smallest."""
+    unit = next((name for name, size in units.items() if count >= size), list(units)[-1])
+    return f"{count / units[unit]:.2f} {unit}"

@@ -1,0 +1,144 @@
+"""How long one denoising step takes, and what part of the device's peak it reaches.
+
+The fraction is by the wall clock on an accelerator, by CPU time on a CPU.
+
+  python -m benchmarks.step                         # the small model
+  python -m benchmarks.step --config size=full --dtype bfloat16
+
+The driver's own loop is timed (dispose_jax/animate.py), windows and guidance included, on random
+weights and conditioning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import measure
+from configs.svd import get_config
+from dispose_jax import animate, dry_run
+from dispose_jax.data.image import target_size
+from dispose_jax.models import mimicmotion, networks
+from dispose_jax.types import Conditioning
+
+
+def run(
+    config, num_frames: int, height: int, width: int, dtype, repeats: int = 3
+) -> dict[str, float]:
+    """Figures of a step: seconds, FLOPs and bytes. num_frames of the clip, the reference
+    included."""
+    built = networks.build(config, dtype)
+    model = mimicmotion.build(config, built)
+    names = [name for name in dry_run.STAGES["sampling"] if name in built]
+    shapes = {
+        name: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), built[name].shapes)
+        for name in names
+    }
+    params = measure.random_tree(shapes)
+    conditioning = conditioning_shapes(config, num_frames, height, width, dtype)
+    channels = config.model.vae.latent_channels
+    latents = jax.ShapeDtypeStruct((1, num_frames, height // 8, width // 8, channels), jnp.float32)
+    sampling = animate.Sampling(
+        steps=repeats + 1,
+        window=config.sample.window,
+        overlap=config.sample.overlap,
+        guidance_scale=config.sample.guidance_scale,
+        window_batch=config.sample.window_batch,
+    )
+    plan = model.windows(num_frames, sampling.window, sampling.overlap)
+    halves = 2 if max(jnp.atleast_1d(jnp.asarray(sampling.guidance_scale))) > 1 else 1
+    call = dry_run.denoise_jaxpr(model, shapes, conditioning, latents, 1, plan.frames.shape[1])
+    flops = sum(dry_run.flops_by_module(call).values()) * len(plan.frames) * halves
+
+    marks = [(time.perf_counter(), time.process_time())]
+    animate.sample(
+        model,
+        params,
+        measure.random_tree(conditioning),
+        measure.random_tree(latents),
+        sampling,
+        lambda done, total: marks.append((time.perf_counter(), time.process_time())),
+    )
+    spent = [[b - a for a, b in zip(x, y)] for x, y in zip(marks[1:], marks[2:])]
+    seconds, cpu_seconds = (statistics.median(clock) for clock in zip(*spent))
+    peak, _ = measure.peak_flops(dtype)
+    rate = flops / (cpu_seconds if measure.clock() == "cpu" else seconds)
+    figures = {
+        "compile_s": marks[1][0] - marks[0][0] - seconds,
+        "seconds_per_step": seconds,
+        "cpu_seconds_per_step": cpu_seconds,
+        "seconds_per_frame_and_step": seconds / (num_frames - 1),
+        "windows": len(plan.frames),
+        "tflop_per_step": flops / 1e12,
+        "tflop_per_s": flops / seconds / 1e12,
+        "peak_tflop_per_s": peak / 1e12,
+        "fraction_of_peak": rate / peak,
+        "peak_memory_gib": measure.peak_memory()[0] / 2**30,
+    }
+    return figures | ({"tflop_per_cpu_s": rate / 1e12} if measure.on_cpu() else {})
+
+
+def conditioning_shapes(config, f: int, height: int, width: int, dtype) -> Conditioning:
+    """Shapes of what model.condition gives for a clip of f frames."""
+    struct = jax.ShapeDtypeStruct
+    sizes, channels = config.model, tuple(config.model.unet.channels)
+    grid = (height // 8, width // 8)
+    per_frame = struct((1, f, *grid, channels[0]), dtype)
+    points = tuple(
+        struct((1, f, height // stride, width // stride, c), dtype)
+        for stride, c in zip(networks.strides(len(channels)), channels)
+    )
+    return Conditioning(
+        context=struct((1, 1, sizes.image_encoder.projection), dtype),
+        pose_features=per_frame,
+        image_latents=struct((1, *grid, sizes.vae.latent_channels), jnp.float32),
+        added_time=struct((1, 3), jnp.float32),
+        motion=per_frame if config.control.motion else None,
+        points=points if config.control.points else None,
+    )
+
+
+def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The options of what is run, for every benchmark of the model."""
+    parser.add_argument("--config", default="size=tiny", help="argument of configs/svd.py")
+    parser.add_argument("--frames", type=int, default=16, help="the reference included")
+    parser.add_argument("--height", type=int, help="pixels; default: the config's, landscape")
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--window_batch", type=int, default=1)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cores", type=int, help="use so many of the CPU's cores")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser):
+    """Options, config, size and type."""
+    options = arguments(parser).parse_args()
+    if options.cores:
+        measure.use_cores(options.cores)
+    config = get_config(options.config)
+    config.sample.window_batch = options.window_batch
+    height, width = target_size(9, 16, config.sample.resolution)
+    size = options.height or height, options.width or width
+    dtype = options.dtype or ("float32" if measure.on_cpu() else "bfloat16")
+    return options, config, size, jnp.dtype(dtype)
+
+
+def main() -> None:
+    options, config, size, dtype = parse(argparse.ArgumentParser(description=__doc__))
+    print(
+        f"{measure.device()}; {options.config}, {options.frames} frames, {size[1]} x {size[0]}, ",
+        end="",
+    )
+    print(f"{dtype.name}, median of {options.repeats}")
+    for name, value in run(config, options.frames, *size, dtype, options.repeats).items():
+        print(f"  {name:<28}{value:12.4g}")
+    print(f"  peak: {measure.peak_flops(dtype)[1]}; memory of the {measure.peak_memory()[1]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The benchmarks run and compare what they say they compare; how long it takes is not asserted."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import measure, shortcuts, step
+from dispose_jax import dry_run
+from tests import small
+from tests.test_dry_run import numbers
+
+
+def test_things_to_be_compared_run_in_turn_and_warm_up_does_not_count():
+    order = []
+    slow = iter([0.2, 0, 0, 0])  # the warm-up is slow
+
+    def call(name):
+        order.append(name)
+        if name == "a":
+            measure.time.sleep(next(slow))
+
+    taken = measure.alternate({"a": lambda: call("a"), "b": lambda: call("b")}, repeats=3)
+    assert order == ["a", "b"] * 4
+    assert 0 <= taken["a"].wall < 0.2 and set(taken) == {"a", "b"}
+
+
+def test_random_weights_keep_the_variance_of_what_passes_them():
+    shapes = {
+        "kernel": jax.ShapeDtypeStruct((3, 3, 50, 400), jnp.bfloat16),
+        "cells": jax.ShapeDtypeStruct((2, 3), jnp.int32),
+    }
+    made = measure.random_tree(shapes)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), made) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), shapes
+    )
+    assert float(np.float32(made["kernel"]).std()) == pytest.approx(1 / np.sqrt(450), rel=0.02)
+
+
+def test_the_peak_of_a_device_outside_the_table_is_measured():
+    peak, source = measure.peak_flops(jnp.float32)
+    assert peak > 1e8 and "measured" in source
+
+
+def test_a_step_is_counted_as_the_dry_run_counts_it():
+    config = small.config()
+    config.sample.window, config.sample.overlap = 3, 1
+    figures = step.run(config, 5, *small.SIZE, jnp.dtype("float32"), repeats=2)
+    assert figures["windows"] == 2
+    text = dry_run.report(config, 5, *small.SIZE, jnp.float32)
+    assert figures["tflop_per_step"] * 1e12 == pytest.approx(numbers(text, "one step"), rel=1e-2)
+    assert all(np.isfinite(value) and value > 0 for value in figures.values())
+
+
+# Those that compile two denoisers more take as long as the rest of this file; that these shortcuts
+# are exact is also shown beside the modules.
+HEAVY = ("one_token", "hoisted_cross", "window_batching")
+CASES = [pytest.param(c, marks=pytest.mark.full) if c in HEAVY else c for c in shortcuts.CASES]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_shortcut_gives_the_result_of_the_plain_way(case):
+    setting = shortcuts.Setting(small.config(), 3, *small.SIZE, jnp.dtype("float32"))
+    rows = shortcuts.run(setting, [case], repeats=1)
+    assert len(rows) >= 2
+    for _, way, wall, cpu, ratio, difference in rows:
+        assert difference < 1e-4, way  # of the results' deviation, so they are not all zero
+        assert wall > 0 and cpu >= 0 and ratio >= 0
+
+
+def test_the_unet_of_pytorch_with_the_same_weights_gives_the_same_result():
+    pytest.importorskip("diffusers")
+    from benchmarks import against_pytorch
+
+    config = small.config()
+    config.model.unet.channels, config.model.unet.heads = (32, 64), (1, 2)
+    figures = against_pytorch.run(
+        config, 3, *small.SIZE, jnp.dtype("float32"), repeats=1, compiled=False
+    )
+    assert figures["difference"] < 1e-4
+    assert figures["ours / torch, wall time"] > 0
