@@ -1,4 +1,4 @@
-"""A model small enough to compile in seconds: configs/svd.py:size=tiny with one level of 8 channels.
+"""A model small enough to compile in seconds: configs/svd.py:size=tiny with one level.
 
 Its weights are random and nothing in them starts at zero, so every signal shows in the result.
 """
