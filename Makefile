@@ -16,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 TORCH ?= torch==2.13.0
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 ifndef PYTHON

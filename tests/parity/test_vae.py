@@ -6,6 +6,7 @@ import pytest
 
 from converters import rules
 from dispose_jax.networks.vae import VAE
+from tests import blockwise
 from tests.parity.cases import Case, assert_close, convert, load_case, weights
 
 
@@ -38,7 +39,7 @@ def test_autoencoder_gives_the_original_latents_and_pictures(name):
     images = np.moveaxis(case.inputs["image"], 1, -1)
     latents = np.moveaxis(case.inputs["latents"], 1, -1)
 
-    mean, logvar = vae.apply(params, images, method="encode")
+    mean, logvar = blockwise.apply(vae, params, images, method="encode")
     moments = {"mean": mean, "mode": mean, "logvar": logvar}
     for output in moments.keys() & case.outputs.keys():
         assert_close(case, output, channels_first(moments[output]), tolerance)
@@ -46,7 +47,7 @@ def test_autoencoder_gives_the_original_latents_and_pictures(name):
     def decode(num_frames):
         """Consecutive clips of num_frames, the last one shorter if the count does not divide."""
         clips = [latents[i : i + num_frames] for i in range(0, len(latents), num_frames)]
-        frames = [vae.apply(params, clip[None], method="decode")[0] for clip in clips]
+        frames = [blockwise.apply(vae, params, clip[None], method="decode")[0] for clip in clips]
         return channels_first(np.concatenate(frames))
 
     for output in case.outputs.keys() - moments.keys():
