@@ -6,6 +6,7 @@ the package builds networks and model; the keyed weights come through the conver
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -163,7 +164,7 @@ def recipe_of(case: Case, config: ConfigDict, built: dict[str, networks.Network]
         vae=built["dift_vae"].module,
         unet=built["dift_unet"].module,
         text_encoder=built["dift_text_encoder"].module,
-        tokens=dift.token_ids(about["prompt"]),
+        tokens=tuple(case.inputs["token_ids"][0].tolist()),
         timestep=about["dift_t"],
         up_block=about["dift_up_block"],
         ensemble=about["dift_ensemble"],
@@ -185,15 +186,30 @@ def params_of(case: Case, built: dict[str, networks.Network]) -> dict:
     params = {}
     for role, manifest in roles(case).items():
         row = RELEASES[role]
-        shapes = {part.network: built[part.network].shapes for part in row.parts}
+        shapes = {part.network: _shapes(built[part.network]) for part in row.parts}
         made, _ = checkpoints.to_flax(row, weights(case, manifest, prefix=""), shapes, manifest)
         params |= made
     return jax.tree.map(np.ascontiguousarray, params)
 
 
+_traced: dict = {}
+
+
+def _shapes(network: networks.Network) -> dict:
+    """Its parameter tree. U-Nets trace slowly: equal ones with equal inputs are traced once."""
+    inputs = inspect.getclosurevars(network.init).nonlocals["inputs"]
+    same = (network.module, *(x.shape for x in inputs))
+    if same not in _traced:
+        _traced[same] = network.shapes
+    return _traced[same]
+
+
 @dataclass(frozen=True)
 class Tap:
-    """A module that also hands each output to `seen`, in the order of the calls."""
+    """A module that also hands each output to `seen`, in the order of the calls.
+
+    blockwise: outside jit, compile its blocks, each kind once.
+    """
 
     module: Any
     seen: Callable[[Any], None]
@@ -227,6 +243,18 @@ def given_draws(*draws: np.ndarray) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def unjitted(module, *names: str) -> Iterator[None]:
+    """Within it, these functions of a module run as they are written.
+
+    Compiling a whole step takes longer than running it block by block.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.setattr(module, name, getattr(module, name).__wrapped__)
+        yield
+
+
 @dataclass
 class Run:
     """A sampling run and what went on inside it."""
@@ -256,10 +284,8 @@ def sample(model, params: dict, conditioning, noise, sampling: animate.Sampling)
         io_callback(fused.append, None, halves, ordered=True)
         return combine(unconditional, conditional, scale)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, unjitted(animate, "_predict", "_finish"):
         patch.setattr(guidance, "combine", seen_combine)
-        for name in ("_predict", "_finish"):
-            patch.setattr(animate, name, getattr(animate, name).__wrapped__)
         latents = animate.sample(
             tapped,
             params,
