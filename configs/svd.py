@@ -112,11 +112,11 @@ TINY = {
     "cmp": {
         "layers": (1, 1, 1, 1),
         "image_features": 32,
-        "sparse_features": 8,
-        "bins": 33,
-        "fmax": 32.0,
+        "sparse_features": 16,
+        "bins": 65,
+        "fmax": 64.0,
         "base_width": 8,
-        "decoder_width": 16,
+        "decoder_width": 24,
     },
 }
 
