@@ -1,7 +1,7 @@
 """Write docs/parity.md from the differences that the parity tests measured.
 
-DISPOSE_PARITY_TABLE=/tmp/parity.tsv python -m pytest tests/parity -m "full or not full"
-python -m tests.parity.table /tmp/parity.tsv
+DISPOSE_PARITY_TABLE=parity.tsv python -m pytest tests/parity -m "full or not full"
+python -m tests.parity.table parity.tsv
 """
 
 import json
