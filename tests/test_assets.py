@@ -84,6 +84,7 @@ def test_the_dancer_has_other_proportions_than_the_reference(reference, dance):
     assert abs(arms_to_torso(dance) / arms_to_torso(reference) - 1) > 0.03
 
 
+@pytest.mark.full
 def test_the_script_makes_the_bundled_files_again(tmp_path):
     subprocess.run([sys.executable, ASSETS / "make_demo.py", tmp_path], check=True)
     for name in ("reference.poses.json", "driving.poses.json"):

@@ -9,6 +9,8 @@ from dispose_jax.networks.vae import VAE, sample_latents
 from dispose_jax.ops import attention
 from tests.drawn import drawn
 
+pytestmark = pytest.mark.full  # minutes of compilation; the parity tests hold the same networks
+
 SIZES = dict(widths=(8, 16), latent_channels=3, layers=1, groups=4)
 
 
