@@ -33,7 +33,7 @@ def main(table: Path) -> None:
         rows[case][output] = float(difference), float(tolerance)
     text = HEAD
     for case, outputs in sorted(rows.items()):
-        about = json.loads((GOLDENS / f"{case}.json").read_text())["about"]
+        about = json.loads((GOLDENS / f"{case}.json").read_text())["about"].replace("|", "\\|")
         # The output closest to its bound; a bound of zero is met exactly.
         worst = max(outputs.values(), key=lambda pair: pair[0] / pair[1] if pair[1] else 0)
         text += f"| {case} | {about} | {len(outputs)} | {worst[0]:.1e} | {worst[1]:.1e} |\n"
