@@ -57,8 +57,7 @@ def config(variant: str = "full", guidance: float = 2.0, **quirks: str) -> Confi
     """The small configuration of a variant of the paper, released quirks unless named."""
     config = svd.get_config(f"size=tiny,variant={variant}")
     for name, fields in _MODEL.items():
-        config.bundled = "nothing"  # no such folder: without --weights they are random
-    config.model[name].update(fields)
+        config.model[name].update(fields)
     config.quirks.update(svd.RELEASED | quirks)
     config.sample.guidance_scale = guidance
     return config
