@@ -33,14 +33,14 @@ class Release:
     rest).
 
     module: prefix of all keys as released; files without it are read too. counters: whether norms
-    count batches.
+    count batches. repository: on Hugging Face, or the address that the remote path is appended to.
     """
 
     name: str
     parts: tuple[Part, ...]
     file: str  # where it lies in a folder of weights, and what an export writes
     places: tuple[str, ...]  # how its path ends or looks, best first
-    repository: str  # on Hugging Face
+    repository: str
     remote: str  # path in there
     licence: str
     download_to: str = ""  # folder that the remote path goes below
@@ -51,6 +51,7 @@ class Release:
     counters: bool = False
     unused: tuple[str, ...] = ()
     only_if_asked: bool = False  # holds a network that another release is preferred for
+    for_training: bool = False  # taken where it lies, missed by nobody: no model holds its networks
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -186,6 +187,23 @@ RELEASES = (
         module="module.",
         counters=True,
     ),
+    Release(
+        name="raft",
+        parts=(Part("raft", rules.PLAIN),),
+        file="raft_large_C_T_SKHT_V2-ff5fadd5.pth",
+        places=(
+            r"raft_large_C_T_SKHT_V2[^/]*\.(pth|safetensors)$",
+            r"raft_large[^/]*\.(pth|safetensors)$",
+            r"raft-(things|sintel|kitti|chairs)\.pth$",
+        ),
+        repository="https://download.pytorch.org/models",
+        remote="raft_large_C_T_SKHT_V2-ff5fadd5.pth",
+        licence="BSD-3-Clause (torchvision); the data it was trained on have their own terms",
+        aliases=rules.RAFT_OF_ITS_AUTHORS,
+        counters=True,
+        unused=(r"\.norm3\.",),  # in the authors' files: the same tensors as downsample.1
+        for_training=True,
+    ),
 )
 
 # DWPose stays ONNX and is copied as it is: name in the bundle -> name as released.
@@ -193,6 +211,18 @@ POSE_FILES = {"detector.onnx": "yolox_l.onnx", "whole_body.onnx": "dw-ll_ucoco_3
 POSE_FOLDER = "dwpose"
 POSE_REPOSITORY = "yzd-v/DWPose"
 POSE_LICENCE = "Apache-2.0"
+
+
+def address(row: Release) -> str:
+    """The page or the file where a release is to be had."""
+    if row.repository.startswith("https://"):
+        return f"{row.repository}/{row.remote}"
+    return f"https://huggingface.co/{row.repository} ({row.remote})"
+
+
+def serves_training(network: str) -> bool:
+    """Whether a network belongs to no model, so that none is incomplete without it."""
+    return any(row.for_training and network in row.networks for row in RELEASES)
 
 
 def release(name: str) -> Release:
@@ -236,8 +266,8 @@ def to_flax(
     finite.
     """
     maps = derive(row, shapes)
-    tensors, respelt = _respell(row, tensors, source)
     expected = {e.key: e.shape for entries in maps.values() for e in entries.values()}
+    tensors, respelt = _respell(row, tensors, expected, source)
     ignored = {"in another spelling": respelt} if respelt else {}
     rest = {}
     for key, tensor in tensors.items():
@@ -268,7 +298,9 @@ def to_torch(row: Release, params: Mapping[str, Mapping], source: str) -> dict[s
     return {row.module + key: tensor for key, tensor in tensors.items()}
 
 
-def _respell(row: Release, tensors: Mapping[str, np.ndarray], source: str):
+def _respell(
+    row: Release, tensors: Mapping[str, np.ndarray], expected: Mapping[str, tuple], source: str
+):
     """Tensors under the keys used here, without the common prefix, and the other keys met."""
     if row.module or any(row.file.endswith(end) for end in (".pth", ".tar")):
         prefix = row.module or "module."  # what training on several devices leaves
@@ -281,8 +313,8 @@ def _respell(row: Release, tensors: Mapping[str, np.ndarray], source: str):
             name = re.sub(pattern, replacement, name)
         if name != key:
             respelt.append(key)
-            if tensor.ndim == 4 and tensor.shape[2:] == (1, 1):  # once a 1 x 1 convolution
-                tensor = tensor.reshape(tensor.shape[:2])
+            if tensor.shape == (*expected.get(name, ()), 1, 1):  # once a 1 x 1 convolution
+                tensor = tensor.reshape(expected[name])
         if name in spelt:
             raise ConversionError(f"{source}: {key} is there twice, in two spellings")
         spelt[name] = tensor

@@ -37,6 +37,11 @@ def load_config(name: str):
     return module.get_config(argument or None)
 
 
+def all_networks(config) -> dict[str, model_networks.Network]:
+    """What can be converted: the networks of a config, and those that serve its training data."""
+    return model_networks.build(config) | {"raft": model_networks.flow_network()}
+
+
 def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dtype=None):
     """Convert every release found in a folder into a bundle; yields lines for people.
 
@@ -44,7 +49,7 @@ def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dty
     for those that hold a second version of a network. Raises ValueError if nothing is found or
     anything does not fit.
     """
-    networks = model_networks.build(config)
+    networks = all_networks(config)
     found = doctor.find(source)
     rows = [checkpoints.release(name) for name in only] or [
         row for row in doctor.rows(networks) if row.name in found and not row.only_if_asked
@@ -78,7 +83,7 @@ def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dty
     bundle.write(target, params, belongs, origins, dtype=dtype, pose_files=pose_files)
     yield f"written: {target} with {', '.join([*params, *pose_files])}"
     for name in networks:
-        if name not in params:
+        if name not in params and not checkpoints.serves_training(name):
             yield f"not in it: {name}, which comes from {bundle.RELEASED_IN[name]}"
 
 
@@ -88,7 +93,7 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
     A later source replaces networks of an earlier one. A file is written if all its networks are
     there.
     """
-    networks = model_networks.build(config)
+    networks = all_networks(config)
     held = {name for folder in sources for name in bundle.describe(folder)["networks"]}
     rows, claimed = [], set()
     for row in checkpoints.RELEASES:
@@ -123,7 +128,7 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
 
 def check(folder: Path, config, *, verify: bool = False):
     """The doctor's findings on a folder of weights or a bundle, and the next step."""
-    networks = model_networks.build(config)
+    networks = all_networks(config)
     if (folder / bundle.DESCRIPTION).is_file():
         findings = doctor.check_bundle(folder, networks, config, verify)
     else:

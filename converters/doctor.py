@@ -61,7 +61,7 @@ def check_weights(folder: str | Path, networks: Mapping[str, Network]) -> list[F
     for row in rows(networks):
         if row.name in found:
             findings.append(_examine(row, found[row.name], networks))
-        elif not row.only_if_asked:
+        elif not (row.only_if_asked or row.for_training):
             detail = f"expected {Path(folder) / row.file}; from {origin(row)}"
             findings.append(Finding(row.name, "missing", detail))
     for name, released in checkpoints.POSE_FILES.items():
@@ -86,6 +86,8 @@ def check_bundle(
     findings = []
     for name, network in networks.items():
         entry = content["networks"].get(name)
+        if entry is None and checkpoints.serves_training(name):
+            continue
         if entry is None:
             detail = f"made from {bundle.RELEASED_IN.get(name, 'a training run')} by to-flax"
             findings.append(Finding(name, "missing", detail))
@@ -108,7 +110,7 @@ def rows(networks: Mapping[str, Network]) -> list[Release]:
 
 def origin(row: Release) -> str:
     """Where to get a release."""
-    return f"https://huggingface.co/{row.repository} ({row.remote}); licence: {row.licence}"
+    return f"{checkpoints.address(row)}; licence: {row.licence}"
 
 
 def next_step(folder: str | Path, findings: Iterable[Finding], config_name: str) -> str:

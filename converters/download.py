@@ -1,16 +1,20 @@
-"""Fetch the released weights from Hugging Face, when asked and only then.
+"""Fetch the released weights, when asked and only then.
 
   python -m converters.download --to weights                      (says what, under which licences)
   python -m converters.download --to weights --accept-licences    (fetches it)
 
-Needs the extra: pip install "dispose-jax[download]". Stable Video Diffusion is gated: its licence
-is accepted on its page, and the machine logged in with `hf auth login`.
+Hugging Face needs the extra: pip install "dispose-jax[download]". Stable Video Diffusion is gated:
+its licence is accepted on its page, and the machine logged in with `hf auth login`. What only
+training uses is fetched when named: --only raft.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import shutil
 import sys
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -47,13 +51,15 @@ def items(only: Sequence[str] = ()) -> list[Item]:
     unknown = [name for name in only if name not in every]
     if unknown:
         raise ValueError(f"--only {unknown[0]}: not one of {', '.join(every)}")
-    optional = {row.name for row in checkpoints.RELEASES if row.only_if_asked}
+    optional = {r.name for r in checkpoints.RELEASES if r.only_if_asked or r.for_training}
     names = only or [name for name in every if name not in optional]
     return [item for name in names for item in every[name]]
 
 
 def fetch(item: Item, target: Path) -> Path:
     """Download one file below target and return its path. Raises ValueError with what to do."""
+    if item.repository.startswith("https://"):
+        return _fetch_address(f"{item.repository}/{item.remote}", target / item.folder)
     try:
         import huggingface_hub
         from huggingface_hub.errors import GatedRepoError
@@ -75,6 +81,27 @@ def fetch(item: Item, target: Path) -> Path:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{item.repository}/{item.remote}: not downloaded ({reason})") from None
     return Path(path)
+
+
+def _fetch_address(address: str, folder: Path) -> Path:
+    """Download a file whose name ends in the first digits of its SHA-256; a wrong one is
+    removed."""
+    path = folder / address.rsplit("/", 1)[1]
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(address, timeout=60) as answer, open(partial, "wb") as file:
+            shutil.copyfileobj(answer, file)
+        with open(partial, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if not digest.startswith(path.stem.rsplit("-", 1)[1]):
+            raise ValueError(f"{address}: damaged on the way (SHA-256 {digest}); run this again")
+        partial.replace(path)
+    except OSError as error:
+        raise ValueError(f"{address}: not downloaded ({error})") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -38,3 +38,20 @@ MOTION_ENCODER = Spelling(
 POINT_ENCODER = Spelling(((r"^levels\.", "model_list."),))
 VAE_VIDEO = Spelling((), _FRAME_CONVS | {r"time_conv_out\.": 1})
 PLAIN = Spelling()
+
+# RAFT's names in its authors' files -> torchvision's, which are ours.
+RAFT_OF_ITS_AUTHORS: tuple[Rule, ...] = (
+    (r"^fnet\.", "feature_encoder."),
+    (r"^cnet\.", "context_encoder."),
+    (r"^(\w+_encoder)\.conv1\.", r"\1.convnormrelu.0."),
+    (r"^(\w+_encoder)\.norm1\.", r"\1.convnormrelu.1."),
+    (r"^(\w+_encoder)\.conv2\.", r"\1.conv."),
+    (r"(layer\d\.\d)\.conv([12])\.", r"\1.convnormrelu\2.0."),
+    (r"(layer\d\.\d)\.norm([12])\.", r"\1.convnormrelu\2.1."),
+    (r"^update_block\.encoder\.conv\.", "update_block.motion_encoder.conv.0."),
+    (r"^update_block\.encoder\.convc(\d)\.", r"update_block.motion_encoder.convcorr\1.0."),
+    (r"^update_block\.encoder\.convf(\d)\.", r"update_block.motion_encoder.convflow\1.0."),
+    (r"^update_block\.gru\.(conv[zrq])([12])\.", r"update_block.recurrent_block.convgru\2.\1."),
+    (r"^update_block\.mask\.0\.", "mask_predictor.convrelu.0."),
+    (r"^update_block\.mask\.2\.", "mask_predictor.conv."),
+)

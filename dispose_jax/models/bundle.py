@@ -42,6 +42,7 @@ RELEASED_IN = {
     "dift_vae": "stable-diffusion-v1-5/vae",
     "dift_text_encoder": "stable-diffusion-v1-5/text_encoder",
     "cmp": "ckpt_iter_42000.pth.tar",
+    "raft": "raft_large_C_T_SKHT_V2-ff5fadd5.pth",
 }
 
 

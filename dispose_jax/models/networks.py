@@ -23,6 +23,7 @@ from dispose_jax.networks.controlnet import ControlNet
 from dispose_jax.networks.motion_encoder import MotionEncoder
 from dispose_jax.networks.point_encoder import PointEncoder
 from dispose_jax.networks.pose_encoder import PoseNet
+from dispose_jax.networks.raft import RAFT, SMALLEST
 from dispose_jax.networks.unet import Flavour, UNet
 from dispose_jax.networks.vae import VAE
 from dispose_jax.types import Array, Params
@@ -60,6 +61,12 @@ def build(config, dtype: DTypeLike = jnp.float32) -> dict[str, Network]:
     if control.points:
         networks |= _dift(sizes.dift, dtype)
     return networks
+
+
+def flow_network(dtype: DTypeLike = jnp.float32) -> Network:
+    """RAFT, which gives training data its optical flow: no model holds it, no config sizes it."""
+    picture = jnp.zeros((1, SMALLEST, SMALLEST, 3))
+    return _network(RAFT(dtype=dtype), picture, picture, updates=1)
 
 
 def context_group(config) -> int:

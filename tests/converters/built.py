@@ -13,6 +13,7 @@ from dispose_jax.networks.controlnet import ControlNet
 from dispose_jax.networks.motion_encoder import MotionEncoder
 from dispose_jax.networks.point_encoder import PointEncoder
 from dispose_jax.networks.pose_encoder import PoseNet
+from dispose_jax.networks.raft import RAFT
 from dispose_jax.networks.unet import Flavour, UNet
 from dispose_jax.networks.vae import VAE
 from tests.parity.cases import load_manifest
@@ -163,6 +164,13 @@ def _cmp(config: dict) -> dict:
     return {"cmp": _shapes(network, picture, picture[..., :2], picture[..., 0])}
 
 
+def _raft(config: dict) -> dict:
+    *widths, features = config["feature_encoder"]["layers"][1:]
+    network = RAFT(tuple(widths), features, config["hidden"])
+    picture = jnp.zeros((1, 128, 128, 3))
+    return {"raft": _shapes(network, picture, picture)}
+
+
 # Manifest without its size -> the row that reads it, and what it is built of.
 _TABLE = {
     "mimicmotion": ("mimicmotion", _mimicmotion),
@@ -181,4 +189,5 @@ _TABLE = {
     "sd15_text_encoder": ("sd15_text_encoder", _text),
     "dift_text": ("sd15_text_encoder", _text),
     "cmp": ("cmp", _cmp),
+    "raft_large": ("raft", _raft),
 }

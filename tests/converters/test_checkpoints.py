@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from converters import checkpoints
+from converters import checkpoints, mapping
 from converters.mapping import ConversionError
 from dispose_jax.models import bundle
 from tests.converters import built
@@ -48,6 +48,31 @@ def test_a_tensor_in_two_spellings_is_an_error():
     tensors[key] = tensors[key.replace("query", "to_q")]
     with pytest.raises(ConversionError, match="twice, in two spellings"):
         convert("sd15_vae.tiny", tensors)
+
+
+def test_flow_weights_of_its_authors_are_met_though_a_norm_is_there_twice():
+    tensors = keyed("raft_things", np.float16)
+    shapes = built.shapes_of("raft_large.full")
+    row = checkpoints.release("raft")
+    for given in (tensors, {f"module.{key}": value for key, value in tensors.items()}):
+        params, report = checkpoints.to_flax(row, given, shapes, "raft-things.pth")
+        ours = mapping.flatten(params["raft"])
+        for path, key in {
+            "feature_encoder/convnormrelu_0/kernel": "fnet.conv1.weight",
+            "feature_encoder/conv/kernel": "fnet.conv2.weight",
+            "context_encoder/layer2_0/downsample_1/mean": "cnet.layer2.0.downsample.1.running_mean",
+            "context_encoder/layer3_1/convnormrelu2_1/scale": "cnet.layer3.1.norm2.weight",
+            "update_block/motion_encoder/convcorr1_0/kernel": "update_block.encoder.convc1.weight",
+            "update_block/motion_encoder/conv_0/bias": "update_block.encoder.conv.bias",
+            "update_block/recurrent_block/convgru2/convq/kernel": "update_block.gru.convq2.weight",
+            "mask_predictor/conv/kernel": "update_block.mask.2.weight",
+        }.items():
+            value = ours[tuple(path.split("/"))]
+            value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
+            assert same_bits(np.ascontiguousarray(value), tensors[key]), path
+        assert len(report.notes["of networks not used here"]) == 2 * 5
+    released = checkpoints.to_torch(row, params, "bundle")
+    assert released.keys() == built.torch_shapes("raft_large.full").keys()
 
 
 def test_diffusion_features_take_the_encoder_of_a_whole_autoencoder():
@@ -120,6 +145,7 @@ def test_every_network_names_the_file_it_comes_from_when_it_is_absent():
     assert rows.keys() == bundle.RELEASED_IN.keys()
     for network, row in rows.items():
         assert bundle.RELEASED_IN[network] in row.file
+    assert {name for name in rows if checkpoints.serves_training(name)} == {"raft"}
     assert set(checkpoints.POSE_FILES) == set(bundle.POSE_FILES)
 
 

@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,14 +17,14 @@ ROWS = [row for row in checkpoints.RELEASES if not row.only_if_asked]
 
 @pytest.fixture(scope="module")
 def traced():
-    """The networks of the small config, their shapes traced once for all tests."""
-    built = model_networks.build(convert.load_config(CONFIG))
+    """All networks of the small config, their shapes traced once for all tests."""
+    built = convert.all_networks(convert.load_config(CONFIG))
     return {name: SimpleNamespace(shapes=network.shapes) for name, network in built.items()}
 
 
 @pytest.fixture(autouse=True)
 def build_once(monkeypatch, traced):
-    monkeypatch.setattr(convert.model_networks, "build", lambda config: traced)
+    monkeypatch.setattr(convert, "all_networks", lambda config: traced)
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +53,21 @@ def run(capsys, *arguments):
     return status, *capsys.readouterr()
 
 
+def size_of(traced, *names):
+    """How many tensors networks have."""
+    return sum(len(jax.tree.leaves(traced[name].shapes)) for name in names)
+
+
 def tensors_of(folder):
     return {row.name: files.read(path) for row in ROWS if (path := doctor.find(folder)[row.name])}
 
 
-def test_released_files_become_a_bundle_and_come_back_bit_for_bit(capsys, tmp_path, released):
+def test_released_files_become_a_bundle_and_come_back_bit_for_bit(
+    capsys, tmp_path, released, traced
+):
     status, out, err = run(capsys, "to-flax", "--from", released, "--to", tmp_path / "bundle")
-    assert (status, err) == (0, "") and "927 tensors" in out and "not in it" not in out
+    assert (status, err) == (0, "") and "not in it" not in out
+    assert f"{size_of(traced, 'unet', 'pose_encoder')} tensors" in out
     assert "1 of networks not used here, e.g. decoder.conv_in.weight" in out
     description = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
     assert description["config"] == CONFIG and description["base"] == "svd"
@@ -134,12 +143,43 @@ def test_part_of_the_files_makes_a_part_of_a_bundle_and_says_what_is_absent(
     assert status == 1 and "no cmp/experiments" in err and "MOFA-Video-Hybrid" in err
 
 
-def test_the_doctor_is_content_with_a_complete_folder_and_names_the_next_command(capsys, released):
+def test_the_doctor_is_content_with_a_complete_folder_and_names_the_next_command(
+    capsys, released, traced
+):
     status, out, err = run(capsys, "check", released)
     assert (status, err) == (0, "")
     assert out.count("ok  ") == len(ROWS) + 2 and "missing" not in out
-    assert "927 tensors (float16)" in out and "holds unet and pose_encoder" in out
+    assert f"{size_of(traced, 'unet', 'pose_encoder')} tensors (float16)" in out
+    assert "holds unet and pose_encoder" in out
     assert f"next: python -m converters.convert to-flax --from {released}" in out
+
+
+def test_flow_weights_are_converted_where_they_lie_and_missed_by_nobody(capsys, tmp_path, released):
+    without = tmp_path / "weights"
+    without.mkdir()
+    for entry in released.iterdir():
+        if not entry.name.startswith("raft"):
+            (without / entry.name).symlink_to(entry)
+    status, out, _ = run(capsys, "check", without)
+    assert status == 0 and "raft" not in out and "next: python -m converters.convert" in out
+    status, out, _ = run(capsys, "to-flax", "--from", without, "--to", tmp_path / "b")
+    assert status == 0 and "raft" not in out
+    status, out, _ = run(capsys, "check", tmp_path / "b")
+    assert status == 0 and "raft" not in out and "next: python sample.py" in out
+
+    alone = tmp_path / "flow"
+    alone.mkdir()
+    (alone / checkpoints.release("raft").file).symlink_to(
+        released / checkpoints.release("raft").file
+    )
+    options = ("to-flax", "--from", alone, "--to", tmp_path / "c", "--only", "raft")
+    status, out, _ = run(capsys, *options)
+    assert status == 0 and set(bundle.describe(tmp_path / "c")["networks"]) == {"raft"}
+    both = f"{tmp_path / 'b'},{tmp_path / 'c'}"
+    assert run(capsys, "to-torch", "--from", both, "--to", tmp_path / "again")[0] == 0
+    written = files.read(tmp_path / "again" / checkpoints.release("raft").file)
+    for key, tensor in files.read(alone / checkpoints.release("raft").file).items():
+        np.testing.assert_array_equal(written[key], tensor)
 
 
 def test_the_doctor_says_what_is_missing_wrong_or_unknown(capsys, tmp_path, released):
@@ -163,11 +203,15 @@ def test_the_doctor_says_what_is_missing_wrong_or_unknown(capsys, tmp_path, rele
     assert "next: python -m converters.download" in out and "--only mimicmotion,dispose" in out
 
 
-def test_the_doctor_reads_a_bundle_too(capsys, tmp_path, released):
+def test_the_doctor_reads_a_bundle_too(capsys, tmp_path, released, traced):
     folder = tmp_path / "b"
     run(capsys, "to-flax", "--from", released, "--to", folder)
     status, out, _ = run(capsys, "check", folder, "--verify")
-    assert status == 0 and out.count("tensors match") == 11 and "next: python sample.py" in out
+    assert (
+        status == 0
+        and out.count("tensors match") == len(traced)
+        and "next: python sample.py" in out
+    )
     (folder / "vae.safetensors").write_bytes(b"short")
     status, out, _ = run(capsys, "check", folder)
     assert status == 1 and "wrong    vae" in out and "5 bytes, expected" in out

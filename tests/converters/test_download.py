@@ -1,5 +1,6 @@
 """The downloader: explicit, states licences, explains what stops it."""
 
+import hashlib
 import sys
 from types import ModuleType
 
@@ -40,7 +41,8 @@ def test_nothing_is_fetched_before_the_licences_are_accepted(hub, tmp_path, caps
 
 def test_what_is_fetched_lies_where_the_doctor_looks(hub, tmp_path, capsys):
     assert download.main(["--to", str(tmp_path), "--accept-licences"]) == 0
-    wanted = {row.name for row in checkpoints.RELEASES if not row.only_if_asked}
+    asked = lambda row: row.only_if_asked or row.for_training
+    wanted = {row.name for row in checkpoints.RELEASES if not asked(row)}
     assert set(doctor.find(tmp_path)) == wanted | set(checkpoints.POSE_FILES)
     assert "converters.convert check" in capsys.readouterr().out
 
@@ -53,6 +55,32 @@ def test_only_the_named_releases_are_fetched(hub, tmp_path):
         "diffusion_pytorch_model.fp16.safetensors",
     ]
     assert set(doctor.find(tmp_path)) == {"dispose", "svd_unet"}
+
+
+def test_a_file_with_an_address_of_its_own_is_fetched_and_its_digest_checked(
+    monkeypatch, tmp_path, capsys
+):
+    content = b"weights"
+    name = f"raft_large_X-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    (tmp_path / name).write_bytes(content)
+    item = download.items(["raft"])[0]
+    assert item.repository == "https://download.pytorch.org/models"
+    served = {f"{item.repository}/{name}": tmp_path / name}
+    monkeypatch.setattr(
+        download.urllib.request, "urlopen", lambda address, timeout: open(served[address], "rb")
+    )
+    target = tmp_path / "weights"
+    path = download.fetch(item._replace(remote=name), target)
+    assert path == target / name and path.read_bytes() == content
+    assert doctor.find(target) == {"raft": path}
+    path.unlink()
+    (tmp_path / name).write_bytes(b"weightz")
+    with pytest.raises(ValueError, match="damaged on the way"):
+        download.fetch(item._replace(remote=name), target)
+    served[f"{item.repository}/{name}"] = tmp_path / "nowhere"
+    with pytest.raises(ValueError, match="not downloaded"):
+        download.fetch(item._replace(remote=name), target)
+    assert not list(target.iterdir())
 
 
 def test_a_gated_repository_is_explained(hub, tmp_path, capsys):
