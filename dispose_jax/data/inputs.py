@@ -72,7 +72,7 @@ def prepare(sources: Sources, sample, pose_models: Path | None, say: Callable[[s
     anything that cannot be animated.
     """
     picture, (height, width) = _reference(sources, sample)
-    detector = _Detector(pose_models, say)
+    detector = Detector(pose_models, say)
     reference_pose = None
     if sources.reference_pose is not None:
         file = files.read(sources.reference_pose)
@@ -81,7 +81,7 @@ def prepare(sources: Sources, sample, pose_models: Path | None, say: Callable[[s
                 f"{sources.reference_pose}: {file.pose.num_frames} frames, expected one: the "
                 "keypoints of the reference picture"
             )
-        _check_aspect(sources.reference_pose, file, sources.reference, *picture.shape[:2])
+        check_aspect(sources.reference_pose, file, sources.reference, *picture.shape[:2])
         _check_seen(file.pose, sources.reference_pose)
         (scale, offset) = image.fit_transform(*picture.shape[:2], height, width)
         reference_pose = people.move(file.pose, scale, offset)
@@ -133,29 +133,34 @@ def _reference(sources: Sources, sample) -> tuple[np.ndarray, tuple[int, int]]:
     return picture, size
 
 
-class _Detector:
+class Detector:
     """DWPose, opened when first needed."""
 
     def __init__(self, folder: Path | None, say: Callable[[str], None]):
         self.folder, self.say, self.models = folder, say, None
 
-    def find(self, frames: np.ndarray, source: Path, flag: str) -> Pose:
-        """Poses of frames (n, h, w, 3) uint8; the error without a detector names source and
-        flag."""
+    def open(self, source: Path, remedy: str) -> estimate.Models:
+        """The networks; the error without any names source and what to do."""
         if self.models is None:
             if self.folder is None:
                 raise ValueError(
                     f"{source}: its keypoints are not given and no weights folder holds DWPose's "
-                    f"detector.onnx and whole_body.onnx; pass a pose file with {flag}"
+                    f"detector.onnx and whole_body.onnx; {remedy}"
                 )
             self.models = estimate.open_models(self.folder)
+        return self.models
+
+    def find(self, frames: np.ndarray, source: Path, flag: str) -> Pose:
+        """Poses of frames (n, h, w, 3) uint8; the error without a detector names source and
+        flag."""
+        models = self.open(source, f"pass a pose file with {flag}")
         self.say(f"finding keypoints in {len(frames)} frames of {source}")
-        pose = estimate.estimate(self.models, frames)
+        pose = estimate.estimate(models, frames)
         _check_seen(pose, source)
         return pose
 
 
-def _driving(sources: Sources, stride: int, max_frames: int, detector: _Detector) -> Driving:
+def _driving(sources: Sources, stride: int, max_frames: int, detector: Detector) -> Driving:
     """The driving poses, from the pose file where there is one."""
     info = video.probe(sources.driving) if sources.driving is not None else None
     if sources.poses is None:
@@ -172,7 +177,7 @@ def _driving(sources: Sources, stride: int, max_frames: int, detector: _Detector
                 f"{sources.poses}: {file.pose.num_frames} entries, but {sources.driving} has "
                 f"{info.num_frames} frames; one entry per frame of the video is needed"
             )
-        _check_aspect(sources.poses, file, sources.driving, info.height, info.width)
+        check_aspect(sources.poses, file, sources.driving, info.height, info.width)
     else:
         detector.say(f"{sources.poses}: no video beside it, taking {float(fps):g} fps")
     step = video.stride_for(fps, stride)
@@ -188,7 +193,7 @@ def _check_seen(pose: Pose, source: Path) -> None:
         raise ValueError(f"{source}: no person is visible in it; use one that shows a person")
 
 
-def _check_aspect(path: Path, file: files.PoseFile, source: Path, height: int, width: int) -> None:
+def check_aspect(path: Path, file: files.PoseFile, source: Path, height: int, width: int) -> None:
     """Raise ValueError if a pose file's canvas has another shape than what it belongs to."""
     if abs(file.width / file.height - width / height) > 0.02 * width / height:
         raise ValueError(

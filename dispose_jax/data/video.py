@@ -7,7 +7,7 @@ that the stride skips is never converted or kept.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -83,7 +83,7 @@ def probe(path: str | os.PathLike) -> Info:
                 " the file is truncated or corrupt"
             )
         fps = stream.average_rate or stream.guessed_rate
-    first = next(_decoded(path, 1), None)
+    first = next(_decoded(path, lambda i: i == 0), None)
     if first is None or not num_shown:
         raise ValueError(f"{path}: the video holds no frames that can be decoded")
     if not fps:
@@ -115,8 +115,30 @@ def read(path: str | os.PathLike, sample_stride: int) -> Video:
 
 def iterate(path: str | os.PathLike, stride: int) -> Iterator[np.ndarray]:
     """Frames 0, stride, 2 stride, ... one by one, (h, w, 3) uint8: a video need not fit memory."""
+    return _of_one_size(path, _decoded(path, lambda i: i % stride == 0))
+
+
+def pick(path: str | os.PathLike, wanted: Collection[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """The frames of some numbers, (number, (h, w, 3) uint8) in order, each once.
+
+    Decoding stops after the last one. Raises ValueError as `iterate`, and if the video ends early.
+    """
+    numbers = sorted(set(wanted))
+    frames = _of_one_size(path, _decoded(path, set(numbers).__contains__))
+    for number in numbers:
+        frame = next(frames, None)
+        if frame is None:
+            raise ValueError(
+                f"{path}: ends before frame {number}, which the file announces; it is truncated or"
+                " corrupt"
+            )
+        yield number, frame
+
+
+def _of_one_size(path: str | os.PathLike, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The frames; a ValueError where their size changes."""
     shape = None
-    for frame in _decoded(path, stride):
+    for frame in frames:
         if shape is not None and frame.shape != shape:
             raise ValueError(
                 f"{path}: the picture size changes from {shape[1]} x {shape[0]} to"
@@ -218,11 +240,11 @@ def _opened(path: str | os.PathLike) -> Iterator[tuple]:
         raise ValueError(f"{path}: cannot read this video: {error.strerror}") from error
 
 
-def _decoded(path: str | os.PathLike, stride: int) -> Iterator[np.ndarray]:
-    """Every stride-th frame, upright uint8 RGB."""
+def _decoded(path: str | os.PathLike, wanted: Callable[[int], bool]) -> Iterator[np.ndarray]:
+    """The frames of wanted numbers, upright uint8 RGB."""
     with _opened(path) as (container, stream):
         for i, frame in enumerate(container.decode(stream)):
-            if i % stride == 0:
+            if wanted(i):
                 picture = frame.to_ndarray(format="rgb24")
                 # Degrees against the clock, in quarters; other angles do not occur in cameras.
                 yield np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))

@@ -49,6 +49,18 @@ def test_iterating_gives_the_frames_that_reading_gives(path):
     np.testing.assert_array_equal(frames, video.read(path, 3).frames)
 
 
+def test_picked_frames_are_those_of_their_numbers(path):
+    every = video.read(path, 1).frames
+    picked = dict(video.pick(path, [7, 2, 2, 0]))
+    assert list(picked) == [0, 2, 7]
+    np.testing.assert_array_equal(np.stack(list(picked.values())), every[[0, 2, 7]])
+
+
+def test_a_video_that_ends_before_a_picked_frame_is_an_error(path):
+    with pytest.raises(ValueError, match="a.mp4: ends before frame 9"):
+        list(video.pick(path, [3, 9, 11]))
+
+
 @pytest.mark.parametrize(("fps", "stride"), [(30, 2), (48, 4), (Fraction(120000, 1001), 8)])
 def test_the_stride_grows_with_the_rate_of_the_file(tmp_path, fps, stride):
     video.write(tmp_path / "a.mp4", moving_square(18), fps)
