@@ -28,9 +28,10 @@ ROWS = [
         "dispose_jax.weights",
     },
     {"dispose_jax.training", "dispose_jax.evaluation", "dispose_jax.job", "dispose_jax.cli"},
-    {"train", "sample", "evaluate", "converters"},
+    {"train", "sample", "evaluate", "converters", "dispose_jax.data.prepare"},
     {"benchmarks", "assets"},  # tools for us: measuring against PyTorch needs the converters
 ]
+COMMANDS = {"dispose_jax.data.prepare"}  # programs that live inside the package
 HEIGHT = {unit: row for row, units in enumerate(ROWS) for unit in units}
 # Rows aside: a config is data that programs read, and a conversion needs only what names and shapes
 # parameters.
@@ -51,14 +52,24 @@ PLACES = {
     "onnxruntime": ("dispose_jax.pose.estimate",),
     "transformers": ("dispose_jax.correspondence.dift",),
     "huggingface_hub": ("converters.download",),
-    "safetensors": ("dispose_jax.models", "dispose_jax.record"),
+    "safetensors": ("dispose_jax.models", "dispose_jax.record", "dispose_jax.data.records"),
     "ml_dtypes": ("dispose_jax.models", "converters"),
     "ml_collections": ("configs", "train", "sample", "evaluate", "benchmarks", "converters"),
-    "absl": ("dispose_jax.cli", "train", "sample", "evaluate", "benchmarks", "converters"),
-    "tqdm": ("dispose_jax.job", "dispose_jax.training", "converters"),
+    "absl": (
+        "dispose_jax.cli",
+        "dispose_jax.data.clips",  # grain reads its flags
+        "dispose_jax.data.prepare",
+        "train",
+        "sample",
+        "evaluate",
+        "benchmarks",
+        "converters",
+    ),
+    "tqdm": ("dispose_jax.job", "dispose_jax.data.prepare", "dispose_jax.training", "converters"),
     "optax": ("dispose_jax.training", "assets"),
     "orbax": ("dispose_jax.training",),
     "grain": ("dispose_jax.data", "dispose_jax.training"),
+    "array_record": ("dispose_jax.data",),
 }
 EVERYWHERE = {"jax", "jaxlib", "numpy", "flax"}
 # Tools beside the package draw and measure with what they need, PyTorch included.
@@ -96,6 +107,8 @@ def imports(source):
 
 def unit(name):
     """The member of a row that a module belongs to."""
+    if name in COMMANDS:
+        return name
     depth = 2 if name.startswith("dispose_jax.") else 1
     return ".".join(name.split(".")[:depth])
 

@@ -52,15 +52,15 @@ class Recipe:
 class Tools(NamedTuple):
     """What looks at pictures; None leaves out what it would find.
 
-    guides: pictures (n, h, w, 3) uint8 of flow_size, the frames of the clip (f,) among them with
-    the reference first, and a seed -> Impulses of f frames. features: the reference (h, w, 3)
-    uint8, its Pose of one frame and a seed -> (18, d). posterior: frames (f, h, w, 3) uint8 ->
-    (f, h/8, w/8, 2 c).
+    flow: pictures (n, h, w, 3) uint8 -> (n, h, w, 2) pixels, from the first to each; chained: by
+    way of those between, so that frames beside the clip's help. guides: flows (f, h, w, 2) of a
+    clip and a seed -> Impulses of f frames. features: the reference (h, w, 3) uint8, its Pose of
+    one frame and a seed -> (18, d). posterior: frames (f, h, w, 3) uint8 -> (f, h/8, w/8, 2 c).
     """
 
     detector: inputs.Detector
     flow: Callable[[np.ndarray], np.ndarray] | None
-    chained: bool  # the flow goes from picture to picture, so that frames between them help
+    chained: bool
     guides: Callable[[np.ndarray, int], Impulses] | None
     features: Callable[[np.ndarray, Pose, int], np.ndarray] | None
     posterior: Callable[[np.ndarray], np.ndarray] | None
@@ -159,17 +159,19 @@ def choose(
 
 
 def flow_paths(indices: np.ndarray, stride: int, chained: bool) -> list[np.ndarray]:
-    """Frame numbers along which flow is followed from the reference, one list per direction.
+    """Frame numbers along which flow is followed from the reference, indices[0], to the others.
 
-    Each starts with the reference, indices[0]; together they pass all of indices. Between it and
-    the clip there are frames no further than stride apart if the flow is chained.
+    Chained flow goes from picture to picture: one path forwards in time and one backwards, with
+    frames no further than stride apart between the reference and the clip.
     """
+    if not chained:
+        return [indices]
     reference, others = indices[0], np.unique(indices[1:])
     paths = []
     for part in (others[others > reference], others[others < reference][::-1]):
         if len(part):
             gap = np.sign(part[0] - reference) * stride
-            between = np.arange(reference + gap, part[0], gap) if chained else part[:0]
+            between = np.arange(reference + gap, part[0], gap)
             paths.append(np.concatenate([[reference], between, part]))
     return paths
 

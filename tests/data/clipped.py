@@ -1,4 +1,4 @@
-"""Small videos of somebody with their pose files, and a configuration that cuts clips out of them."""
+"""Small videos of somebody with their pose files, and a configuration that cuts clips out."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def config(**data):
     """Clips of 4 frames of 64 x 128 at stride 2; data: values of config.data."""
     config = svd.get_config("size=tiny,variant=no_point")
     config.train.update({"frames": 4, "height": 64, "width": 128, "batch": 4, "guides": "flow"})
-    small = {"clips_per_video": 3, "ref_window": 6, "flow_short_side": 64, "prefetch": 4}
+    small = {"clips_per_video": 3, "ref_window": 6, "flow_short_side": 128, "prefetch": 4}
     config.data.update({**small, "source": "", **data})
     return config
 

@@ -121,9 +121,7 @@ def test_a_damaged_file_is_named_with_the_clip(tmp_path, damage):
     content = bytearray(path.read_bytes())
     if damage == "flipped":
         content[65_536:] = bytes(255 - x for x in content[65_536:])
-    path.write_bytes(
-        {"cut": bytes(content[:70_000]), "empty": b""}.get(damage, bytes(content))
-    )
+    path.write_bytes({"cut": bytes(content[:70_000]), "empty": b""}.get(damage, bytes(content)))
     if damage == "fewer":
         records.write(tmp_path, "v1.mp4", [records.encode(record(1))])
         os.replace(tmp_path / records.file_name("v1.mp4", 1), path)

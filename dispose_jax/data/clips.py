@@ -1,0 +1,163 @@
+"""Training batches from a prepared set, read ahead by grain (host code).
+
+Which clip stands where in which batch follows from the seed and the position alone: it does not
+depend on the number of processes, of readers, or on where a run was interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+from absl import flags
+
+from dispose_jax.data import examples, records
+from dispose_jax.data.records import Clips, Record
+from dispose_jax.types import Batch, Impulses
+
+
+@dataclass(frozen=True)
+class Share:
+    """The rows of every global batch that one process makes: `rows` of `batch`, from `first` on."""
+
+    batch: int
+    rows: int
+    first: int
+
+    def place(self, i: int) -> int:
+        """Where this process's i-th clip is in the sequence of all clips."""
+        return i // self.rows * self.batch + self.first + i % self.rows
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A clip of the set -> an example of a layout; a class, as it is sent to reading processes."""
+
+    layout: examples.Layout
+    frames: int
+    use_guides: bool
+    use_features: bool
+
+    def __call__(self, record: Record) -> Batch:
+        first = slice(self.frames)
+        guides = features = posterior = None
+        if self.use_guides and record.guides is not None:
+            guides = Impulses(*(leaf[first] for leaf in record.guides))
+        if self.use_features and record.point_features is not None:
+            features = record.point_features.astype(np.float32)
+        if record.posterior is not None:
+            posterior = record.posterior[first]
+        return examples.make(
+            self.layout,
+            record.frames[first],
+            record.pose.at(first),
+            guides=guides,
+            point_features=features,
+            posterior=posterior,
+        )
+
+
+class Prepared:
+    """Batches of this process's share of the clips, for ever; every epoch in another order."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        config,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        """Raises ValueError if the set does not fit the config, holds less than a batch, or if the
+        processes cannot share a batch equally."""
+        batch, data = config.train.batch, config.data
+        if batch % process_count:
+            raise ValueError(
+                f"train.batch is {batch}: {process_count} processes cannot share it equally"
+            )
+        self.meta = records.check(folder, config)
+        clips = Clips(folder)
+        if len(clips) < batch:
+            raise ValueError(
+                f"{folder}: holds {len(clips)} clips, less than a batch of {batch}; prepare more "
+                "videos, raise data.clips_per_video, or lower train.batch"
+            )
+        rows = batch // process_count
+        self._share = Share(batch, rows, process_index * rows)
+        self._workers, self._ahead = data.workers, data.prefetch
+        self._identity = {
+            "set": zlib.crc32(" ".join(clips.names).encode()),
+            "seed": config.seed,
+            "batch": batch,
+        }
+        maker = Maker(
+            layout=examples.layout(config),
+            frames=config.train.frames,
+            use_guides=records.has_guides(config),
+            use_features=bool(config.control.points),
+        )
+        order = grain.MapDataset.range(len(clips)).seed(config.seed).shuffle().repeat(None)
+        place = self._share.place
+        made = lambda i: maker(clips[int(order[place(i)])])
+        endless = grain.MapDataset.range(sys.maxsize // batch)
+        self._examples = endless.map(made)
+        self._next = 0
+        self._iterator: Iterator[Batch] | None = None
+
+    def __next__(self) -> Batch:
+        """The next batch, leaves (b, ...). Raises ValueError if a clip of it is damaged."""
+        if self._iterator is None:
+            self._iterator = self._start()
+        batch = next(self._iterator)
+        self._next += 1
+        return batch
+
+    def state(self) -> dict:
+        """The position, plain JSON: what `restore` takes."""
+        return {"next": self._next, **self._identity}
+
+    def restore(self, state: dict) -> None:
+        """Continue as the source that gave the state would have.
+
+        Raises ValueError if that one had another set, seed or batch: the order would be another.
+        """
+        wrong = [name for name, value in self._identity.items() if state.get(name) != value]
+        if wrong:
+            found = ", ".join(f"{name} was {state.get(name)}" for name in wrong)
+            now = ", ".join(f"{self._identity[name]}" for name in wrong)
+            raise ValueError(
+                f"the run cannot continue in the order of its data: {found}, now {now}; give it "
+                "the same prepared set, seed and train.batch"
+            )
+        self.close()
+        self._next = int(state["next"])
+
+    def close(self) -> None:
+        """Stop reading ahead; the next batch starts it again."""
+        if self._iterator is not None and hasattr(self._iterator, "close"):
+            self._iterator.close()
+        self._iterator = None
+
+    def _start(self) -> Iterator[Batch]:
+        """Batches from self._next on, read by threads or by processes."""
+        rows = self._share.rows
+        rest = self._examples[self._next * rows :]
+        threads = grain.ReadOptions(
+            num_threads=min(16, os.cpu_count() or 1, self._ahead),
+            prefetch_buffer_size=self._ahead,
+        )
+        if not self._workers:
+            return iter(rest.to_iter_dataset(threads).batch(rows, batch_fn=examples.stack))
+        # Processes take turns, a whole batch each, so batches are put together inside them.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain reads its flags when it starts a process
+        per_worker = max(1, self._ahead // (rows * self._workers))
+        batches = rest.batch(rows, batch_fn=examples.stack).to_iter_dataset(
+            grain.ReadOptions(num_threads=1, prefetch_buffer_size=per_worker)
+        )
+        options = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=per_worker)
+        return iter(batches.mp_prefetch(options))
