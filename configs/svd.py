@@ -2,8 +2,11 @@
 
   python sample.py --config configs/svd.py --weights DIR --reference ref.png --driving dance.mp4
   python sample.py --config configs/svd.py:size=tiny,variant=no_motion
+  python train.py --config configs/svd.py --weights DIR --workdir runs/mm --config.data.source=SET
 
-size: full (the released checkpoints) or tiny (a laptop's). variant: the paper's ablations.
+size: full (the released checkpoints) or tiny (a laptop's). variant: the paper's ablations. stage:
+what is trained; the defaults are the paper's (section 5.1: 10,000 steps, batch 8, learning rate
+2e-5, 16 frames of 768 x 1024).
 """
 
 from __future__ import annotations
@@ -66,10 +69,11 @@ FULL = {
     },
 }
 
+# 64 x 64 pictures on two CPU cores; in float16 all of it stays below 40 MB.
 TINY = {
     "unet": {
-        "channels": (64, 128, 128, 128),
-        "heads": (2, 4, 4, 4),
+        "channels": (64, 96, 128),
+        "heads": (2, 3, 4),
         "layers": 1,
         "groups": 8,
         "added_width": 32,
@@ -78,11 +82,11 @@ TINY = {
     "motion_encoder": {"widths": (8, 16, 32, 64)},
     "point_encoder": {"width": 64},
     "vae": {
-        "widths": (16, 32, 64, 64),
+        "widths": (16, 32, 64, 96),
         "latent_channels": 16,
         "layers": 1,
         "groups": 8,
-        "scale": 1.0,
+        "scale": 1.0,  # the training gives every latent channel unit power
     },
     "image_encoder": {
         "width": 64,
@@ -95,28 +99,28 @@ TINY = {
         "activation": "gelu",
     },
     "dift": {
-        "channels": (64, 128, 128, 128),
-        "heads": (4, 4, 4, 4),
+        "channels": (32, 64, 64, 64),
+        "heads": (2, 2, 2, 2),
         "layers": 1,
         "groups": 8,
-        "vae_widths": (16, 32, 64, 64),
+        "vae_widths": (16, 32, 64, 96),
         "vae_layers": 1,
-        "latent_channels": 4,
+        "latent_channels": 16,
         "scale": 1.0,
         "vocabulary": 49408,
-        "text_width": 64,
-        "text_layers": 2,
-        "text_heads": 4,
-        "text_hidden": 128,
+        "text_width": 8,
+        "text_layers": 1,
+        "text_heads": 2,
+        "text_hidden": 16,
     },
     "cmp": {
         "layers": (1, 1, 1, 1),
         "image_features": 32,
         "sparse_features": 16,
-        "bins": 65,
-        "fmax": 64.0,
-        "base_width": 8,
-        "decoder_width": 24,
+        "bins": 81,
+        "fmax": 40.0,
+        "base_width": 12,
+        "decoder_width": 32,
     },
 }
 
@@ -135,9 +139,27 @@ TEXTBOOK = {
 }
 
 
+# Stages of training: what learns, and what is minimised (training/objectives.py).
+STAGES = {
+    "dispose": (("controlnet", "motion_encoder", "point_encoder"), "video"),
+    "base": (("unet", "pose_encoder", "image_encoder"), "video"),
+    "image": (("dift_unet",), "image"),
+    "cmp": (("cmp",), "cmp"),
+    "vae": (("vae",), "autoencoder"),
+}
+# How the small networks learn on a CPU: steps, clips, frames of a clip, learning rate.
+TINY_STAGES = {
+    "dispose": (3000, 4, 8, 5e-4),
+    "base": (8000, 8, 4, 1e-3),
+    "image": (3000, 32, 1, 1e-3),
+    "cmp": (2500, 8, 3, 4e-3),
+    "vae": (5000, 8, 2, 1.5e-3),
+}
+
+
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The configuration for an argument such as "size=tiny,variant=no_motion"."""
-    choice = parse_arg(arg, size=("full", "tiny"), variant=tuple(CONTROL))
+    """The configuration for an argument such as "size=tiny,variant=no_motion,stage=base"."""
+    choice = parse_arg(arg, size=("full", "tiny"), variant=tuple(CONTROL), stage=tuple(STAGES))
     tiny = choice["size"] == "tiny"
 
     config = ConfigDict()
@@ -147,12 +169,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.seed = 42
     config.model = TINY if tiny else FULL
     config.quirks = TEXTBOOK if tiny else RELEASED
-    config.control = control(choice["variant"])
+    config.control = control("base" if choice["stage"] == "base" else choice["variant"])
+
+    skeleton = config.skeleton = ConfigDict()
+    skeleton.canvas = 256 if tiny else 2160  # short side painted on: strokes are 8 of its pixels
 
     motion = config.motion = ConfigDict()
-    motion.kernel = 47 if tiny else 199  # of the sparse field's Gaussian, odd, pixels
-    motion.sigma = 4.5 if tiny else 20.0  # its deviation: follows the short side
-    motion.cmp_size = 128 if tiny else 384  # side of the square that CMP works in
+    motion.kernel = 23 if tiny else 199  # of the sparse field's Gaussian, odd, pixels
+    motion.sigma = 2.25 if tiny else 20.0  # its deviation: follows the short side
+    motion.cmp_size = 64 if tiny else 384  # side of the square that CMP works in
     motion.chunk = 8  # frames completed at a time
 
     dift = config.dift = ConfigDict()
@@ -164,13 +189,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     dift.chunk = 2 if tiny else 4  # draws in memory at a time
 
     sample = config.sample = ConfigDict()
-    sample.resolution = 128 if tiny else 576  # short side; the other one keeps 9 : 16
-    sample.height = 0  # both or neither: override resolution
-    sample.width = 0
+    sample.resolution = 64 if tiny else 576  # short side; the other one keeps 9 : 16
+    sample.height = 64 if tiny else 0  # both or neither: override resolution
+    sample.width = 64 if tiny else 0
     sample.stride = 2  # every n-th driving frame, times one more per 24 fps of the source
     sample.max_frames = 0  # driving frames used, after the stride; 0: all
-    sample.window = 16  # frames denoised together
-    sample.overlap = 6
+    sample.window = 8 if tiny else 16  # frames denoised together
+    sample.overlap = 3 if tiny else 6
     sample.steps = 8 if tiny else 25
     # A number, or one for the first and one for the last frame; 1 turns guidance off.
     sample.guidance_scale = FieldReference(2.0, field_type=object)
@@ -183,4 +208,71 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sample.window_batch = 1  # windows at a time on each device
     sample.features_on_host = False  # for clips whose control features do not fit the device
     sample.dtype = "auto"  # of the networks: bfloat16 on GPU and TPU, float32 on CPU
+
+    steps, batch, frames, rate = TINY_STAGES[choice["stage"]] if tiny else (10_000, 8, 16, 2e-5)
+    train = config.train = ConfigDict()
+    train.stage = choice["stage"]
+    train.trainable, train.objective = STAGES[choice["stage"]]
+    train.steps = steps
+    train.batch = batch  # clips of a step, over all devices
+    train.accumulate = 1  # parts that a step's batch is worked through in
+    train.frames = frames  # of a clip, the reference included
+    train.width = 64 if tiny else 768
+    train.height = 64 if tiny else 1024
+    train.encode_chunk = 16 if tiny else 4  # frames of every clip through the autoencoder at a time
+    train.copy_add_embedding = True  # ControlNet; the released one starts this part at random
+
+    # What is minimised (training/objectives.py).
+    train.sigmas = "lognormal"  # noise levels; or "cosine"
+    train.sigma_mean = 1.0 if tiny else 0.7  # of the logarithm, for lognormal
+    train.sigma_std = 1.2 if tiny else 1.6
+    # On the reference: a deviation, or mean and deviation of its logarithm.
+    train.noise_aug = FieldReference(0.02, field_type=object)
+    train.dropout = "joint"  # what guidance takes away is dropped together; or "svd_xtend"
+    train.drop_rate = 0.1
+    train.point_drop_rate = 0.0  # of joints, for a whole clip
+    train.region = "none"  # where the loss weighs more: hands, face or joints
+    train.region_weight = 4.2
+    train.skip_reference = False  # leave frame 0 out of the loss
+    train.guides = "joints" if tiny else "flow"  # of CMP: as in sampling, or the flow's watershed
+    train.kl_weight = 1e-4  # autoencoder
+    train.figure_weight = 3.0  # autoencoder and cmp: the person's pixels, where they are known
+
+    # How it is minimised. Not stated in the paper: SVD_Xtend's and MusePose's values.
+    train.learning_rate = rate
+    train.warmup = 100 if tiny else 500
+    train.decay = "cosine" if tiny else "constant"
+    train.b1 = 0.9
+    train.b2 = 0.99 if tiny else 0.999
+    train.epsilon = 1e-8
+    train.weight_decay = 0.0 if tiny else 1e-2
+    train.clip = 1.0  # of the gradients' norm
+
+    train.dtype = "auto"  # of the arithmetic; what learns is kept in float32
+    train.remat = "none" if tiny else "layer"  # what is computed again instead of kept
+    train.mesh = ConfigDict()
+    train.mesh.data = 0  # devices that share out the clips; 0: all that are left
+    train.mesh.fsdp = 1  # devices that also share out the parameters
+    train.mesh.frames = 1  # devices that share out the frames of a clip
+    train.mesh.smallest = 4.0  # MiB; smaller tensors are on every device
+
+    train.log_every = 10
+    train.save_every = 200 if tiny else 500
+    train.keep = 2  # checkpoints
+    train.sample_every = 500 if tiny else 1000  # steps between pictures of the progress; 0: none
+
+    data = config.data = ConfigDict()
+    data.source = "synthetic" if tiny else ""  # or a folder of dispose_jax.data.prepare
+    data.apart = 0.5  # synthetic: share of clips whose reference stands in a way of its own
+    data.clips_per_video = 8
+    data.stride = 2  # every n-th frame, times one more per 24 fps
+    data.reference = "near"  # where frame 0 comes from: ref_window frames around, or "first"
+    data.ref_window = 64
+    data.flow = "auto"  # optical flow: raft, dis, or raft where the weights have it
+    data.flow_short_side = 384
+    data.guide_kernel = 15  # of the watershed's maxima, odd
+    data.guide_bg_ratio = 1 / 6400  # density of the regular points
+    data.max_guides = 256
+    data.workers = 0  # processes that read; 0: threads
+    data.prefetch = 16  # examples read ahead
     return config

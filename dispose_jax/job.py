@@ -14,12 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from dispose_jax import animate, control, dry_run, explain, record, settings
-from dispose_jax.correspondence import dift
 from dispose_jax.data import image, inputs, output, video
 from dispose_jax.models import mimicmotion, networks
 from dispose_jax.pose import draw
@@ -53,9 +51,11 @@ class Job:
         settings.check(self.config)
         self.output = output.prepare(self.output, ".mp4")
         self._spare_sources()
-        self.networks = networks.build(self.config, compute_dtype(self.config.sample.dtype))
+        self.networks = networks.build(
+            self.config, networks.compute_dtype(self.config.sample.dtype)
+        )
         self.model = mimicmotion.build(self.config, self.networks)
-        self.recipe = control_recipe(self.config, self.networks)
+        self.recipe = control.build(self.config, self.networks)
         self.weights = Weights(self.given, self.networks, self.config)
         if self.weights.random:
             names = ", ".join(self.weights.random)
@@ -102,7 +102,13 @@ def run(job: Job) -> Path:
     """Animate. Returns the video's path; raises ValueError or OSError with one sentence."""
     config = job.config
     with job.stage("reading inputs"):
-        clip = inputs.prepare(job.sources, config.sample, job.weights.pose_folder, job.say)
+        clip = inputs.prepare(
+            job.sources,
+            config.sample,
+            job.weights.pose_folder,
+            job.say,
+            canvas=config.skeleton.canvas,
+        )
         animate.check(job.model, clip.num_frames + 1, job.sampling)
         preview = draw.preview(clip.reference, clip.pose.at([1]))
         image.write_png(job.path(".preview.png"), preview)
@@ -145,7 +151,7 @@ def plan(config, sources: inputs.Sources) -> str:
     """What a run would need: parameters, memory and FLOPs, before any weight is read."""
     settings.check(config)
     num_frames, height, width = inputs.measure(sources, config.sample)
-    dtype = compute_dtype(config.sample.dtype)
+    dtype = networks.compute_dtype(config.sample.dtype)
     return dry_run.report(config, num_frames + 1, height, width, dtype)
 
 
@@ -202,42 +208,6 @@ def _decode(job: Job, clip: inputs.Clip, latents: np.ndarray) -> np.ndarray | No
                 if job.explain:
                     kept.append(frames)
     return np.concatenate(kept) if job.explain else None
-
-
-def control_recipe(config, built: dict[str, networks.Network]) -> control.Recipe:
-    """How a config's control signals are made, from its networks."""
-    module = lambda name: built[name].module if name in built else None
-    features = None
-    if module("dift_unet") is not None:
-        features = dift.Dift(
-            vae=module("dift_vae"),
-            unet=module("dift_unet"),
-            text_encoder=module("dift_text_encoder"),
-            tokens=dift.token_ids(config.dift.prompt, config.dift.tokenizer or None),
-            timestep=config.dift.timestep,
-            up_block=config.dift.up_block,
-            ensemble=config.dift.ensemble,
-            chunk=config.dift.chunk,
-            latent_scale=config.model.dift.scale,
-        )
-    return control.Recipe(
-        cmp=module("cmp"),
-        dift=features,
-        kernel=config.motion.kernel,
-        sigma=config.motion.sigma,
-        cmp_size=config.motion.cmp_size,
-        missing_joints=config.quirks.missing_joints,
-        chunk=config.motion.chunk,
-    )
-
-
-def compute_dtype(name: str):
-    """The type of the networks' arithmetic: "auto" is bfloat16 on GPU and TPU, float32 on CPU."""
-    choices = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
-    choices["auto"] = choices["float32" if jax.default_backend() == "cpu" else "bfloat16"]
-    if name not in choices:
-        raise ValueError(f"sample.dtype is {name!r}: expected one of {', '.join(choices)}")
-    return choices[name]
 
 
 def _key(seed: int, purpose: int):

@@ -72,10 +72,15 @@ def describe(
         "fit": clip.fit._asdict(),
         "warnings": clip.warnings,
         "config": json.loads(config.to_json()),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": versions(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "seconds": seconds,
     }
+
+
+def versions() -> dict[str, str]:
+    """Versions of this program and of what computes for it."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str:

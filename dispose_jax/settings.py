@@ -39,12 +39,60 @@ LIMITS = {
     "sample.decode_chunk": (1, math.inf),
     "sample.fps": (0, 1000),
     "sample.window_batch": (1, math.inf),
+    "skeleton.canvas": (16, 8192),
+    "train.steps": (1, math.inf),
+    "train.batch": (1, math.inf),
+    "train.accumulate": (1, math.inf),
+    "train.frames": (1, math.inf),
+    "train.width": (64, math.inf),
+    "train.height": (64, math.inf),
+    "train.encode_chunk": (1, math.inf),
+    "train.sigma_std": (0, 100),
+    "train.drop_rate": (0, 1 / 3),
+    "train.point_drop_rate": (0, 1),
+    "train.region_weight": (0, 1e6),
+    "train.kl_weight": (0, 1e6),
+    "train.figure_weight": (0, 1e6),
+    "train.learning_rate": (0, 1e3),
+    "train.warmup": (0, math.inf),
+    "train.b1": (0, 1),
+    "train.b2": (0, 1),
+    "train.epsilon": (0, 1),
+    "train.weight_decay": (0, 1e3),
+    "train.clip": (0, math.inf),
+    "train.mesh.data": (0, math.inf),
+    "train.mesh.fsdp": (1, math.inf),
+    "train.mesh.frames": (1, math.inf),
+    "train.mesh.smallest": (0, math.inf),
+    "train.log_every": (1, math.inf),
+    "train.save_every": (0, math.inf),
+    "train.keep": (1, math.inf),
+    "train.sample_every": (0, math.inf),
+    "data.apart": (0, 1),
+    "data.clips_per_video": (1, math.inf),
+    "data.stride": (1, math.inf),
+    "data.ref_window": (0, math.inf),
+    "data.flow_short_side": (128, math.inf),
+    "data.guide_kernel": (1, math.inf),
+    "data.guide_bg_ratio": (1e-9, 1),
+    "data.max_guides": (1, math.inf),
+    "data.workers": (0, math.inf),
+    "data.prefetch": (1, math.inf),
 }
 CHOICES = {
     "sample.dtype": ("auto", "float32", "bfloat16", "float16"),
     "control.motion": ((), ("sparse",), ("dense",), ("sparse", "dense")),
     "control.motion_into": ("controlnet", "unet"),
     "control.points_into": ("controlnet", "unet"),
+    "train.sigmas": ("lognormal", "cosine"),
+    "train.dropout": ("joint", "svd_xtend"),
+    "train.region": ("none", "hands", "face", "joints"),
+    "train.guides": ("flow", "joints"),
+    "train.decay": ("constant", "cosine"),
+    "train.dtype": ("auto", "float32", "bfloat16"),
+    "train.remat": ("none", "layer"),
+    "data.reference": ("near", "first"),
+    "data.flow": ("auto", "raft", "dis"),
     "quirks.residuals": ("accumulated", "once"),
     "quirks.time_context_order": ("released", "per_clip"),
     "quirks.missing_joints": ("released", "drop"),
@@ -144,8 +192,12 @@ def check(config) -> None:
             raise ValueError(
                 f"{name} is {value!r}: expected one of {', '.join(map(repr, choices))}"
             )
-    if values["motion.kernel"] % 2 == 0:
-        raise ValueError(f"motion.kernel is {values['motion.kernel']}: expected odd")
+    for name in ("motion.kernel", "data.guide_kernel"):
+        if values[name] % 2 == 0:
+            raise ValueError(f"{name} is {values[name]}: expected odd")
+    for name in ("train.width", "train.height"):
+        if values[name] % 64:
+            raise ValueError(f"{name} is {values[name]}: expected a multiple of 64")
     if values["sample.max_frames"] < 0 or values["sample.max_frames"] == 1:
         raise ValueError(
             f"sample.max_frames is {values['sample.max_frames']}: expected 0 (all), 2 or more"

@@ -7,6 +7,8 @@ arrays, not types.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 from flax import struct
@@ -51,6 +53,41 @@ class Pose:
     def at(self, frames) -> Pose:
         """The pose of some frames: an index array or a slice."""
         return jax.tree.map(lambda leaf: leaf[frames], self)
+
+
+class Impulses(NamedTuple):
+    """Motion vectors at pixels, at most one per pixel and frame; the reference has none.
+
+    k is 18 for joints, the number of guidance points otherwise. Host arrays, or device arrays of a
+    training batch with a leading b.
+    """
+
+    pixels: np.ndarray  # (f, k, 2) int32 column, row, inside the picture
+    vectors: np.ndarray  # (f, k, 2) float x, y in pixels of that picture
+    valid: np.ndarray  # (f, k) bool: the others are to be ignored
+
+
+@struct.dataclass
+class Batch:
+    """Training clips with all that can be known before any network runs; frame 0 the reference.
+
+    Made on the host by data/; what a run does not use is None. `posterior` stands for the frames'
+    autoencoder output where a prepared set stores it: then only frame 0 is there as a picture.
+    """
+
+    frames: np.ndarray  # (b, f or 1, h, w, 3) uint8
+    skeletons: np.ndarray  # (b, f, h, w, 3) uint8
+    steps: Impulses  # (b, f, 18, ..) joints from frame n-1 to n, picture pixels (P_s)
+    guides: Impulses | None  # (b, f, k, ..) reference -> n, pixels of CMP's square (P_d)
+    cells: np.ndarray  # (b, f, 18, 2) int32 column, row on the 1/16 grid
+    visible: np.ndarray  # (b, f, 18) bool
+    joints: np.ndarray  # (b, 18, 2) float32 column, row: where features are read on their grid
+    seen: np.ndarray  # (b, 18) bool: the reference's joints that have features
+    point_features: np.ndarray | None = None  # (b, 18, d) float; None: read in the training step
+    posterior: np.ndarray | None = None  # (b, f, h/8, w/8, 2 c) float: mean and logvar
+    region: np.ndarray | None = None  # (b, f, h/8, w/8) float32 weight of the loss; None: ones
+    figure: np.ndarray | None = None  # (b, f, h, w) bool: the person's pixels, of drawn clips
+    flow: np.ndarray | None = None  # (b, f, h, w, 2) float32 exact, reference -> n, of drawn clips
 
 
 @struct.dataclass

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import common, svd
-from dispose_jax import job
+from dispose_jax import control
 from dispose_jax.models import mimicmotion, networks
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +65,7 @@ def read_by_builders():
         recorder = Recorder(config, read)
         built = networks.build(recorder)
         mimicmotion.build(recorder, built)
-        job.control_recipe(recorder, built)
+        control.build(recorder, built)
     return read
 
 
@@ -156,7 +156,7 @@ def test_values_left_out_of_the_argument_are_the_first_choices():
     [
         ("variant=fool", r"variant=fool.*variant is one of full, no_motion"),
         ("size", r"'size': expected name=value"),
-        ("colour=red", r"colour=red.*a name of \['size', 'variant'\]"),
+        ("colour=red", r"colour=red.*a name of \['size', 'stage', 'variant'\]"),
         ("size=tiny;variant=base", r"size is one of full, tiny"),
     ],
 )

@@ -196,7 +196,7 @@ def test_numbers_that_are_not_finite_end_the_run_before_decoding(tmp_path, monke
 def test_warnings_name_the_preview(tmp_path, monkeypatch):
     monkeypatch.setattr(animate, "condition", refuse)
     prepare = inputs.prepare
-    crowd = lambda *arguments: prepare(*arguments)._replace(warnings=["two people"])
+    crowd = lambda *given, **named: prepare(*given, **named)._replace(warnings=["two people"])
     monkeypatch.setattr(inputs, "prepare", crowd)
     work, said = prepared(tmp_path)
     with pytest.raises(OSError, match="broken"):
@@ -237,10 +237,3 @@ def test_outputs_are_checked_before_weights_are(tmp_path):
     with pytest.raises(ValueError, match="expected .mp4"):
         job.Job(config(), ("absent",), DEMO, tmp_path / "a.gif")
     assert not output.prepare(tmp_path / "a.mp4").exists()
-
-
-def test_computation_is_in_float32_on_a_cpu_unless_chosen():
-    assert job.compute_dtype("auto") == np.float32
-    assert job.compute_dtype("bfloat16") == jax.numpy.bfloat16
-    with pytest.raises(ValueError, match="sample.dtype is 'half'"):
-        job.compute_dtype("half")

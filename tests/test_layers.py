@@ -54,7 +54,15 @@ PLACES = {
     "huggingface_hub": ("converters.download",),
     "safetensors": ("dispose_jax.models", "dispose_jax.record", "dispose_jax.data.records"),
     "ml_dtypes": ("dispose_jax.models", "converters"),
-    "ml_collections": ("configs", "train", "sample", "evaluate", "benchmarks", "converters"),
+    "ml_collections": (
+        "configs",
+        "dispose_jax.training",
+        "train",
+        "sample",
+        "evaluate",
+        "benchmarks",
+        "converters",
+    ),
     "absl": (
         "dispose_jax.cli",
         "dispose_jax.data.clips",  # grain reads its flags
@@ -67,6 +75,7 @@ PLACES = {
     ),
     "tqdm": ("dispose_jax.job", "dispose_jax.data.prepare", "dispose_jax.training", "converters"),
     "optax": ("dispose_jax.training", "assets"),
+    "tensorboardX": ("dispose_jax.training.metrics",),
     "orbax": ("dispose_jax.training",),
     "grain": ("dispose_jax.data", "dispose_jax.training"),
     "array_record": ("dispose_jax.data",),

@@ -27,6 +27,15 @@ def embed(features: Array, reference: Pose, size: Size) -> Array:
     reference: Pose of one frame; size (h, w) of the picture in pixels. Positions are host code,
     samples device code.
     """
+    return read(features, *places(reference, size, features.shape[:2]))
+
+
+def places(reference: Pose, size: Size, grid: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Where features of a grid (rows, columns) are read for the joints of a one-frame pose (host
+    code).
+
+    Returns points (18, 2) float32 column, row and seen (18,) bool.
+    """
     height, width = size
     # The original takes (h, w) for (w, h): it resizes the features to w rows and h columns and
     # looks there. Its place is right but rounded to another grid; only the 18 samples are computed
@@ -35,10 +44,15 @@ def embed(features: Array, reference: Pose, size: Size) -> Array:
     seen = reference.visible[0, 0]
     xy = np.where(seen[:, None], reference.body[0, 0], 0)
     column, row = np.clip(np.trunc(xy * out), 0, out - 1).astype(np.int64).T
-    columns = resize.half_pixel(height, features.shape[1])
-    rows = resize.half_pixel(width, features.shape[0])
-    points = jnp.asarray(np.stack([columns[column], rows[row]], -1))
-    return sample.bilinear(features, points) * jnp.asarray(seen[:, None], features.dtype)
+    columns = resize.half_pixel(height, grid[1])
+    rows = resize.half_pixel(width, grid[0])
+    return np.stack([columns[column], rows[row]], -1).astype(np.float32), seen
+
+
+def read(features: Array, points: Array, seen: Array) -> Array:
+    """Features (h/16, w/16, d) at points (18, 2) column, row -> (18, d), zero where not seen."""
+    found = sample.bilinear(features, jnp.asarray(points))
+    return found * jnp.asarray(seen[:, None], features.dtype)
 
 
 def cells(pose: Pose, size: Size) -> tuple[np.ndarray, np.ndarray]:

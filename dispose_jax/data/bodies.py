@@ -37,11 +37,11 @@ SIZES = {
     "forearm": (0.11, 0.16),
     "thigh": (0.19, 0.25),
     "shin": (0.19, 0.25),
-    "head": (0.045, 0.08),  # half width
+    "head": (0.06, 0.085),  # half width
     "hand": (0.02, 0.055),
     "foot": (0.03, 0.055),
-    "arm_radius": (0.016, 0.036),
-    "leg_radius": (0.026, 0.045),
+    "arm_radius": (0.026, 0.042),
+    "leg_radius": (0.032, 0.052),
 }
 
 # Each quantity is base + amplitude * sin(rate * frame + phase): lowest and highest base, amplitude.

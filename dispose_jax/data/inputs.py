@@ -64,12 +64,19 @@ class Driving(NamedTuple):
     stride: int
 
 
-def prepare(sources: Sources, sample, pose_models: Path | None, say: Callable[[str], None]) -> Clip:
+def prepare(
+    sources: Sources,
+    sample,
+    pose_models: Path | None,
+    say: Callable[[str], None],
+    *,
+    canvas: int = draw.CANVAS_SHORT_SIDE,
+) -> Clip:
     """Read, fit and draw everything.
 
     sample: `config.sample`, checked (settings.py); resolution, height, width, stride, max_frames
-    and fps are read. pose_models: folder of the detector's files or None. Raises ValueError for
-    anything that cannot be animated.
+    and fps are read. pose_models: folder of the detector's files or None. canvas: of the skeleton
+    pictures (pose/draw.py). Raises ValueError for anything that cannot be animated.
     """
     picture, (height, width) = _reference(sources, sample)
     detector = Detector(pose_models, say)
@@ -95,7 +102,7 @@ def prepare(sources: Sources, sample, pose_models: Path | None, say: Callable[[s
     return Clip(
         reference=reference,
         pose=pose,
-        skeletons=draw.draw(pose, height, width),
+        skeletons=draw.draw(pose, height, width, canvas=canvas),
         fps=Fraction(sample.fps).limit_denominator(1001) or driving.fps / driving.stride,
         fit=fit,
         warnings=retarget.warnings(fit),

@@ -27,7 +27,7 @@ from dispose_jax.data.shapes import NUM_WAVES, Shapes, wave
 Array = jax.Array
 
 PATTERNS = ("skin", "hair", "shirt", "trousers", "shoes", "dark", "lips")  # each a colour, a weave
-ROOM_WAVES, PANELS = 4, 3
+ROOM_WAVES, PANELS = 3, 2
 _PLAIN_SHADING = 0.25
 
 # What lies over what. An arm is either in front of everything or behind the torso.
@@ -165,11 +165,12 @@ def _patterns(dice: Dice) -> dict[str, Array]:
     fixed = {"skin": skin, "hair": hair, "dark": jnp.full(3, 0.06), "lips": skin * 0.6}
     for name, color in fixed.items():
         colors = colors.at[PATTERNS.index(name)].set(color)
-    # Clothes have broad stripes or a weave, skin hardly any; none is finer than a pixel or two.
-    lively = np.array([0.04, 0.12, 0.45, 0.25, 0.2, 0.0, 0.0])[:, None, None]
+    # Clothes have broad stripes or a weave, skin hardly any. A person has few of them: pictures as
+    # small as 64 pixels must show them, and a small autoencoder keep them.
+    lively = np.array([0.03, 0.08, 0.4, 0.25, 0.0, 0.0, 0.0])[:, None, None]
     turn = dice((count, NUM_WAVES), 0, 2 * np.pi)
     turn = turn.at[:, 0].set(jnp.rint(turn[:, 0] * 2 / np.pi) * 0.5 * np.pi)  # along or across
-    rate = dice((count, NUM_WAVES, 1), 40, 180)
+    rate = dice((count, NUM_WAVES, 1), 25, 75)
     return {
         "color": colors,
         "wave": rate * jnp.stack([jnp.cos(turn), jnp.sin(turn)], -1),
@@ -181,21 +182,21 @@ def _patterns(dice: Dice) -> dict[str, Array]:
 
 def room(dice: Dice) -> Room:
     """A random room."""
-    colors = _color(dice, (2, 2), saturation=(0.0, 0.6), value=(0.2, 0.95))
+    colors = _color(dice, (2, 2), saturation=(0.0, 0.4), value=(0.25, 0.95))
     # Both borders of a surface are alike.
     colors = colors.at[:, 1].set(0.6 * colors[:, 0] + 0.4 * colors[:, 1])
     turn = dice((ROOM_WAVES,), 0, 2 * np.pi)
-    rate = jnp.exp(dice((ROOM_WAVES, 1), 1, 5))
+    rate = jnp.exp(dice((ROOM_WAVES, 1), 1, 3.2))
     low, high = np.float32([0, 0, 0.03, 0.03]), np.float32([1, 0.7, 0.25, 0.25])
     return Room(
         colors=colors,
         horizon=dice((), 0.6, 1.15),
         wave=rate * jnp.stack([jnp.cos(turn), jnp.sin(turn)], -1),
         phase=dice((ROOM_WAVES,), 0, 2 * np.pi),
-        tint=dice((2, ROOM_WAVES, 1)) ** 2 * dice((2, ROOM_WAVES, 3), -0.12, 0.12),
+        tint=dice((2, ROOM_WAVES, 1)) ** 2 * dice((2, ROOM_WAVES, 3), -0.08, 0.08),
         contrast=dice((ROOM_WAVES,), 1, 4),
         panel=dice((PANELS, 4), low, high),
-        panel_color=_color(dice, (PANELS,), saturation=(0.0, 0.6), value=(0.2, 0.95)),
+        panel_color=_color(dice, (PANELS,), saturation=(0.0, 0.4), value=(0.25, 0.95)),
     )
 
 

@@ -49,13 +49,13 @@ class Clip:
     mask: Array  # (b, f, h, w) bool: the person
 
 
-def scenes(key: Array, clips: int, frames: int, aspect, *, apart: float = 0.0) -> Scene:
-    """Random scenes, a batch of them: every leaf gets a first axis of `clips`.
+def scenes(keys: Array, frames: int, aspect, *, apart: float = 0.0) -> Scene:
+    """Random scenes, one of each key: every leaf gets a first axis of their number.
 
-    aspect: width over height of the pictures, one or (clips,). apart: share of clips whose
+    aspect: width over height of the pictures, one or one each. apart: share of clips whose
     reference has a stance of its own, as when the driving person is not the reference.
     """
-    aspect = jnp.broadcast_to(jnp.asarray(aspect, jnp.float32), (clips,))
+    aspect = jnp.broadcast_to(jnp.asarray(aspect, jnp.float32), keys.shape)
 
     def scene(key: Array, aspect: Array) -> Scene:
         dice = Dice(key)
@@ -68,7 +68,7 @@ def scenes(key: Array, clips: int, frames: int, aspect, *, apart: float = 0.0) -
             aspect=aspect,
         )
 
-    return jax.vmap(scene)(jax.random.split(key, clips), aspect)
+    return jax.vmap(scene)(keys, aspect)
 
 
 def paint(scene: Scene, size: Size) -> tuple[Array, Array]:
@@ -107,17 +107,15 @@ def visible(points: Array, labels: Array) -> Array:
     return inside & jnp.asarray(JOINT_BODIES)[jnp.arange(len(JOINT_BODIES)), body]
 
 
-@partial(jax.jit, static_argnames=("clips", "frames", "size"))
-def draw(
-    key: Array, clips: int, frames: int, size: Size, aspect=None, *, apart: float = 0.0
-) -> Clip:
-    """Random clips of `frames` pictures of size (height, width), the reference included.
+@partial(jax.jit, static_argnames=("frames", "size"))
+def draw(keys: Array, frames: int, size: Size, aspect=None, *, apart: float = 0.0) -> Clip:
+    """A random clip of each key: `frames` pictures of size (height, width), the reference included.
 
     aspect: width over height of what is shown, that of the size by default; another one squeezes
     the picture, as CMP's square does. apart: see `scenes`.
     """
     aspect = size[1] / size[0] if aspect is None else aspect
-    scene = scenes(key, clips, frames, aspect, apart=apart)
+    scene = scenes(keys, frames, aspect, apart=apart)
     pictures, labels = paint(scene, size)
     motion = flow(scene, labels[:, 0])
     points = keypoints(scene)

@@ -28,3 +28,17 @@ def clean_from_v(x: Array, v: Array, sigma: Array) -> Array:
     one."""
     power = jnp.square(sigma) + 1
     return x / power - v * (sigma * jax.lax.rsqrt(power))
+
+
+def add_noise(clean: Array, noise: Array, sigma: Array) -> Array:
+    """The noised latent: clean, noise of one shape, sigma broadcastable to it."""
+    return clean + sigma * noise
+
+
+def v_target(clean: Array, noise: Array, sigma: Array) -> Array:
+    """What the network should have predicted from clean + sigma noise, in the same shape.
+
+    Its plain mean square error is EDM's weighted error of the clean latent: the weight
+    (1 + sigma^2) / sigma^2 and the network's coefficient cancel (Karras et al. 2022, eq. 8).
+    """
+    return (noise - sigma * clean) * jax.lax.rsqrt(jnp.square(sigma) + 1)

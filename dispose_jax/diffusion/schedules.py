@@ -1,8 +1,12 @@
-"""Noise levels: Karras sigmas (SVD) and variance-preserving alphas (Stable Diffusion)."""
+"""Noise levels: of samplers (Karras sigmas, Stable Diffusion's alphas) and of training."""
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+Array = jax.Array
 
 
 def karras_sigmas(
@@ -29,3 +33,30 @@ def alphas_cumprod(num_steps: int = 1000, start: float = 0.00085, end: float = 0
     """
     betas = np.linspace(start**0.5, end**0.5, num_steps, dtype=np.float64) ** 2
     return np.cumprod(1 - betas).astype(np.float32)
+
+
+def lognormal_sigmas(key: Array, count: int, *, mean: float, std: float) -> Array:
+    """Noise levels for training, (count,) float32: exp of a normal variable.
+
+    mean 0.7 and std 1.6 are SVD's values for fine-tuning at high resolution (SVD_Xtend uses them).
+    """
+    return jnp.exp(mean + std * jax.random.normal(key, (count,)))
+
+
+def cosine_sigmas(key: Array, count: int, *, sigma_data: float = 0.5) -> Array:
+    """Noise levels for training, (count,) float32 in 0.002..700, one from each of count equal
+    shares of the schedule, so that a batch covers it.
+
+    The cosine schedule with its resolution shift interpolated between sides of 32 at the noisy end
+    and 64 at the clean one (Hoogeboom et al. 2023), as MOFA-Video and ControlNeXt train.
+    """
+    clean, noisy = (-2 * np.log(sigma / sigma_data) for sigma in (0.002, 700.0))
+    t = (jnp.arange(count) + jax.random.uniform(key, (count,))) / count
+
+    def shifted(side: int) -> Array:
+        shift = 2 * np.log(side / 64)
+        low, high = (np.arctan(np.exp(-(end - shift) / 2)) for end in (noisy, clean))
+        return -2 * jnp.log(jnp.tan(low + t * (high - low))) + shift
+
+    logsnr = (1 - t) * shifted(32) + t * shifted(64)
+    return sigma_data * jnp.exp(-logsnr / 2)

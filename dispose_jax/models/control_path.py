@@ -6,6 +6,7 @@ signal enters it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -34,18 +35,17 @@ class ControlPath:
     scale: float
     residuals: str
     chunk: int = 8  # frames encoded at a time: the motion encoder works at pixel resolution
+    remat: bool = False  # its gradient computes it again: its maps are the largest of all
 
     def encode(self, params: Params, signals: ControlSignals) -> dict[str, object]:
         """Signals -> the `motion` and `points` of a Conditioning, once per clip."""
         motion = points = None
         if self.motion_encoder is not None:
-            b, f = signals.sparse_flow.shape[:2]
-            flat = lambda x: x.reshape(b * f, *x.shape[2:])  # frames are independent here
             variables = {"params": params["motion_encoder"]}
             one = lambda flows: self.motion_encoder.apply(variables, *flows)
-            flows = jax.tree.map(flat, (signals.sparse_flow, signals.dense_flow))
-            motion = jax.lax.map(one, flows, batch_size=min(self.chunk, b * f))
-            motion = motion.reshape(b, f, *motion.shape[1:])
+            if self.remat:
+                one = jax.checkpoint(one)
+            motion = map_frames(one, (signals.sparse_flow, signals.dense_flow), self.chunk)
         if self.point_encoder is not None:
             points = self.point_encoder.apply(
                 {"params": params["point_encoder"]},
@@ -90,3 +90,15 @@ class ControlPath:
                     residuals, len(self.controlnet.channels), self.controlnet.layers
                 )
         return residuals, *inside("unet")
+
+
+def map_frames(function: Callable, clips, chunk: int):
+    """function over frames that are independent, `chunk` frames of every clip at a time.
+
+    clips: tree of (b, f, ..); function takes it with n frames in place of f, and so does what it
+    gives. Clips stay side by side, so that each device works on its own.
+    """
+    swap = lambda tree: jax.tree.map(lambda x: x.swapaxes(0, 1), tree)
+    num_frames = jax.tree.leaves(clips)[0].shape[1]
+    one = lambda frame: function(jax.tree.map(lambda x: x[:, None], frame))[:, 0]  # of every clip
+    return swap(jax.lax.map(one, swap(clips), batch_size=min(chunk, num_frames)))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from dispose_jax.diffusion import windows
 from dispose_jax.diffusion.samplers import Euler, Schedule
-from dispose_jax.models.control_path import ControlPath
+from dispose_jax.models.control_path import ControlPath, map_frames
 from dispose_jax.models.networks import Network
 from dispose_jax.networks.attention import one_token_values
 from dispose_jax.networks.clip import VisionTransformer, clip_pixels
@@ -29,8 +30,9 @@ class MimicMotion:
     """The SVD base; see models/protocol.py for what its methods mean.
 
     fps, motion_bucket, noise_aug: the numbers the network is told (the fps one less, as Stability
-    trained it); noise_aug is also the deviation of the noise on the reference. latent_scale:
-    diffused latents are this times the autoencoder's; those of the reference are not scaled.
+    trained it); noise_aug is also the deviation of the noise on the reference: a number, or the
+    mean and deviation of its logarithm, drawn for each clip. latent_scale: diffused latents are
+    this times the autoencoder's; those of the reference are not scaled.
     """
 
     unet: UNet
@@ -42,7 +44,7 @@ class MimicMotion:
     latent_scale: float
     fps: float
     motion_bucket: float
-    noise_aug: float
+    noise_aug: float | tuple[float, float]
     schedule: Schedule = field(default_factory=Euler)
     chunk: int = 8  # skeletons encoded at a time
 
@@ -60,25 +62,26 @@ class MimicMotion:
         signals: ControlSignals | None,
         key: Array,
     ) -> Conditioning:
-        b, f, h, w, _ = skeletons.shape
+        b = len(reference)
         pixels = clip_pixels(reference, self.image_size)
         context = self.image_encoder.apply({"params": params["image_encoder"]}, pixels)
-        noise = jax.random.normal(key, reference.shape)
-        mean, _ = self.vae.apply(
-            {"params": params["vae"]}, reference + self.noise_aug * noise, method="encode"
-        )
-        pose = jax.lax.map(  # frames are independent here
-            lambda x: self.pose_encoder.apply({"params": params["pose_encoder"]}, x[None])[0],
-            skeletons.reshape(b * f, h, w, 3),
-            batch_size=min(self.chunk, b * f),
-        )
-        ids = jnp.array([self.fps - 1, self.motion_bucket, self.noise_aug], jnp.float32)
+        noise_key, level_key = jax.random.split(key)
+        level = jnp.full((b,), self.noise_aug, jnp.float32)
+        if isinstance(self.noise_aug, tuple):
+            mean, deviation = self.noise_aug
+            level = jnp.exp(mean + deviation * jax.random.normal(level_key, (b,)))
+        noise = level[:, None, None, None] * jax.random.normal(noise_key, reference.shape)
+        mean, _ = self.vae.apply({"params": params["vae"]}, reference + noise, method="encode")
+        encode = partial(self.pose_encoder.apply, {"params": params["pose_encoder"]})
+        pose = map_frames(encode, skeletons, self.chunk)
+        told = jnp.array([self.fps - 1, self.motion_bucket], jnp.float32)
+        ids = jnp.concatenate([jnp.tile(told, (b, 1)), level[:, None]], axis=1)
         encoded = {} if signals is None else self.control.encode(params, signals)
         return Conditioning(
             context=context[:, None],
-            pose_features=pose.reshape(b, f, *pose.shape[1:]),
+            pose_features=pose,
             image_latents=mean,
-            added_time=jnp.tile(ids, (b, 1)),
+            added_time=ids,
             **encoded,
         )
 
@@ -122,8 +125,12 @@ class MimicMotion:
             residuals=residuals,
         )
 
-    def encode(self, params: Params, frames: Array, key: Array) -> Array:
-        mean, logvar = self.vae.apply({"params": params["vae"]}, frames, method="encode")
+    def encode(self, params: Params, frames: Array) -> Array:
+        moments = self.vae.apply({"params": params["vae"]}, frames, method="encode")
+        return jnp.concatenate(moments, axis=-1)
+
+    def latents(self, posterior: Array, key: Array) -> Array:
+        mean, logvar = jnp.split(posterior.astype(jnp.float32), 2, axis=-1)
         noise = jax.random.normal(key, mean.shape)
         return self.latent_scale * sample_latents(mean, logvar, noise)
 
@@ -132,8 +139,11 @@ class MimicMotion:
         return self.vae.apply({"params": params["vae"]}, latents, method="decode")
 
 
-def build(config, networks: Mapping[str, Network]) -> MimicMotion:
-    """The model of a config from its networks (models/networks.py)."""
+def build(config, networks: Mapping[str, Network], noise_aug=None) -> MimicMotion:
+    """The model of a config from its networks (models/networks.py).
+
+    noise_aug: that of sampling if None, see MimicMotion.
+    """
     module = lambda name: networks[name].module if name in networks else None
     control = ControlPath(
         module("motion_encoder"),
@@ -143,6 +153,7 @@ def build(config, networks: Mapping[str, Network]) -> MimicMotion:
         points_into=config.control.points_into,
         scale=config.sample.control_scale,
         residuals=config.quirks.residuals,
+        remat=networks["unet"].module.flavour.remat,
     )
     return MimicMotion(
         unet=module("unet"),
@@ -154,5 +165,5 @@ def build(config, networks: Mapping[str, Network]) -> MimicMotion:
         latent_scale=config.model.vae.scale,
         fps=config.sample.conditioning_fps,
         motion_bucket=config.sample.motion_bucket,
-        noise_aug=config.sample.noise_aug,
+        noise_aug=config.sample.noise_aug if noise_aug is None else noise_aug,
     )

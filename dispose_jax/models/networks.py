@@ -42,8 +42,11 @@ class Network(NamedTuple):
         return jax.eval_shape(self.init, jax.random.key(0))["params"]
 
 
-def build(config, dtype: DTypeLike = jnp.float32) -> dict[str, Network]:
+def build(config, dtype: DTypeLike = jnp.float32, *, training: bool = False) -> dict[str, Network]:
     """The networks that a config uses, {name: Network}; dtype is that of the computation.
+
+    training: as training runs them. Rows of a batch are then clips, not halves of guidance, and
+    `config.train.remat` decides what gradients compute again.
 
     Autoencoders and CMP compute in float32 whatever it is: they run once per clip, and their
     results are pictures and positions.
@@ -52,10 +55,17 @@ def build(config, dtype: DTypeLike = jnp.float32) -> dict[str, Network]:
     context groups.
     """
     sizes, control = config.model, config.control
-    networks = _base(sizes, dtype, context_group(config))
+    flavour = Flavour(
+        "mixed",
+        sizes.unet.groups,
+        1 if training else context_group(config),
+        remat=training and config.train.remat == "layer",
+        dtype=dtype,
+    )
+    networks = _base(sizes, flavour)
     uses = {*control.motion} | ({"points"} if control.points else set())
     if uses:
-        networks |= _control(sizes, control, config.quirks, dtype, context_group(config))
+        networks |= _control(sizes, control, config.quirks, flavour)
     if "dense" in control.motion:
         networks["cmp"] = _cmp(sizes.cmp)
     if control.points:
@@ -67,6 +77,18 @@ def flow_network(dtype: DTypeLike = jnp.float32) -> Network:
     """RAFT, which gives training data its optical flow: no model holds it, no config sizes it."""
     picture = jnp.zeros((1, SMALLEST, SMALLEST, 3))
     return _network(RAFT(dtype=dtype), picture, picture, updates=1)
+
+
+def compute_dtype(name: str) -> DTypeLike:
+    """The type of the arithmetic: "auto" is bfloat16 on GPU and TPU, float32 on CPU.
+
+    Raises ValueError for an unknown name.
+    """
+    choices = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+    choices["auto"] = choices["float32" if jax.default_backend() == "cpu" else "bfloat16"]
+    if name not in choices:
+        raise ValueError(f"dtype is {name!r}: expected one of {', '.join(choices)}")
+    return choices[name]
 
 
 def context_group(config) -> int:
@@ -101,10 +123,11 @@ def random(networks: Mapping[str, Network], seed: int, dtype: DTypeLike = np.flo
     }
 
 
-def _base(sizes, dtype: DTypeLike, group: int) -> dict[str, Network]:
+def _base(sizes, flavour: Flavour) -> dict[str, Network]:
     """MimicMotion: U-Net, PoseNet, autoencoder, image encoder."""
+    dtype = flavour.dtype
     unet = UNet(
-        flavour=Flavour("mixed", sizes.unet.groups, group, dtype=dtype),
+        flavour=flavour,
         out_channels=sizes.vae.latent_channels,
         **_unet_sizes(sizes.unet),
     )
@@ -129,8 +152,9 @@ def _base(sizes, dtype: DTypeLike, group: int) -> dict[str, Network]:
     }
 
 
-def _control(sizes, control, quirks, dtype: DTypeLike, group: int) -> dict[str, Network]:
+def _control(sizes, control, quirks, flavour: Flavour) -> dict[str, Network]:
     """What of DisPose the ablation leaves."""
+    dtype = flavour.dtype
     networks = {}
     channels = tuple(sizes.unet.channels)
     places = []
@@ -161,10 +185,7 @@ def _control(sizes, control, quirks, dtype: DTypeLike, group: int) -> dict[str, 
             encoder, jnp.zeros((1, 18, width)), cells, jnp.ones((1, 1, 18), bool), size=(64, 64)
         )
     if "controlnet" in places:
-        net = ControlNet(
-            flavour=Flavour("mixed", sizes.unet.groups, group, dtype=dtype),
-            **_unet_sizes(sizes.unet),
-        )
+        net = ControlNet(flavour=flavour, **_unet_sizes(sizes.unet))
         networks["controlnet"] = _network(
             net, *_denoiser_inputs(sizes), added_time=jnp.zeros((1, 3))
         )

@@ -50,8 +50,12 @@ class Model(Protocol):
         """The network's output (b, f, h/8, w/8, c) for scaled latents x and times t (b,)."""
         ...
 
-    def encode(self, params: Params, frames: Array, key: Array) -> Array:
-        """Frames (b, f, h, w, 3) -> latents, a sample of the posterior, scaled."""
+    def encode(self, params: Params, frames: Array) -> Array:
+        """Frames (b, f, h, w, 3) -> what latents are drawn from, (b, f, h/8, w/8, 2 c)."""
+        ...
+
+    def latents(self, posterior: Array, key: Array) -> Array:
+        """A draw of the latents that are diffused, from what `encode` gives."""
         ...
 
     def decode(self, params: Params, latents: Array) -> Array:

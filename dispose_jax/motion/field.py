@@ -12,10 +12,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from dispose_jax.motion.tracks import Impulses
 from dispose_jax.networks.cmp import CMP
 from dispose_jax.ops import filters, resize, sample
-from dispose_jax.types import Params
+from dispose_jax.types import Impulses, Params
 
 Array = jax.Array
 Size = tuple[int, int]  # height, width

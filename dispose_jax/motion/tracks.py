@@ -7,23 +7,13 @@ Only person 0 moves anything.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from dispose_jax.types import Pose
+from dispose_jax.types import Impulses, Pose
 
 Size = tuple[int, int]  # height, width
 
 MISSING_JOINTS = ("released", "drop")
-
-
-class Impulses(NamedTuple):
-    """Motion vectors at pixels, at most one per pixel and frame; the reference has none."""
-
-    pixels: np.ndarray  # (f, 18, 2) int32 column, row, inside the picture
-    vectors: np.ndarray  # (f, 18, 2) float64 x, y in pixels of that picture
-    valid: np.ndarray  # (f, 18) bool: the others are to be ignored
 
 
 def positions(pose: Pose, size: Size) -> np.ndarray:

@@ -34,20 +34,23 @@ class Flavour:
 
     temporal: None (pictures) or "mixed" (SVD: every block blends a spatial and a temporal part).
     context_group: rows that share the released context order, 1 = each its own (temporal.py).
-    spatial_only: skip every temporal part, as the originals do for pictures.
+    spatial_only: skip every temporal part, as the originals do for pictures. remat: for gradients,
+    compute what is inside a block again instead of keeping it; its input alone is kept.
     """
 
     temporal: str | None = None
     groups: int = 32
     context_group: int = 1
     spatial_only: bool = False
+    remat: bool = False
     dtype: DTypeLike = jnp.float32
 
     def resnet(self, features: int, epsilon: float, name: str) -> nn.Module:
         """A residual block called with (x, emb)."""
         if self.temporal is None:
-            return ResnetBlock(features, epsilon, self.groups, self.dtype, name=name)
-        return SpatioTemporalResnetBlock(
+            block = self._kept(ResnetBlock)
+            return block(features, epsilon, self.groups, self.dtype, name=name)
+        return self._kept(SpatioTemporalResnetBlock)(
             features,
             epsilon,
             epsilon,
@@ -60,10 +63,13 @@ class Flavour:
     def transformer(self, heads: int, name: str) -> nn.Module:
         """A transformer called with (x, context)."""
         if self.temporal is None:
-            return SpatialTransformer(heads, self.groups, self.dtype, name=name)
-        return SpatioTemporalTransformer(
+            return self._kept(SpatialTransformer)(heads, self.groups, self.dtype, name=name)
+        return self._kept(SpatioTemporalTransformer)(
             heads, self.groups, self.context_group, self.spatial_only, self.dtype, name=name
         )
+
+    def _kept(self, block: type[nn.Module]) -> type[nn.Module]:
+        return nn.remat(block) if self.remat else block
 
     def epsilon(self, place: str) -> float:
         """Norm epsilon of the residual blocks; SVD's factory loses the configured 1e-5 in most

@@ -37,24 +37,25 @@ HAND_EDGES = np.array([(0 if i % 4 == 0 else i, i + 1) for i in range(20)])  # w
 HAND_COLORS = np.array([colorsys.hsv_to_rgb(i / 20, 1.0, 1.0) for i in range(20)])
 
 
-def draw(pose: Pose, height: int, width: int) -> np.ndarray:
+def draw(pose: Pose, height: int, width: int, *, canvas: int = CANVAS_SHORT_SIDE) -> np.ndarray:
     """Skeletons of everybody in every frame -> (f, height, width, 3) uint8, as the base model
     expects them.
 
-    Points of score 0 are not drawn, points outside the picture are cut off. Frames are drawn in
-    threads: OpenCV releases the interpreter lock.
+    canvas: short side that is painted on, pixels; a smaller one gives thicker strokes. Points of
+    score 0 are not drawn, points outside the picture are cut off. Frames are drawn in threads:
+    OpenCV releases the interpreter lock.
     """
     pictures = np.empty((pose.num_frames, height, width, 3), np.uint8)
-    ratio = CANVAS_SHORT_SIDE / min(height, width)
+    ratio = canvas / min(height, width)
     canvas_shape = (int(height * ratio), int(width * ratio), 3)
 
     def draw_frame(i: int) -> None:
-        canvas = np.zeros(canvas_shape, np.uint8)
+        painted = np.zeros(canvas_shape, np.uint8)
         person_by_person = pose.at(i)  # leaves (p, ...)
-        paint_bodies(canvas, person_by_person)
-        paint_hands(canvas, person_by_person)
-        paint_faces(canvas, person_by_person)
-        small = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_LINEAR)
+        paint_bodies(painted, person_by_person)
+        paint_hands(painted, person_by_person)
+        paint_faces(painted, person_by_person)
+        small = cv2.resize(painted, (width, height), interpolation=cv2.INTER_LINEAR)
         pictures[i] = small[..., ::-1]
 
     workers = max(1, min(os.cpu_count() or 1, 16, pose.num_frames))

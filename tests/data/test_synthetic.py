@@ -14,7 +14,9 @@ CLIPS, FRAMES, HEIGHT, WIDTH = 6, 4, 96, 64
 
 @pytest.fixture(scope="module")
 def clip():
-    drawn = synthetic.draw(jax.random.key(5), CLIPS, FRAMES, (HEIGHT, WIDTH), apart=0.5)
+    drawn = synthetic.draw(
+        jax.random.split(jax.random.key(5), CLIPS), FRAMES, (HEIGHT, WIDTH), apart=0.5
+    )
     return jax.device_get(drawn)
 
 
@@ -101,10 +103,14 @@ def test_seen_pixels_lie_on_the_person_in_both_frames(clip):
 
 def test_the_key_alone_decides(clip):
     again = jax.device_get(
-        synthetic.draw(jax.random.key(5), CLIPS, FRAMES, (HEIGHT, WIDTH), apart=0.5)
+        synthetic.draw(
+            jax.random.split(jax.random.key(5), CLIPS), FRAMES, (HEIGHT, WIDTH), apart=0.5
+        )
     )
     jax.tree.map(np.testing.assert_array_equal, clip, again)
-    other = synthetic.draw(jax.random.key(6), CLIPS, FRAMES, (HEIGHT, WIDTH), apart=0.5)
+    other = synthetic.draw(
+        jax.random.split(jax.random.key(6), CLIPS), FRAMES, (HEIGHT, WIDTH), apart=0.5
+    )
     assert np.abs(other.frames - clip.frames).mean() > 0.05
     assert np.abs(other.keypoints - clip.keypoints).mean() > 0.01
 
@@ -125,7 +131,9 @@ def test_pictures_use_their_range(clip):
 def test_a_reference_apart_has_its_own_stance():
     moved = []
     for apart in (0.0, 1.0):
-        drawn = synthetic.draw(jax.random.key(2), CLIPS, FRAMES, (HEIGHT, WIDTH), apart=apart)
+        drawn = synthetic.draw(
+            jax.random.split(jax.random.key(2), CLIPS), FRAMES, (HEIGHT, WIDTH), apart=apart
+        )
         steps = np.linalg.norm(np.diff(np.asarray(drawn.keypoints), axis=1), axis=-1).mean((0, 2))
         assert steps[1:].max() < 0.06  # the rest of the clip is one motion
         moved.append(steps[0])

@@ -95,7 +95,7 @@ def test_noise_on_the_reference_reaches_its_latents_alone_and_is_told(base):
 def test_latents_are_draws_scaled_for_diffusion_and_scaled_back(base):
     assert base.latent_scale != 1
     frames = to_float(small.pictures(F))[None]
-    latents = base.encode(PARAMS, frames, small.key(3))
+    latents = base.latents(base.encode(PARAMS, frames), small.key(3))
     mean, _ = Pool().apply({}, frames, "encode")
     noise = (latents / base.latent_scale - mean) / np.sqrt(Pool().variance)
     assert abs(float(noise.mean())) < 0.1 and abs(float(noise.std()) - 1) < 0.1

@@ -1,0 +1,77 @@
+"""Checkpoints of a run: state and data position, written in the background, whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+
+from dispose_jax.training.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints in a folder. Frozen networks are not in them: they come from their bundles.
+
+    keep: how many, the newest. Raises ValueError with one sentence if the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path, keep: int):
+        self._folder = folder
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=True, create=True
+        )
+        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+
+    @property
+    def latest(self) -> int | None:
+        """Steps done in the newest whole checkpoint, None without one."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, position: dict) -> None:
+        """Begin to write; the state may be changed as soon as this returns."""
+        step = int(state.step)
+        if step == self.latest:
+            return
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(position)
+        )
+        self._manager.save(step, args=items, force=True)
+
+    def restore(self, shapes: TrainState, shardings: TrainState) -> tuple[TrainState, dict]:
+        """The newest state, laid out like this whatever it was saved from, and the data's position.
+
+        shapes: of the state, from jax.eval_shape.
+        """
+        target = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+        )
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore()
+        )
+        try:
+            restored = self._manager.restore(self.latest, args=items)
+        except (ValueError, KeyError, OSError) as error:
+            raise ValueError(
+                f"{self._folder / str(self.latest)}: cannot be restored ({_first_line(error)}); "
+                "remove this checkpoint to continue from an earlier one, or choose another "
+                "--workdir"
+            ) from error
+        return restored["state"], restored["data"]
+
+    def wait(self) -> None:
+        """Until all that was begun is on the disk. Raises ValueError if it could not be written."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # the background thread's, of any kind
+            raise ValueError(
+                f"{self._folder}: a checkpoint could not be written ({_first_line(error)}); the "
+                f"last good one is of step {self.latest}"
+            ) from error
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,113 @@
+"""What is measured while training: a line per measurement in metrics.jsonl, TensorBoard, a bar.
+
+Scalars stay on the device until they are written, so that steps need not wait for each other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from dispose_jax.data import output
+
+FILE = "metrics.jsonl"
+
+
+class Metrics:
+    """Measurements of a run that starts or continues after `start` of `total` steps.
+
+    folder: the run's directory, None where nothing is to be written (all processes but one). clips:
+    of a step. flops: of a step. Lines of steps after `start` are dropped: they come again.
+    """
+
+    def __init__(self, folder: Path | None, start: int, total: int, clips: int, flops: float):
+        self._clips, self._flops, self._pending = clips, flops, []
+        self._folder, self._board, self._seconds = folder, None, time.perf_counter()
+        self._bar = tqdm(total=total, initial=start, unit="step", disable=None if folder else True)
+        if folder is not None:
+            self._rewind(folder / FILE, start)
+            self._board = _tensorboard(folder)
+
+    def add(self, step: int, scalars: dict[str, jax.Array]) -> None:
+        """Remember a step's scalars, still on the device."""
+        self._pending.append((step, scalars))
+        self._bar.update(step - self._bar.n)
+
+    def write(self, **more: float) -> dict[str, float]:
+        """Wait for the steps added, write their means with speeds and what else is given.
+
+        Returns what was written, {} if nothing was added. Raises FloatingPointError naming the
+        first step whose loss or gradient was not finite.
+        """
+        if not self._pending:
+            return {}
+        steps = [step for step, _ in self._pending]
+        rows = jax.device_get([scalars for _, scalars in self._pending])
+        self._pending = []
+        for step, row in zip(steps, rows):
+            wrong = [f"{name} {float(v)}" for name, v in row.items() if not math.isfinite(v)]
+            if wrong:
+                raise FloatingPointError(f"step {step}: {', '.join(wrong)}")
+        now = time.perf_counter()
+        speed = len(steps) / (now - self._seconds)
+        self._seconds = now
+        line = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        line |= {"steps_per_second": speed, "clips_per_second": speed * self._clips}
+        line |= {"tflops_per_second": speed * self._flops / 1e12, **more}
+        self._log(steps[-1], line)
+        return line
+
+    def pause(self) -> None:
+        """Start the clock again: what came before is no part of the steps' time."""
+        self._seconds = time.perf_counter()
+
+    def close(self) -> None:
+        self._bar.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _log(self, step: int, line: dict[str, float]) -> None:
+        shown = f"loss {line['loss']:.4f}, {line['tflops_per_second']:.3g} TFLOP/s"
+        self._bar.set_postfix_str(shown)
+        if self._folder is None:
+            return
+        if self._bar.disable:  # no terminal: lines instead of a bar
+            left = (self._bar.total - step) / line["steps_per_second"]
+            rate = f"{line['steps_per_second']:.3g} steps/s, {left / 60:.0f} min left"
+            print(f"step {step}/{self._bar.total}: {shown}, {rate}", file=sys.stderr, flush=True)
+        with output.explained(self._folder / FILE), open(self._folder / FILE, "a") as file:
+            file.write(json.dumps({"step": step, **line}) + "\n")
+        if self._board is not None:
+            for name, value in line.items():
+                self._board.add_scalar(name, value, step)
+
+    @staticmethod
+    def _rewind(file: Path, start: int) -> None:
+        """Drop the lines of later steps, and one that was cut off."""
+        if not file.exists():
+            return
+        kept = []
+        for line in file.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= start:
+                    kept.append(line)
+            except (json.JSONDecodeError, KeyError, TypeError):
+                break
+        output.write_bytes(file, "".join(f"{line}\n" for line in kept).encode())
+
+
+def _tensorboard(folder: Path):
+    """A writer of TensorBoard's files if tensorboardX is installed (extra `train`), else None."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(os.fspath(folder / "tensorboard"))

@@ -1,0 +1,90 @@
+"""What a stage of training minimises, which networks it reads, and what it makes in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import FrozenConfigDict
+
+from dispose_jax import control
+from dispose_jax.models import mimicmotion
+from dispose_jax.models.networks import Network
+from dispose_jax.training import completion, pictures, show, video
+from dispose_jax.training.step import Loss
+from dispose_jax.types import Array, Batch, Params
+
+Show = Callable[[Params, Batch, Array], np.ndarray]
+Finish = Callable[[Params, Iterable[Batch]], Params]
+
+
+class Objective(NamedTuple):
+    """A loss over the networks named, a picture of what they can do, and the last touch.
+
+    show(all params, a batch, key) -> (h, w, 3) uint8. finish(trained params, some training batches)
+    -> what the bundle gets; it may hold more networks.
+    """
+
+    networks: tuple[str, ...]
+    loss: Loss
+    show: Show
+    finish: Finish = lambda params, batches: params
+
+
+def build(config, networks: Mapping[str, Network]) -> Objective:
+    """The objective that `config.train` names. Raises ValueError if a network that is to learn does
+    not exist in this configuration, or has no part in the objective."""
+    train = config.train
+    objective = OBJECTIVES[train.objective](config, networks)
+    for name in train.trainable:
+        if name not in objective.networks:
+            raise ValueError(
+                f"train.trainable names {name!r}, which has no part in this run; it may name "
+                f"{', '.join(objective.networks)}"
+            )
+    return objective
+
+
+def _video(config, networks: Mapping[str, Network]) -> Objective:
+    model = mimicmotion.build(config, networks, noise_aug=config.train.noise_aug)
+    controlled = config.control.motion or config.control.points
+    recipe = control.build(config, networks) if controlled else None
+    used = ("unet", "pose_encoder", "vae", "image_encoder")
+    used += ("controlnet", "motion_encoder", "point_encoder") if controlled else ()
+    used += recipe.networks if controlled else ()
+    used = tuple(name for name in used if name in networks)
+    loss = video.VideoLoss(model, recipe, FrozenConfigDict(config.train))
+    return Objective(used, loss, partial(show.animation, loss, FrozenConfigDict(config.sample)))
+
+
+def _autoencoder(config, networks: Mapping[str, Network]) -> Objective:
+    vae = networks["vae"].module
+    loss = pictures.AutoencoderLoss(vae, config.train.kl_weight, config.train.figure_weight)
+
+    def finish(params: Params, batches: Iterable[Batch]) -> Params:
+        scaled = pictures.with_unit_power(vae, params["vae"], batches)
+        return {"vae": scaled, "dift_vae": pictures.encoder_of(scaled)}
+
+    return Objective(("vae",), loss, partial(show.reconstructions, vae), finish)
+
+
+def _image(config, networks: Mapping[str, Network]) -> Objective:
+    recipe = control.build(config, networks).dift
+    used = ("dift_unet", "dift_vae", "dift_text_encoder")
+    return Objective(used, pictures.PictureLoss(recipe), partial(show.features, recipe))
+
+
+def _cmp(config, networks: Mapping[str, Network]) -> Objective:
+    loss = completion.CompletionLoss(
+        networks["cmp"].module, config.motion.cmp_size, config.train.figure_weight
+    )
+
+    def finish(params: Params, batches: Iterable[Batch]) -> Params:
+        return {"cmp": completion.with_averages(loss, params["cmp"], batches)}
+
+    return Objective(("cmp",), loss, partial(show.completions, loss), finish)
+
+
+OBJECTIVES = {"video": _video, "autoencoder": _autoencoder, "image": _image, "cmp": _cmp}

@@ -1,0 +1,92 @@
+"""Where arrays of a training run live: one mesh, and a rule each for clips and for parameters.
+
+Axes of the mesh: "data" shares out clips, "fsdp" shares out clips and parameters, "frames" shares
+out the frames of a clip. One device is the mesh (1, 1, 1); nothing else knows how many there are.
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp", "frames")
+_CLIPS = ("data", "fsdp")
+
+
+def make_mesh(config) -> Mesh:
+    """The mesh of `config.train.mesh` over all devices of all processes; data 0 takes what is left.
+
+    Raises ValueError if the devices do not divide into it, or a batch or clip not over it.
+    """
+    train, count = config.train, jax.device_count()
+    data, fsdp, frames = train.mesh.data, train.mesh.fsdp, train.mesh.frames
+    data = data or max(1, count // (fsdp * frames))
+    shape = f"data={data}, fsdp={fsdp}, frames={frames}"
+    if data * fsdp * frames != count:
+        raise ValueError(
+            f"train.mesh is {shape}: {data * fsdp * frames} devices, there are {count}; set "
+            "--config.train.mesh.data, .fsdp and .frames so that their product is that"
+        )
+    parts = data * fsdp * train.accumulate
+    if train.batch % parts:
+        raise ValueError(
+            f"train.batch is {train.batch}: it does not divide into {data} x {fsdp} shares of the "
+            f"mesh (data x fsdp) times {train.accumulate} parts (train.accumulate); choose a "
+            f"multiple of {parts}"
+        )
+    if train.frames % frames:
+        raise ValueError(
+            f"train.frames is {train.frames}: not a multiple of train.mesh.frames, {frames}"
+        )
+    return jax.make_mesh((data, fsdp, frames), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def of_clips(mesh: Mesh, shape: tuple[int, ...], num_frames: int) -> NamedSharding:
+    """Sharding of a batch's leaf (b, ...): clips over data and fsdp, a frame axis over frames."""
+    framed = len(shape) > 1 and shape[1] == num_frames
+    return NamedSharding(mesh, PartitionSpec(_CLIPS, "frames" if framed else None))
+
+
+def of_parameter(mesh: Mesh, shape: tuple[int, ...], itemsize: int, smallest: float):
+    """Sharding of a tensor: its largest axis that divides over fsdp; small ones are replicated.
+
+    smallest: MiB below which a tensor is small.
+    """
+    count = mesh.shape["fsdp"]
+    axes = [i for i, length in enumerate(shape) if length % count == 0]
+    if count == 1 or not axes or np.prod(shape) * itemsize < smallest * 2**20:
+        return replicated(mesh)
+    largest = max(axes, key=lambda i: shape[i])
+    return NamedSharding(mesh, PartitionSpec(*(None,) * largest, "fsdp"))
+
+
+def of_tree(mesh: Mesh, tree, smallest: float):
+    """The sharding of every leaf of a tree of parameters, optimizer state or shapes of them."""
+    rule = lambda x: of_parameter(mesh, x.shape, x.dtype.itemsize, smallest)
+    return jax.tree.map(rule, tree)
+
+
+def place(tree, shardings):
+    """Put host arrays, the same in every process, on their devices."""
+
+    def put(x, sharding):
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def place_batch(mesh: Mesh, batch, num_frames: int):
+    """Put this process's clips on their devices, as part of the global batch."""
+
+    def put(x):
+        sharding = of_clips(mesh, x.shape, num_frames)
+        return jax.make_array_from_process_local_data(sharding, np.asarray(x))
+
+    return jax.tree.map(put, batch)

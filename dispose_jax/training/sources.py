@@ -1,0 +1,100 @@
+"""Where batches come from: drawn people or a prepared set, made before a step needs them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import Protocol
+
+import jax
+
+from dispose_jax.data.clips import Prepared
+from dispose_jax.data.drawn import HELD_OUT, Drawn
+from dispose_jax.types import Batch
+
+AHEAD = 2  # batches
+
+
+class Source(Protocol):
+    """Endless batches of this process's clips, whose position can be saved."""
+
+    def __next__(self) -> Batch: ...
+
+    def state(self) -> dict:
+        """The position, plain JSON."""
+        ...
+
+    def restore(self, state: dict) -> None:
+        """Continue as the source that gave the state would have."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_source(config) -> Source:
+    """The source that `config.data.source` names. Raises ValueError if there is none, or if it does
+    not fit the config."""
+    share = (jax.process_index(), jax.process_count())
+    if config.data.source == "synthetic":
+        return Drawn(config, *share)
+    if not config.data.source:
+        raise ValueError(
+            "--config.data.source is empty: name a set made by python -m dispose_jax.data.prepare, "
+            "or 'synthetic' for drawn people"
+        )
+    return Prepared(config.data.source, config, *share)
+
+
+def held_out(config) -> Batch:
+    """A batch to look at: drawn people whom training never shows, else the set's first clips."""
+    if config.data.source == "synthetic":
+        return next(Drawn(config, people=HELD_OUT))
+    source = Prepared(config.data.source, config)
+    try:
+        return next(source)
+    finally:
+        source.close()
+
+
+class Ahead:
+    """The batches of a source, made by a thread while the device works.
+
+    `position` is that of the source after the batch last taken, whatever was made ahead of it.
+    """
+
+    def __init__(self, source: Source):
+        self._source, self.position = source, source.state()
+        self._made: queue.Queue = queue.Queue(AHEAD)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._make, daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> Batch:
+        made = self._made.get()
+        if isinstance(made, BaseException):
+            raise made
+        batch, self.position = made
+        return batch
+
+    def close(self) -> None:
+        self._closed.set()
+        while self._thread.is_alive():  # it may wait for room
+            try:
+                self._made.get(timeout=0.05)
+            except queue.Empty:
+                pass
+        self._source.close()
+
+    def _make(self) -> None:
+        try:
+            while not self._closed.is_set():
+                self._put((next(self._source), self._source.state()))
+        except BaseException as error:  # shown where the batch is missed
+            self._put(error)
+
+    def _put(self, item) -> None:
+        while not self._closed.is_set():
+            try:
+                return self._made.put(item, timeout=0.2)
+            except queue.Full:
+                pass

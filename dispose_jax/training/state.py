@@ -1,0 +1,67 @@
+"""What a step changes, and what training starts from.
+
+Parameters are one dict keyed by network; those named in `config.train.trainable` learn, in float32,
+the others are frozen in the type that they compute in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct, traverse_util
+
+from dispose_jax.models.networks import Network
+from dispose_jax.types import Array, Params
+
+
+@struct.dataclass
+class TrainState:
+    """What is saved and restored."""
+
+    step: Array  # () int32: steps done
+    params: Params  # of the trainable networks, float32
+    opt_state: optax.OptState
+
+
+def create(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def initial(
+    networks: Mapping[str, Network],
+    trainable: tuple[str, ...],
+    given: Params,
+    seed: int,
+    *,
+    copy_add_embedding: bool,
+) -> Params:
+    """Parameters that training starts from, float32: given ones, else initialised from the seed.
+
+    given: {network: tree}, frozen networks included. A ControlNet that is not given starts as a
+    copy of the U-Net's encoder; copy_add_embedding: the part that embeds fps and the like too,
+    which the released initialisation leaves random.
+    """
+    params = {}
+    for i, name in enumerate(trainable):
+        if name in given:
+            params[name] = given[name]
+            continue
+        # This kind of key compiles several times faster, and here only the distribution matters.
+        key = jax.random.key(np.uint32(seed + i), impl="unsafe_rbg")
+        params[name] = jax.jit(networks[name].init)(key)["params"]
+        if name == "controlnet" and "unet" in given:
+            params[name] = from_unet(params[name], given["unet"], copy_add_embedding)
+    return jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+
+
+def from_unet(controlnet: Params, unet: Params, copy_add_embedding: bool) -> Params:
+    """A ControlNet whose leaves are the U-Net's wherever both trees have the path."""
+    flat, source = traverse_util.flatten_dict(controlnet), traverse_util.flatten_dict(unet)
+    skipped = () if copy_add_embedding else ("add_embedding",)
+    shared = {path for path in flat if path in source and path[0] not in skipped}
+    return traverse_util.unflatten_dict({p: (source if p in shared else flat)[p] for p in flat})

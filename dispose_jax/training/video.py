@@ -1,0 +1,119 @@
+"""What the base model and DisPose minimise: the error of the predicted v on noised clips.
+
+The SVD recipe in EDM form (Karras et al. 2022; SVD_Xtend, MOFA-Video and ControlNeXt train like
+this): one noise level per clip, v-prediction, and dropped conditions so that guidance has meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
+
+from dispose_jax import control
+from dispose_jax.diffusion import prediction, schedules
+from dispose_jax.models.control_path import map_frames
+from dispose_jax.models.protocol import Model
+from dispose_jax.types import Array, Batch, Conditioning, ControlSignals, Params
+
+DROPOUTS = ("joint", "svd_xtend")
+
+
+@dataclass(frozen=True)
+class VideoLoss:
+    """loss(params, batch, key) -> (value, scalars) of a model.
+
+    recipe: how control signals are made, None for the base model alone. train: `config.train`,
+    frozen.
+    """
+
+    model: Model
+    recipe: control.Recipe | None
+    train: FrozenConfigDict
+
+    def __call__(self, params: Params, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
+        model, train = self.model, self.train
+        keys = jax.random.split(key, 6)
+        clean = self.latents(params, batch, keys[0])
+        _, conditioning = self.condition(params, batch, keys[1])
+        conditioning = drop(model, conditioning, keys[2], train.dropout, train.drop_rate)
+        each = (-1, 1, 1, 1, 1)
+        sigma = noise_levels(train, keys[3], len(clean))
+        noise = jax.random.normal(keys[4], clean.shape)
+        x = prediction.add_noise(clean, noise, sigma.reshape(each))
+        scaled = prediction.scale_input(x, sigma.reshape(each))
+        v = model.denoise(params, scaled, prediction.time_of(sigma), conditioning)
+        target = prediction.v_target(clean, noise, sigma.reshape(each))
+        return self.mean(jnp.square(v.astype(jnp.float32) - target), batch.region), {}
+
+    def mean(self, error: Array, region: Array | None) -> Array:
+        """Mean of (b, f, h, w, c), weighed by the region (b, f, h, w) if there is one."""
+        if region is not None:
+            error = error * region[..., None]
+        return error[:, 1:].mean() if self.train.skip_reference else error.mean()
+
+    def latents(self, params: Params, batch: Batch, key: Array) -> Array:
+        """The clip as it is diffused, (b, f, h/8, w/8, c) float32; nothing here learns."""
+        posterior = batch.posterior
+        if posterior is None:
+            encode = lambda frames: self.model.encode(params, to_float(frames))
+            posterior = map_frames(encode, batch.frames, self.train.encode_chunk)
+        return jax.lax.stop_gradient(self.model.latents(posterior, key))
+
+    def condition(
+        self, params: Params, batch: Batch, key: Array
+    ) -> tuple[ControlSignals | None, Conditioning]:
+        """The clips' control signals, and all that the model is told of them."""
+        signal_key, condition_key = jax.random.split(key)
+        reference = to_float(batch.frames[:, 0])
+        signals = None
+        if self.recipe is not None:
+            signals = control.for_training(
+                self.recipe,
+                params,
+                batch,
+                reference,
+                signal_key,
+                point_drop_rate=self.train.point_drop_rate,
+            )
+        skeletons = to_float(batch.skeletons)
+        return signals, self.model.condition(params, reference, skeletons, signals, condition_key)
+
+
+def to_float(pictures: Array) -> Array:
+    """uint8 -> float32 in -1..1."""
+    return pictures.astype(jnp.float32) / 127.5 - 1
+
+
+def noise_levels(train, key: Array, count: int) -> Array:
+    """One sigma per clip, (count,), of the distribution that `config.train` names."""
+    draw: dict[str, Callable] = {
+        "lognormal": partial(
+            schedules.lognormal_sigmas, mean=train.sigma_mean, std=train.sigma_std
+        ),
+        "cosine": schedules.cosine_sigmas,
+    }
+    return draw[train.sigmas](key, count)
+
+
+def drop(
+    model: Model, conditioning: Conditioning, key: Array, kind: str, rate: float
+) -> Conditioning:
+    """Conditions dropped at random, clip by clip, so that guidance can leave them out.
+
+    "joint": all that sampling's unconditional half lacks, together, with probability rate.
+    "svd_xtend": context and image latents each alone and both together, with probability rate each;
+    the skeleton always stays (SVD_Xtend, MOFA-Video, ControlNeXt).
+    """
+    chance = jax.random.uniform(key, (len(conditioning.context),))
+    if kind == "joint":
+        return model.unconditional(conditioning, chance < rate)
+    without_context = model.unconditional(conditioning, chance < 2 * rate)
+    without_image = model.unconditional(conditioning, (chance >= rate) & (chance < 3 * rate))
+    return conditioning.replace(
+        context=without_context.context, image_latents=without_image.image_latents
+    )

@@ -1,0 +1,32 @@
+"""Train DisPose, its base, or a small chain of models of one's own.
+
+python train.py --config configs/svd.py --weights DIR --workdir runs/mm --config.data.source=SET
+python train.py --config configs/svd.py:size=tiny,stage=vae --workdir runs/vae      # drawn people
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from dispose_jax import cli, settings
+from dispose_jax.training import loop
+
+ASSETS = Path(__file__).parent / "assets"
+
+flags.DEFINE_string("config", "configs/svd.py:size=tiny", "Configuration file and its argument.")
+WEIGHTS = flags.DEFINE_list("weights", None, "Bundle folders, later ones win; or 'random'.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; one that exists continues.")
+
+
+def main(config):
+    settings.check(config)
+    if not WORKDIR.value:
+        raise ValueError("--workdir is missing: name the directory of the run")
+    bundled = ASSETS / config.bundled
+    default = (str(bundled),) if config.bundled and bundled.is_dir() else ()
+    given = tuple(WEIGHTS.value) if WEIGHTS.value else default
+    loop.train(loop.Run(config, given, Path(WORKDIR.value), continues=bool(WEIGHTS.value)))
+
+
+if __name__ == "__main__":
+    cli.run(main)
