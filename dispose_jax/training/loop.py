@@ -165,15 +165,15 @@ def _steps(
             done += 1
             metrics.add(done, scalars)
             last = done >= train.steps or _any(run.stopped)
-            due = {
-                name: _due(train[name], done)
-                for name in ("log_every", "save_every", "sample_every")
-            }
-            if last or any(due.values()):
+            log, save, show = (
+                _due(interval, done)
+                for interval in (train.log_every, train.save_every, train.sample_every)
+            )
+            if last or log or save or show:
                 _write(metrics, checkpoints)
-            if due["save_every"] and not last:
+            if save and not last:
                 checkpoints.save(current, batches.position)
-            if due["sample_every"]:
+            if show:
                 _show(run, current, frozen)
                 metrics.pause()
             if last:
