@@ -85,7 +85,7 @@ TINY = {
         "widths": (16, 32, 64, 96),
         "latent_channels": 16,
         "layers": 1,
-        "groups": 8,
+        "groups": 2,  # few: norms over less than eight channels lose the colours
         "scale": 1.0,  # the training gives every latent channel unit power
     },
     "image_encoder": {
@@ -102,7 +102,7 @@ TINY = {
         "channels": (32, 64, 64, 64),
         "heads": (2, 2, 2, 2),
         "layers": 1,
-        "groups": 8,
+        "groups": 2,
         "vae_widths": (16, 32, 64, 96),
         "vae_layers": 1,
         "latent_channels": 16,
@@ -153,7 +153,7 @@ TINY_STAGES = {
     "base": (8000, 8, 4, 1e-3),
     "image": (3000, 32, 1, 1e-3),
     "cmp": (2500, 8, 3, 4e-3),
-    "vae": (5000, 8, 2, 1.5e-3),
+    "vae": (4500, 8, 2, 2e-3),
 }
 
 
