@@ -172,11 +172,11 @@ def test_motion_encoder_equals_the_original(name):
     assert_close(case, "embedding", flat(out), case.about["tolerance"]["float32"])
 
 
-def encode_points(case, tensors, config, size, batch=1):
-    """The case's keypoints through the point encoder of its weights, repeated to the batch."""
-    cells, visible = keypoints.cells(pose_of(case), size)
-    features = np.repeat(case.inputs["point_embedding"], batch, 0)
-    inputs = features, np.stack([cells] * batch), np.stack([visible] * batch)
+def encode_points(case, tensors, config, size, poses):
+    """The clips' keypoints, a pose each, through the point encoder of the case's weights."""
+    cells, visible = (np.stack(x) for x in zip(*(keypoints.cells(pose, size) for pose in poses)))
+    features = case.inputs["point_embedding"]
+    inputs = np.broadcast_to(features, (len(poses), *features.shape[1:])), cells, visible
     encoder = PointEncoder(
         tuple(config["channels"]), config["mid_dim"], tuple(config["downsample_rate"])
     )
@@ -186,23 +186,32 @@ def encode_points(case, tensors, config, size, batch=1):
     return encoder.apply({"params": params}, *inputs, size=size)
 
 
-@pytest.mark.parametrize("name", ["point_adapter.tiny", "point_adapter.full"])
+@pytest.mark.parametrize(
+    "name", ["point_adapter.tiny", "point_adapter.full", "point_adapter_train.tiny"]
+)
 def test_point_encoder_equals_the_original(name):
     case = load_case(name)
     size = case.config["height"], case.config["width"]
-    levels = encode_points(case, weights(case), case.config, size)
+    poses = poses_of(case)
+    levels = encode_points(case, weights(case), case.config, size, poses)
     for i, level in enumerate(levels):
         tolerance = case.about["tolerance"]["float32"]
         assert_close(case, f"level{i}", channels_first(level), tolerance)
-    mask = keypoints.local_mask(pose_of(case), size)
-    ours = np.repeat(mask[None, :, None], 4, axis=2)
+    mask = np.stack([keypoints.local_mask(pose, size) for pose in poses])
+    if case.config["loss_type"] == "global":
+        mask = np.ones_like(mask)
+    ours = np.repeat(mask[:, :, None], 4, axis=2)
     assert_close(case, "loss_mask", ours, 0.0)
 
 
-def pose_of(case):
-    """A case's keypoints of one person."""
+def poses_of(case):
+    """A case's keypoints of one person, a pose for each clip: sampling's layout has one clip."""
     xy = case.inputs["candidate"]
-    return body_pose(xy, case.inputs["subset"].reshape(len(xy), -1))
+    subset = case.inputs["subset"]
+    if xy.ndim == 3:
+        xy, subset = xy[:, None], subset.reshape(len(xy), 1, -1)
+    clips = range(xy.shape[1])
+    return [body_pose(xy[:, i], subset[:, i].reshape(len(xy), -1)) for i in clips]
 
 
 def test_hybrid_controlnet_equals_the_original():
@@ -214,7 +223,8 @@ def test_hybrid_controlnet_equals_the_original():
     motion = encode_motion(
         case, tensors, config["controlnet"]["conditioning_embedding_out_channels"]
     )
-    points = encode_points(case, tensors, config["point_adapter"], size, len(x))
+    poses = poses_of(case) * len(x)  # both halves of guidance follow the same clip
+    points = encode_points(case, tensors, config["point_adapter"], size, poses)
     _, net = video_modules(config["controlnet"], len(x))
     own = {k: v for k, v in tensors.items() if not k.startswith(CONTROL_ENCODERS)}
     params = convert(own, rules.UNET_VIDEO, net, x, t, context, added_time=ids)
