@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from benchmarks import measure
 from configs.svd import get_config
-from dispose_jax import animate, dry_run
+from dispose_jax import animate, counts, dry_run
 from dispose_jax.data.image import target_size
 from dispose_jax.models import mimicmotion, networks
 from dispose_jax.types import Conditioning
@@ -52,7 +52,7 @@ def run(
     plan = model.windows(num_frames, sampling.window, sampling.overlap)
     halves = 2 if max(jnp.atleast_1d(jnp.asarray(sampling.guidance_scale))) > 1 else 1
     call = dry_run.denoise_jaxpr(model, shapes, conditioning, latents, 1, plan.frames.shape[1])
-    flops = sum(dry_run.flops_by_module(call).values()) * len(plan.frames) * halves
+    flops = sum(counts.flops_by_module(call).values()) * len(plan.frames) * halves
 
     marks = [(time.perf_counter(), time.process_time())]
     animate.sample(

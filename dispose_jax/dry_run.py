@@ -1,23 +1,21 @@
 """What a sampling run needs, from shapes alone: parameters, bytes and arithmetic.
 
-Functions are traced, so nothing is read, computed or compiled. FLOPs are those of convolutions and
-matrix products only: a multiplication and an addition are two, padding counts, and so does every
-turn of a loop. (XLA's own cost analysis counts a loop's body once, which hides most of attention.)
+Functions are traced, so nothing is read, computed or compiled; see counts.py for what counts.
+Training has its own plan (training/plan.py).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from math import prod
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Jaxpr, JaxprEqn, Literal, jaxprs_in_params
+from jax.extend.core import Jaxpr
 from jax.typing import DTypeLike
 
+from dispose_jax.counts import flops, flops_by_module, in_bytes, in_flops, line, live_bytes, size
 from dispose_jax.data.image import check_size
 from dispose_jax.diffusion import guidance
 from dispose_jax.models import mimicmotion, networks
@@ -78,74 +76,18 @@ def report(config, num_frames: int, height: int, width: int, dtype: DTypeLike) -
         *_arrays(signals, conditioning, latents),
         "",
         "While denoising, on each device",
-        _line("weights and arrays", _bytes(_size((resident, conditioning, latents)))),
-        _line("intermediate results, about", _bytes(live_bytes(call)), f"for {rows} rows"),
+        line("weights and arrays", in_bytes(size((resident, conditioning, latents)))),
+        line("intermediate results, about", in_bytes(live_bytes(call)), f"for {rows} rows"),
         "",
         "Arithmetic: convolutions and matrix products, multiply + add = 2",
-        _line("one denoising call", _flops(once), f"{window} frames, one half of guidance"),
-        *(_line(f"  {name}", _flops(amount)) for name, amount in by_network.items()),
-        _line("one step", _flops(step), f"{num_windows} windows, {halves} halves"),
-        *(_line(name, _flops(amount)) for name, amount in work.items()),
-        _line("in all", _flops(sum(work.values())), f"{sample.steps} steps"),
-        _line("per new frame", _flops(sum(work.values()) / (num_frames - 1))),
+        line("one denoising call", in_flops(once), f"{window} frames, one half of guidance"),
+        *(line(f"  {name}", in_flops(amount)) for name, amount in by_network.items()),
+        line("one step", in_flops(step), f"{num_windows} windows, {halves} halves"),
+        *(line(name, in_flops(amount)) for name, amount in work.items()),
+        line("in all", in_flops(sum(work.values())), f"{sample.steps} steps"),
+        line("per new frame", in_flops(sum(work.values()) / (num_frames - 1))),
     ]
     return "\n".join(lines)
-
-
-def flops(function: Callable, *shapes) -> int:
-    """FLOPs of function(*shapes); shapes: trees of jax.ShapeDtypeStruct."""
-    return sum(flops_by_module(jax.make_jaxpr(function)(*shapes).jaxpr).values())
-
-
-def flops_by_module(jaxpr: Jaxpr) -> Counter[str]:
-    """FLOPs by the outermost module that asks for them ("" outside any), in order of appearance."""
-    counts: Counter[str] = Counter()
-    for eqn in jaxpr.eqns:
-        if amount := _eqn_flops(eqn):
-            counts[str(eqn.source_info.name_stack).split("/")[0].split(".")[0]] += amount
-    return counts
-
-
-def _eqn_flops(eqn: JaxprEqn) -> int:
-    name = eqn.primitive.name
-    shape = lambda i: eqn.invars[i].aval.shape
-    if name == "dot_general":
-        (contracted, _), _ = eqn.params["dimension_numbers"]
-        return 2 * eqn.outvars[0].aval.size * prod(shape(0)[axis] for axis in contracted)
-    if name == "conv_general_dilated":
-        outputs = shape(1)[eqn.params["dimension_numbers"].rhs_spec[0]]
-        return 2 * eqn.outvars[0].aval.size * prod(shape(1)) // outputs
-    if name == "dot_product_attention_fwd_wrapper":  # cuDNN: q, k are (b, n, heads, d)
-        return 4 * prod(shape(0)) * shape(1)[1]
-    inner = [sum(_eqn_flops(e) for e in body.eqns) for body in jaxprs_in_params(eqn.params)]
-    if name == "scan":
-        return eqn.params["length"] * sum(inner)
-    if name == "pallas_call":
-        return prod(eqn.params["grid_mapping"].grid) * sum(inner)
-    if name == "cond":
-        return max(inner)
-    return sum(inner)
-
-
-def live_bytes(jaxpr: Jaxpr) -> int:
-    """Most bytes of intermediate results alive at once, running the equations in their order.
-
-    What a compiler needs differs: it fuses and reorders, and keeps copies and work space.
-    """
-    last = {v: i for i, e in enumerate(jaxpr.eqns) for v in e.invars if not isinstance(v, Literal)}
-    last |= {v: len(jaxpr.eqns) for v in jaxpr.outvars if not isinstance(v, Literal)}
-    for argument in (*jaxpr.invars, *jaxpr.constvars):
-        last.pop(argument, None)  # not ours to free
-    dying: dict[int, list] = {}
-    for variable, i in last.items():
-        dying.setdefault(i, []).append(variable)
-    size = lambda variables: sum(_size(v.aval) for v in variables)
-    now = peak = 0
-    for i, eqn in enumerate(jaxpr.eqns):
-        inside = max((live_bytes(body) for body in jaxprs_in_params(eqn.params)), default=0)
-        peak = max(peak, now + max(inside, size(eqn.outvars)))
-        now += size(v for v in eqn.outvars if v in last) - size(dying.get(i, ()))
-    return peak
 
 
 def denoise_jaxpr(
@@ -251,12 +193,14 @@ def _weights(built: dict[str, Network], params: Params) -> Iterator[str]:
         used = [name for name in names if name in params]
         if not used:
             continue
-        yield _line(stage, _bytes(_size([params[name] for name in used])))
+        yield line(stage, in_bytes(size([params[name] for name in used])))
         for name in used:
             count = sum(x.size for x in jax.tree.leaves(params[name]))
             dtype = jnp.dtype(built[name].dtype).name
-            yield _line(
-                f"  {name}", _bytes(_size(params[name])), f"{count / 1e6:.1f} M parameters, {dtype}"
+            yield line(
+                f"  {name}",
+                in_bytes(size(params[name])),
+                f"{count / 1e6:.1f} M parameters, {dtype}",
             )
 
 
@@ -275,29 +219,4 @@ def _arrays(signals, conditioning: Conditioning, latents) -> Iterator[str]:
         leaves = jax.tree.leaves(tree)
         if leaves:
             shapes = " + ".join(" x ".join(map(str, leaf.shape[1:])) for leaf in leaves)
-            yield _line(name, _bytes(_size(leaves)), f"{shapes} {leaves[0].dtype.name}")
-
-
-def _size(tree) -> int:
-    """Bytes of a tree of shapes; random keys and the like count nothing."""
-    return sum(
-        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree) if hasattr(leaf, "size")
-    )
-
-
-def _line(name: str, value: str, note: str = "") -> str:
-    return f"  {name:<30}{value:>12}  {note}".rstrip()
-
-
-def _bytes(count: float) -> str:
-    return _scaled(count, {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10})
-
-
-def _flops(count: float) -> str:
-    return _scaled(count, {"PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9, "MFLOP": 1e6})
-
-
-def _scaled(count: float, units: dict[str, float]) -> str:
-    """A count in the largest unit that it reaches, else in the smallest."""
-    unit = next((name for name, size in units.items() if count >= size), list(units)[-1])
-    return f"{count / units[unit]:.2f} {unit}"
+            yield line(name, in_bytes(size(leaves)), f"{shapes} {leaves[0].dtype.name}")

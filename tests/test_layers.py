@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import lower rows and its own folder, never another member of its row.
 ROWS = [
-    {"dispose_jax.types", "dispose_jax.ops"},
+    {"dispose_jax.types", "dispose_jax.ops", "dispose_jax.counts"},
     {"dispose_jax.networks", "dispose_jax.diffusion"},
     {"dispose_jax.pose", "dispose_jax.motion", "dispose_jax.correspondence"},
     {"dispose_jax.models", "dispose_jax.control"},

@@ -7,28 +7,28 @@ result.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
-from dispose_jax import dry_run
-from dispose_jax.data import image
+from dispose_jax import counts
+from dispose_jax.data import image, output
 from dispose_jax.models import bundle, networks
-from dispose_jax.training import objectives, optimizer, rundir, sharding, state, step
+from dispose_jax.training import objectives, optimizer, rundir, sharding, state, step, together
 from dispose_jax.training.checkpoint import Checkpoints
 from dispose_jax.training.metrics import Metrics
-from dispose_jax.training.sources import Ahead, held_out, open_source
+from dispose_jax.training.sources import Ahead, Source, check_weights, held_out, open_source
 from dispose_jax.training.state import TrainState
 from dispose_jax.types import Batch, Params
-from dispose_jax.weights import Weights
+from dispose_jax.weights import RANDOM, Weights
 
 TRAINING, SHOWING = range(2)  # purposes of the seed
 FINISH_BATCHES = 16  # that the last touch of a stage may look at
@@ -58,11 +58,8 @@ class Run:
         self.trainable = tuple(config.train.trainable)
         self.optimizer = optimizer.build(config.train)
         self.place = partial(sharding.of_tree, self.mesh, smallest=config.train.mesh.smallest)
-
-    @property
-    def lead(self) -> bool:
-        """Of all processes one writes and speaks."""
-        return jax.process_index() == 0
+        if not together.is_lead():
+            self.say = lambda _: None
 
     def key(self, purpose: int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(self.config.seed), purpose)
@@ -71,30 +68,35 @@ class Run:
 def train(run: Run) -> None:
     """Train to the last step, or until the process is told to end."""
     config, train = run.config, run.config.train
-    source = open_source(config)
-    if run.lead:
-        rundir.prepare(run.workdir, config, run.given)
-    _together("run directory")
-    checkpoints = Checkpoints(run.workdir / "checkpoints", train.keep)
-    current, frozen = start(run, checkpoints, source)
-    batches = Ahead(source)
-    try:
+    source = open_source(config, sharding.rows(run.mesh, train.batch))
+    weights = open_weights(run)
+    digests = rundir.digests(run.given)
+    check_weights(source, config, {k: v for folder in digests.values() for k, v in folder.items()})
+    with ExitStack() as leaving:
+        leaving.callback(source.close)
+        lock = together.by_lead(partial(rundir.claim, run.workdir, config, digests))
+        if lock is not None:
+            leaving.enter_context(lock)
+        checkpoints = Checkpoints(run.workdir / "checkpoints", train.keep)
+        leaving.callback(checkpoints.close)
+        current, frozen = start(run, weights, checkpoints, source)
+        batches = leaving.enter_context(closing(Ahead(source)))
         with _told_to_stop(run):
             current = _steps(run, checkpoints, current, frozen, batches)
-        checkpoints.save(current, batches.position)
-        checkpoints.wait()
+            checkpoints.save(current, batches.position)
+            checkpoints.wait()
         if int(current.step) < train.steps:
             run.say(f"stopped after step {int(current.step)}, saved; the same command continues")
         else:
-            _write_bundle(run, current, batches)
-    finally:
-        batches.close()
-        checkpoints.close()
+            params, done = together.on_host((current.params, current.step))
+            together.by_lead(partial(_write_bundle, run, params, int(done), batches))
 
 
-def start(run: Run, checkpoints: Checkpoints, source) -> tuple[TrainState, Params]:
+def start(
+    run: Run, weights: Weights | None, checkpoints: Checkpoints, source: Source
+) -> tuple[TrainState, Params]:
     """The state to go on from, with the source set to its position, and the frozen networks."""
-    frozen, given = load(run)
+    frozen, given = load(run, weights)
     shapes = {name: run.networks[name].shapes for name in run.trainable}
     shapes = jax.eval_shape(lambda params: state.create(params, run.optimizer), shapes)
     if checkpoints.latest is not None:
@@ -115,37 +117,51 @@ def start(run: Run, checkpoints: Checkpoints, source) -> tuple[TrainState, Param
     return current, sharding.place(frozen, run.place(frozen))
 
 
-def load(run: Run) -> tuple[Params, Params]:
-    """Weights from the bundles, on the host: the frozen networks, and trainable ones to start from.
+def open_weights(run: Run) -> Weights | None:
+    """The bundles of the run, None if it needs nothing of them.
 
-    Raises ValueError naming what is missing.
+    Raises ValueError naming what is missing; no weight is read.
     """
-    frozen = [name for name in run.objective.networks if name not in run.trainable]
-    folders = [folder for folder in run.given if Path(folder).is_dir()]
-    held = {name for folder in folders for name in bundle.describe(folder)["networks"]}
-    known = [name for name in run.trainable if name in held and run.continues]
+    frozen, known = _from_bundles(run)
     if frozen and not run.given:
         raise ValueError(
             f"this run needs --weights with its frozen networks: {', '.join(frozen)}; bundles come "
             "from the stages before it, or from python -m converters.convert"
         )
     if not frozen and not known:
+        return None
+    return Weights(run.given, {n: run.networks[n] for n in (*frozen, *known)}, run.config)
+
+
+def load(run: Run, weights: Weights | None) -> tuple[Params, Params]:
+    """Weights on the host: the frozen networks, and trainable ones to start from."""
+    if weights is None:
         return {}, {}
-    weights = Weights(run.given, {n: run.networks[n] for n in (*frozen, *known)}, run.config)
-    if weights.random and run.lead:
+    if weights.random:
         run.say(f"random weights: {', '.join(weights.random)}")
+    frozen, known = _from_bundles(run)
     return jax.device_get(weights.load(frozen)), jax.device_get(weights.load(known))
+
+
+def _from_bundles(run: Run) -> tuple[list[str], list[str]]:
+    """Names of the frozen networks, and of trainable ones that a bundle holds."""
+    frozen = [name for name in run.objective.networks if name not in run.trainable]
+    folders = [folder for folder in run.given if folder != RANDOM]
+    held = {name for folder in folders for name in bundle.describe(folder)["networks"]}
+    return frozen, [name for name in run.trainable if name in held and run.continues]
 
 
 def _steps(
     run: Run, checkpoints: Checkpoints, current: TrainState, frozen: Params, batches: Ahead
 ) -> TrainState:
     """All steps that are left."""
-    train, lead = run.config.train, run.lead
+    train = run.config.train
     done = int(current.step)
     if done >= train.steps:
         return current
-    place_batch = partial(sharding.place_batch, run.mesh, num_frames=train.frames)
+    place_batch = partial(
+        sharding.place_batch, run.mesh, clips=train.batch, num_frames=train.frames
+    )
     function = step.make_step(run.objective.loss, run.optimizer, train.accumulate)
     layout = jax.tree.map(lambda x: x.sharding, current)
     jitted = jax.jit(
@@ -155,22 +171,23 @@ def _steps(
     batch = place_batch(next(batches))
     run.say("compiling ...")
     traced = jitted.trace(current, frozen, batch, key)
-    flops = sum(dry_run.flops_by_module(traced.jaxpr.jaxpr).values())
+    flops = counts.work(traced.jaxpr.jaxpr).useful
     compiled = traced.lower().compile()
-    folder = run.workdir if lead else None
+    folder = run.workdir if together.is_lead() else None
     metrics = Metrics(folder, done, train.steps, train.batch, flops)
     try:
         while True:
+            stopped = together.ask(run.stopped)  # before the step: the answer need not wait for it
             current, scalars = compiled(current, frozen, batch, key)
             done += 1
             metrics.add(done, scalars)
-            last = done >= train.steps or _any(run.stopped)
+            last = done >= train.steps or bool(stopped)
             log, save, show = (
                 _due(interval, done)
                 for interval in (train.log_every, train.save_every, train.sample_every)
             )
             if last or log or save or show:
-                _write(metrics, checkpoints)
+                _write(run, metrics, checkpoints)
             if save and not last:
                 checkpoints.save(current, batches.position)
             if show:
@@ -187,13 +204,15 @@ def _due(interval: int, done: int) -> bool:
     return interval > 0 and done % interval == 0
 
 
-def _write(metrics: Metrics, checkpoints: Checkpoints) -> None:
+def _write(run: Run, metrics: Metrics, checkpoints: Checkpoints) -> None:
+    """Write what was measured; a loss that is not finite ends the run."""
     try:
         metrics.write()
     except FloatingPointError as error:
         checkpoints.wait()
         good = checkpoints.latest
-        where = f"the last good checkpoint is of step {good}" if good else "there is no checkpoint"
+        folder = run.workdir / "checkpoints"
+        where = f"the last good checkpoint is {folder / str(good)}" if good else "none was saved"
         raise ValueError(
             f"{error}; training stopped, {where}; a lower --config.train.learning_rate in another "
             "--workdir may help"
@@ -202,55 +221,45 @@ def _write(metrics: Metrics, checkpoints: Checkpoints) -> None:
 
 def _show(run: Run, current: TrainState, frozen: Params) -> None:
     """A picture of what the networks can do by now, of a clip that is not learnt from."""
-    params = _on_host({**frozen, **current.params})
-    if run.lead:
+    params, step = together.on_host(({**frozen, **current.params}, current.step))
+
+    def show() -> None:
         picture = run.objective.show(params, held_out(run.config), run.key(SHOWING))
         folder = run.workdir / "samples"
-        folder.mkdir(exist_ok=True)
-        image.write_png(folder / f"{int(current.step):07d}.png", picture)
+        with output.explained(folder):
+            folder.mkdir(exist_ok=True)
+            image.write_png(folder / f"{int(step):07d}.png", picture)
+
+    together.by_lead(show)
 
 
-def _write_bundle(run: Run, current: TrainState, batches: Iterator[Batch]) -> None:
-    """The trained networks as a bundle."""
-    params = _on_host(current.params)
-    if run.lead:
-        some = (next(batches) for _ in range(FINISH_BATCHES))
-        params = run.objective.finish(params, some)
-        config, folder = run.config, run.workdir / "bundle"
-        belongs = bundle.Belongs(config.base, config.model, config.quirks, config.name)
-        origin = bundle.Origin(f"trained: stage {config.train.stage}", "Apache-2.0")
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that has been prolonged
-        origins = dict.fromkeys(params, origin)
-        bundle.write(folder, params, belongs, origins, dtype=np.float32)
-        run.say(f"trained to step {int(current.step)}; wrote {folder}")
-    _together("bundle")
-
-
-def _on_host(tree):
-    """A sharded tree as NumPy arrays, whole in every process."""
-    if jax.process_count() == 1:
-        return jax.device_get(tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
-
-
-def _together(name: str) -> None:
-    """Wait for all processes."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
-def _any(flag: bool) -> bool:
-    """Whether the flag is up in any process."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(np.array(flag)).any())
+def _write_bundle(run: Run, params: Params, done: int, batches: Iterator[Batch]) -> None:
+    """The trained networks, on the host, as a bundle."""
+    some = (next(batches) for _ in range(FINISH_BATCHES))
+    params = run.objective.finish(params, some)
+    config, folder = run.config, run.workdir / "bundle"
+    belongs = bundle.Belongs(config.base, config.model, config.quirks, config.name)
+    origin = bundle.Origin(f"trained: stage {config.train.stage}", "Apache-2.0")
+    # An older one, of a run that has been prolonged, stays until the new one is whole.
+    new, old = folder.with_name(".bundle.new"), folder.with_name(".bundle.old")
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    bundle.write(new, params, belongs, dict.fromkeys(params, origin), dtype=np.float32)
+    with output.explained(folder):
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+    run.say(f"trained to step {done}; wrote {folder}")
 
 
 @contextmanager
 def _told_to_stop(run: Run) -> Iterator[None]:
-    """While inside, SIGTERM and Ctrl-C let the step end, save, and stop."""
+    """While inside, SIGTERM and Ctrl-C let the step end, save, and stop; a second Ctrl-C breaks."""
 
-    def stop(*_) -> None:
+    def stop(number: int, _) -> None:
+        if run.stopped and number == signal.SIGINT:
+            raise KeyboardInterrupt
         run.stopped = True
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
