@@ -54,8 +54,9 @@ def initial(
         # This kind of key compiles several times faster, and here only the distribution matters.
         key = jax.random.key(np.uint32(seed + i), impl="unsafe_rbg")
         params[name] = jax.jit(networks[name].init)(key)["params"]
-        if name == "controlnet" and "unet" in given:
-            params[name] = from_unet(params[name], given["unet"], copy_add_embedding)
+    unet = {**given, **params}.get("unet")
+    if "controlnet" in trainable and "controlnet" not in given and unet is not None:
+        params["controlnet"] = from_unet(params["controlnet"], unet, copy_add_embedding)
     return jax.tree.map(lambda x: np.asarray(x, np.float32), params)
 
 

@@ -31,7 +31,7 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, accumulate: i
             (value, more), gradient = evaluate(state.params, batch, key)
         else:
             (value, more), gradient = _average(evaluate, state.params, batch, key, accumulate)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)

@@ -1,0 +1,122 @@
+"""Learning rates and updates against formulas, an AdamW written out, and PyTorch's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from configs import svd
+from dispose_jax.training import optimizer
+
+
+def settings(**changes) -> ConfigDict:
+    """The released size's settings with some changed."""
+    train = svd.get_config("size=full").train
+    train.update(changes)
+    return train
+
+
+def rates(count: int, **changes) -> np.ndarray:
+    """Of the first steps."""
+    rate = optimizer.learning_rate(settings(**changes))
+    return np.array([float(rate(i)) for i in range(count)])
+
+
+def test_the_rate_rises_evenly_and_then_stays():
+    found = rates(9, learning_rate=2e-5, warmup=4, decay="constant")
+    np.testing.assert_allclose(found, 2e-5 * np.minimum(np.arange(9) / 4, 1), rtol=1e-6)
+
+
+def test_the_rate_falls_along_a_cosine_to_zero_at_the_last_step():
+    found = rates(13, learning_rate=1e-3, warmup=2, steps=12, decay="cosine")
+    left = np.arange(11) / 10
+    np.testing.assert_allclose(found[:2], [0, 5e-4], rtol=1e-6)
+    np.testing.assert_allclose(found[2:], 1e-3 * np.cos(np.pi * left / 2) ** 2, atol=1e-9)
+
+
+def test_without_warm_up_the_first_step_has_the_whole_rate():
+    assert rates(1, learning_rate=3e-4, warmup=0, decay="constant")[0] == pytest.approx(3e-4)
+    assert rates(1, learning_rate=3e-4, warmup=0, decay="cosine")[0] == pytest.approx(3e-4)
+
+
+def gradients(count: int) -> list[dict]:
+    """Of a convolution, its bias and a norm's scale; the third is large."""
+    rng = np.random.default_rng(0)
+    made = [
+        {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=2), "scale": rng.normal(size=1)}
+        for _ in range(6)
+    ]
+    made[2] = jax.tree.map(lambda x: 50 * x, made[2])
+    return [jax.tree.map(np.float32, gradient) for gradient in made[:count]]
+
+
+def start() -> dict:
+    return {"kernel": np.full((3, 2), 2.0, np.float32), "bias": np.float32([1, -1])} | {
+        "scale": np.float32([3])
+    }
+
+
+SETTINGS = dict(
+    learning_rate=1e-2, warmup=2, decay="constant", weight_decay=0.1, clip=1.5, b1=0.9, b2=0.99
+)
+
+
+def ours(count: int, **changes) -> dict:
+    """Parameters after some steps."""
+    transform = optimizer.build(settings(**SETTINGS | changes))
+    params = jax.tree.map(jnp.asarray, start())
+    state = transform.init(params)
+    for gradient in gradients(count):
+        updates, state = transform.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_updates_are_those_of_adamw_with_clipped_gradients_and_decay_on_every_tensor():
+    """Loshchilov & Hutter 2019, algorithm 2, one step after another in float64."""
+    params = jax.tree.map(np.float64, start())
+    first = second = jax.tree.map(np.zeros_like, params)
+    for i, gradient in enumerate(gradients(6)):
+        norm = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in gradient.values()))
+        gradient = jax.tree.map(lambda x, n=norm: x * min(1.0, 1.5 / n), gradient)
+        first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, gradient)
+        second = jax.tree.map(lambda v, g: 0.99 * v + 0.01 * g * g, second, gradient)
+        rate, t = 1e-2 * min(i / 2, 1), i + 1
+
+        def step(p, m, v, rate=rate, t=t):
+            direction = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+            return p - rate * (direction + 0.1 * p)
+
+        params = jax.tree.map(step, params, first, second)
+    found = ours(6)
+    for name, expected in params.items():
+        np.testing.assert_allclose(found[name], expected, rtol=2e-5, err_msg=name)
+
+
+def test_gradients_below_the_limit_are_not_scaled():
+    one, other = ours(2, clip=1e6), ours(2, clip=2e6)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    clipped = ours(3, clip=0.1, b2=0.999)
+    assert any(np.any(clipped[name] != ours(3, clip=1e6, b2=0.999)[name]) for name in clipped)
+
+
+@pytest.mark.full
+def test_updates_are_those_of_pytorch():
+    torch = pytest.importorskip("torch")
+    params = {name: torch.nn.Parameter(torch.tensor(x)) for name, x in start().items()}
+    adam = torch.optim.AdamW(
+        params.values(), lr=1e-2, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1
+    )
+    rate = torch.optim.lr_scheduler.LambdaLR(adam, lambda i: min(i / 2, 1))
+    for gradient in gradients(6):
+        for name, parameter in params.items():
+            parameter.grad = torch.tensor(gradient[name])
+        torch.nn.utils.clip_grad_norm_(params.values(), 1.5)
+        adam.step()
+        rate.step()
+    found = ours(6)
+    for name, parameter in params.items():
+        expected = parameter.detach().numpy()
+        np.testing.assert_allclose(found[name], expected, rtol=2e-5, err_msg=name)

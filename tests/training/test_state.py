@@ -1,0 +1,112 @@
+"""What training starts from: given weights, copies of the U-Net, fresh ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import traverse_util
+
+from dispose_jax.models import networks
+from dispose_jax.training import state
+from tests import small
+
+TRAINABLE = ("controlnet", "motion_encoder", "point_encoder")
+
+
+@pytest.fixture(scope="module")
+def built():
+    return networks.build(small.config("full"), training=True)
+
+
+@pytest.fixture(scope="module")
+def unet(built):
+    """Unlike a fresh one everywhere: no bias is 0, no scale 1."""
+    unet = networks.random({"unet": built["unet"]}, seed=1)["unet"]
+    return jax.tree.map(lambda x: x + np.float32(0.25), unet)
+
+
+@pytest.fixture(scope="module")
+def started(built, unet):
+    given = {"unet": unet}
+    return state.initial(built, TRAINABLE, given, seed=4, copy_add_embedding=True)
+
+
+def flat(tree) -> dict[str, np.ndarray]:
+    return traverse_util.flatten_dict(tree, sep="/")
+
+
+def test_the_controlnet_is_the_unet_s_encoder_leaf_by_leaf(built, unet, started):
+    ours, theirs = flat(started["controlnet"]), flat(unet)
+    copied = {
+        path for path in theirs if not path.startswith(("up_blocks", "conv_norm", "conv_out"))
+    }
+    assert copied == {path for path in ours if not path.startswith("controlnet_")}
+    assert {path.split("/")[0] for path in copied} == {"encoder", "time_embedding", "add_embedding"}
+    for path in copied:
+        np.testing.assert_array_equal(ours[path], theirs[path], err_msg=path)
+    assert started.keys() == set(TRAINABLE)
+    for name in TRAINABLE:
+        shapes = jax.tree.map(lambda x: (x.shape, x.dtype), built[name].shapes)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), started[name]) == shapes
+
+
+def test_what_must_start_at_zero_does_and_nothing_else(started):
+    zero = {
+        f"{name}/{path}"
+        for name, tree in started.items()
+        for path, leaf in flat(tree).items()
+        if path.endswith("kernel") and not leaf.any()
+    }
+    skips = len([name for name in started["controlnet"] if "down_blocks" in name])
+    outputs = {f"controlnet/controlnet_down_blocks_{i}/kernel" for i in range(skips)}
+    outputs |= {"controlnet/controlnet_mid_block/kernel"}
+    towers = {f"motion_encoder/{field}/conv_out/kernel" for field in ("sparse", "dense")}
+    assert zero == outputs | towers
+    for path in zero:
+        name, _, rest = path.partition("/")
+        assert not flat(started[name])[rest.replace("kernel", "bias")].any()
+
+
+def test_the_released_start_leaves_the_embedding_of_added_times_random(built, unet, started):
+    given = {"unet": unet}
+    released = state.initial(built, TRAINABLE, given, seed=4, copy_add_embedding=False)
+    ours, theirs = flat(released["controlnet"]), flat(unet)
+    changed = {path for path in ours if np.any(ours[path] != flat(started["controlnet"])[path])}
+    assert changed == {path for path in ours if path.startswith("add_embedding")}
+    assert all(np.any(ours[path] != theirs[path]) for path in changed)
+
+
+def test_given_weights_win_over_copies_and_fresh_ones(built, unet):
+    held = networks.random({"controlnet": built["controlnet"]}, seed=9, dtype=np.float16)
+    started = state.initial(
+        built, ("controlnet",), {"unet": unet, **held}, seed=4, copy_add_embedding=True
+    )
+    ours, theirs = flat(started["controlnet"]), flat(held["controlnet"])
+    for path in theirs:
+        assert ours[path].dtype == np.float32, "what learns is kept in float32"
+        np.testing.assert_array_equal(ours[path], theirs[path])
+
+
+def test_fresh_weights_follow_from_the_seed(built):
+    draw = lambda seed: state.initial(
+        built, ("point_encoder",), {}, seed=seed, copy_add_embedding=True
+    )
+    one, same, other = draw(4), draw(4), draw(5)
+    jax.tree.map(np.testing.assert_array_equal, one, same)
+    assert any(np.any(x != y) for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other)))
+
+
+def test_a_controlnet_beside_a_fresh_unet_starts_as_its_copy(built):
+    names = ("controlnet", "unet")
+    started = state.initial(built, names, {}, seed=4, copy_add_embedding=True)
+    ours, theirs = flat(started["controlnet"]), flat(started["unet"])
+    path = "encoder/conv_in/kernel"
+    np.testing.assert_array_equal(ours[path], theirs[path])
+
+
+def test_the_first_state_has_done_no_step_and_remembers_no_gradient():
+    params = {"net": {"w": jnp.ones((2, 3))}}
+    first = state.create(params, optax.adam(1e-3))
+    assert first.step.dtype == jnp.int32 and int(first.step) == 0
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(first.opt_state))
