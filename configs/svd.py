@@ -197,9 +197,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sample.window = 8 if tiny else 16  # frames denoised together
     sample.overlap = 3 if tiny else 6
     sample.steps = 8 if tiny else 25
+    sample.sigma_max = 50.0 if tiny else 700.0  # highest noise level
+    sample.sigma_min = 0.05 if tiny else 0.002  # lowest one before none
     # A number, or one for the first and one for the last frame; 1 turns guidance off.
     sample.guidance_scale = FieldReference(2.0, field_type=object)
-    sample.noise_aug = 0.0  # noise on the reference before it is encoded
+    sample.noise_aug = 0.02 if tiny else 0.0  # noise on the reference before it is encoded
     sample.conditioning_fps = 7  # told to the network (as one less), whatever the video's
     sample.motion_bucket = 127
     sample.control_scale = 1.0

@@ -31,6 +31,8 @@ LIMITS = {
     "sample.window": (2, math.inf),
     "sample.overlap": (0, math.inf),
     "sample.steps": (1, math.inf),
+    "sample.sigma_max": (1e-3, 1e6),
+    "sample.sigma_min": (1e-6, 1e3),
     "sample.guidance_scale": (0, 1000),
     "sample.noise_aug": (0, 100),
     "sample.conditioning_fps": (1, 1000),
@@ -201,6 +203,11 @@ def check(config) -> None:
     if values["sample.max_frames"] < 0 or values["sample.max_frames"] == 1:
         raise ValueError(
             f"sample.max_frames is {values['sample.max_frames']}: expected 0 (all), 2 or more"
+        )
+    if values["sample.sigma_min"] >= values["sample.sigma_max"]:
+        raise ValueError(
+            f"sample.sigma_min is {values['sample.sigma_min']}: expected less than "
+            f"sample.sigma_max, {values['sample.sigma_max']}"
         )
     height, width = values["sample.height"], values["sample.width"]
     if bool(height) != bool(width):

@@ -166,4 +166,5 @@ def build(config, networks: Mapping[str, Network], noise_aug=None) -> MimicMotio
         fps=config.sample.conditioning_fps,
         motion_bucket=config.sample.motion_bucket,
         noise_aug=config.sample.noise_aug if noise_aug is None else noise_aug,
+        schedule=Euler(config.sample.sigma_min, config.sample.sigma_max),
     )

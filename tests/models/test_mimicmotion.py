@@ -49,7 +49,8 @@ class Pool:
 def base():
     """The base model among encoders that need no compilation."""
     model = small.build("base").model
-    return replace(model, image_encoder=Embed(), pose_encoder=Project(), vae=Pool())
+    parts = {"image_encoder": Embed(), "pose_encoder": Project(), "vae": Pool()}
+    return replace(model, **parts, noise_aug=0.0)
 
 
 PARAMS = {"image_encoder": {}, "pose_encoder": {}, "vae": {}}
