@@ -9,17 +9,22 @@ from pathlib import Path
 from absl import flags
 
 from dispose_jax import cli, settings
-from dispose_jax.training import loop
+from dispose_jax.training import loop, plan
 
 ASSETS = Path(__file__).parent / "assets"
 
 flags.DEFINE_string("config", "configs/svd.py:size=tiny", "Configuration file and its argument.")
 WEIGHTS = flags.DEFINE_list("weights", None, "Bundle folders, later ones win; or 'random'.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; one that exists continues.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, memory and FLOPs, then stop.")
+COMPILED = flags.DEFINE_bool("compiled", False, "With --dry_run: what the compiler plans, too.")
 
 
 def main(config):
     settings.check(config)
+    if DRY_RUN.value:
+        print(plan.report(config, compiled=COMPILED.value))
+        return
     if not WORKDIR.value:
         raise ValueError("--workdir is missing: name the directory of the run")
     bundled = ASSETS / config.bundled

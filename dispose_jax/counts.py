@@ -66,7 +66,7 @@ def work_by(jaxpr: Jaxpr, group: Callable[[str], object]) -> dict[object, Work]:
 def module_of(stack: str) -> str:
     """The outermost module of a name stack, whatever transformations it passed."""
     names = re.sub(r"\w+\(|\)", "", stack).split("/")
-    return next((name.split(".")[0] for name in names if name), "")
+    return next((name.split(".")[0] for name in names if name not in ("", _AGAIN)), "")
 
 
 def _eqn_work(eqn: JaxprEqn, outer: str) -> dict[str, tuple[int, int]]:

@@ -70,6 +70,7 @@ class Dift:
         return image.shape[0] // factor, image.shape[1] // factor
 
 
+@jax.named_scope("DIFT")
 def features(dift: Dift, params: Params, image: Array, key: Array) -> Array:
     """Features of a picture: image (h, w, 3) float in -1..1 -> (h/16, w/16, channels) float32.
 

@@ -25,7 +25,7 @@ class Metrics:
     """Measurements of a run that starts or continues after `start` of `total` steps.
 
     folder: the run's directory, None where nothing is to be written (all processes but one). clips:
-    of a step. flops: of a step. Lines of steps after `start` are dropped: they come again.
+    of a step. flops: of a step, useful ones. Lines of steps after `start` are dropped: they return.
     """
 
     def __init__(self, folder: Path | None, start: int, total: int, clips: int, flops: float):

@@ -19,15 +19,27 @@ def make_mesh(config) -> Mesh:
 
     Raises ValueError if the devices do not divide into it, or a batch or clip not over it.
     """
-    train, count = config.train, jax.device_count()
-    data, fsdp, frames = train.mesh.data, train.mesh.fsdp, train.mesh.frames
-    data = data or max(1, count // (fsdp * frames))
+    count = jax.device_count()
+    data, fsdp, frames = sizes = mesh_shape(config.train, count)
     shape = f"data={data}, fsdp={fsdp}, frames={frames}"
     if data * fsdp * frames != count:
         raise ValueError(
             f"train.mesh is {shape}: {data * fsdp * frames} devices, there are {count}; set "
             "--config.train.mesh.data, .fsdp and .frames so that their product is that"
         )
+    check_shares(config.train, sizes)
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def mesh_shape(train, count: int) -> tuple[int, int, int]:
+    """Devices over data, fsdp and frames as `config.train` wants them, given so many devices."""
+    mesh = train.mesh
+    return mesh.data or max(1, count // (mesh.fsdp * mesh.frames)), mesh.fsdp, mesh.frames
+
+
+def check_shares(train, sizes: tuple[int, int, int]) -> None:
+    """Raise ValueError if a batch or a clip does not divide over a mesh of these sizes."""
+    data, fsdp, frames = sizes
     parts = data * fsdp * train.accumulate
     if train.batch % parts:
         raise ValueError(
@@ -39,7 +51,6 @@ def make_mesh(config) -> Mesh:
         raise ValueError(
             f"train.frames is {train.frames}: not a multiple of train.mesh.frames, {frames}"
         )
-    return jax.make_mesh((data, fsdp, frames), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
