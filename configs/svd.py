@@ -143,7 +143,7 @@ TEXTBOOK = {
 STAGES = {
     "dispose": (("controlnet", "motion_encoder", "point_encoder"), "video"),
     "base": (("unet", "pose_encoder", "image_encoder"), "video"),
-    "image": (("dift_unet",), "image"),
+    "image": (("dift_unet", "dift_text_encoder"), "image"),
     "cmp": (("cmp",), "cmp"),
     "vae": (("vae",), "autoencoder"),
 }

@@ -91,7 +91,7 @@ class PictureLoss:
         signal = alphas[t].reshape(-1, 1, 1, 1, 1)
         noise = jax.random.normal(noise_key, clean.shape)
         noised = jnp.sqrt(signal) * clean + jnp.sqrt(1 - signal) * noise
-        context = jax.lax.stop_gradient(prompt_context(self.dift, params))
+        context = prompt_context(self.dift, params)
         context = jnp.repeat(context, b * f, axis=0)
         found = self.dift.unet.apply({"params": params["dift_unet"]}, noised, t, context)
         return jnp.square(found - noise).mean(), {}
