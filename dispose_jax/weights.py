@@ -74,6 +74,14 @@ class Weights:
         return params
 
     @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every network that the config has, "random" for one that is."""
+        bundled = [name for name in self._built if name not in self.random]
+        found = bundle.owners(self.folders, bundled, **self._belongs) if bundled else {}
+        digests = {name: entry["sha256"] for name, (_, entry) in found.items()}
+        return digests | dict.fromkeys(self.random, RANDOM)
+
+    @property
     def pose_folder(self) -> Path | None:
         """The folder that holds DWPose's files, if one does."""
         found = bundle.pose_file(self.folders, bundle.POSE_FILES[0])

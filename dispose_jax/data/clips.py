@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import grain
@@ -23,15 +23,14 @@ from dispose_jax.types import Batch, Impulses
 
 @dataclass(frozen=True)
 class Share:
-    """The rows of every global batch that one process makes: `rows` of `batch`, from `first` on."""
+    """The rows of every batch of `batch` clips that one process makes."""
 
     batch: int
-    rows: int
-    first: int
+    rows: tuple[int, ...]
 
     def place(self, i: int) -> int:
         """Where this process's i-th clip is in the sequence of all clips."""
-        return i // self.rows * self.batch + self.first + i % self.rows
+        return i // len(self.rows) * self.batch + self.rows[i % len(self.rows)]
 
 
 @dataclass(frozen=True)
@@ -63,22 +62,12 @@ class Maker:
 
 
 class Prepared:
-    """Batches of this process's share of the clips, for ever; every epoch in another order."""
+    """Batches of clips, for ever; every epoch in another order."""
 
-    def __init__(
-        self,
-        folder: str | os.PathLike,
-        config,
-        process_index: int = 0,
-        process_count: int = 1,
-    ):
-        """Raises ValueError if the set does not fit the config, holds less than a batch, or if the
-        processes cannot share a batch equally."""
+    def __init__(self, folder: str | os.PathLike, config, rows: Sequence[int] | None = None):
+        """rows: which clips of every batch to make, all if None. Raises ValueError if the set does
+        not fit the config or holds less than a batch."""
         batch, data = config.train.batch, config.data
-        if batch % process_count:
-            raise ValueError(
-                f"train.batch is {batch}: {process_count} processes cannot share it equally"
-            )
         self.meta = records.check(folder, config)
         clips = Clips(folder)
         if len(clips) < batch:
@@ -86,8 +75,7 @@ class Prepared:
                 f"{folder}: holds {len(clips)} clips, less than a batch of {batch}; prepare more "
                 "videos, raise data.clips_per_video, or lower train.batch"
             )
-        rows = batch // process_count
-        self._share = Share(batch, rows, process_index * rows)
+        self._share = Share(batch, tuple(range(batch)) if rows is None else tuple(rows))
         self._workers, self._ahead = data.workers, data.prefetch
         self._identity = {
             "set": zlib.crc32(" ".join(clips.names).encode()),
@@ -144,7 +132,7 @@ class Prepared:
 
     def _start(self) -> Iterator[Batch]:
         """Batches from self._next on, read by threads or by processes."""
-        rows = self._share.rows
+        rows = len(self._share.rows)
         rest = self._examples[self._next * rows :]
         threads = grain.ReadOptions(
             num_threads=min(16, os.cpu_count() or 1, self._ahead),

@@ -6,6 +6,8 @@ host by the functions that prepared videos use (examples.py).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import numpy as np
 
@@ -16,30 +18,22 @@ TRAINING, HELD_OUT = range(2)  # people who are learnt from, and people who neve
 
 
 class Drawn:
-    """Batches of this process's share of the clips; see `next`, `state` and `restore`.
+    """Batches of some of the clips; see `next`, `state` and `restore`.
 
-    Clip i of batch n is the same whatever the number of processes. Raises ValueError if they cannot
-    share a batch equally.
+    rows: which clips of every batch to make, all if None. Clip i of batch n is the same whoever
+    makes it.
     """
 
-    def __init__(
-        self, config, process_index: int = 0, process_count: int = 1, people: int = TRAINING
-    ):
-        train = config.train
-        if train.batch % process_count:
-            raise ValueError(
-                f"train.batch is {train.batch}: {process_count} processes cannot share it equally"
-            )
+    def __init__(self, config, rows: Sequence[int] | None = None, people: int = TRAINING):
         self._config, self._layout = config, examples.layout(config)
         self._key = jax.random.fold_in(jax.random.key(config.seed), people)
-        share = train.batch // process_count
-        self._share = slice(process_index * share, (process_index + 1) * share)
+        self._rows = np.arange(config.train.batch) if rows is None else np.array(rows)
         self._next = 0
 
     def __next__(self) -> Batch:
         train = self._config.train
         key = jax.random.fold_in(self._key, self._next)
-        keys = jax.random.split(key, train.batch)[self._share]
+        keys = jax.random.split(key, train.batch)[self._rows]
         apart = self._config.data.apart
         clip = synthetic.draw(keys, train.frames, self._layout.size, apart=apart)
         self._next += 1
@@ -74,9 +68,7 @@ class Drawn:
         """Of each clip: points of the exact flow, or None for those of the joints."""
         if not self._layout.cmp_size or self._config.train.guides == "joints":
             return [None] * len(clip.flow)
-        seeds = [
-            [self._config.seed, self._next, i] for i in range(self._share.start, self._share.stop)
-        ]
+        seeds = [[self._config.seed, self._next, int(i)] for i in self._rows]
         return [
             examples.watershed_guides(self._config, flow, np.random.default_rng(seed))
             for flow, seed in zip(clip.flow, seeds)

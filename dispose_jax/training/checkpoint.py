@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -36,7 +38,8 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(position)
         )
-        self._manager.save(step, args=items, force=True)
+        with self._explained():
+            self._manager.save(step, args=items, force=True)
 
     def restore(self, shapes: TrainState, shardings: TrainState) -> tuple[TrainState, dict]:
         """The newest state, laid out like this whatever it was saved from, and the data's position.
@@ -61,16 +64,24 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until all that was begun is on the disk. Raises ValueError if it could not be written."""
-        try:
+        with self._explained():
             self._manager.wait_until_finished()
-        except Exception as error:  # the background thread's, of any kind
-            raise ValueError(
-                f"{self._folder}: a checkpoint could not be written ({_first_line(error)}); the "
-                f"last good one is of step {self.latest}"
-            ) from error
 
     def close(self) -> None:
-        self._manager.close()
+        """Raises ValueError as `wait` does."""
+        with self._explained():
+            self._manager.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what went wrong while writing, perhaps in the background, into one sentence."""
+        try:
+            yield
+        except Exception as error:  # orbax and its threads raise any kind
+            raise ValueError(
+                f"{self._folder}: a checkpoint could not be written ({_first_line(error)}); the "
+                "same command continues from the last one that was, once there is room for it"
+            ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -70,8 +70,8 @@ def train(run: Run) -> None:
     config, train = run.config, run.config.train
     source = open_source(config, sharding.rows(run.mesh, train.batch))
     weights = open_weights(run)
-    digests = rundir.digests(run.given)
-    check_weights(source, config, {k: v for folder in digests.values() for k, v in folder.items()})
+    digests = {} if weights is None else weights.digests
+    check_weights(source, config, digests)
     with ExitStack() as leaving:
         leaving.callback(source.close)
         lock = together.by_lead(partial(rundir.claim, run.workdir, config, digests))

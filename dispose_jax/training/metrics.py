@@ -34,7 +34,7 @@ class Metrics:
         self._bar = tqdm(total=total, initial=start, unit="step", disable=None if folder else True)
         if folder is not None:
             self._rewind(folder / FILE, start)
-            self._board = _tensorboard(folder)
+            self._board = _tensorboard(folder, start)
 
     def add(self, step: int, scalars: dict[str, jax.Array]) -> None:
         """Remember a step's scalars, still on the device."""
@@ -95,19 +95,22 @@ class Metrics:
         if not file.exists():
             return
         kept = []
-        for line in file.read_text().splitlines():
+        for line in file.read_text(errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= start:
                     kept.append(line)
             except (json.JSONDecodeError, KeyError, TypeError):
-                break
+                continue
         output.write_bytes(file, "".join(f"{line}\n" for line in kept).encode())
 
 
-def _tensorboard(folder: Path):
-    """A writer of TensorBoard's files if tensorboardX is installed (extra `train`), else None."""
+def _tensorboard(folder: Path, start: int):
+    """A writer of TensorBoard's files if tensorboardX is installed (extra `train`), else None.
+
+    What earlier files hold of steps after `start` is hidden.
+    """
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(os.fspath(folder / "tensorboard"))
+    return SummaryWriter(os.fspath(folder / "tensorboard"), purge_step=start + 1)

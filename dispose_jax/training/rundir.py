@@ -1,62 +1,89 @@
-"""The directory of a run: what it is, written once, checked when it is continued (host code)."""
+"""The directory of a run: what it is, who works in it, whether it may be continued (host code)."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import jax
 
 from dispose_jax import record, settings
 from dispose_jax.data import output
-from dispose_jax.models import bundle
 
-CONFIG, ABOUT = "config.json", "run.json"
-# May change when a run is continued: none of them changes a number beyond rounding.
+CONFIG, ABOUT, LOCK = "config.json", "run.json", ".lock"
+# May change when a run is continued: none of them changes a number beyond rounding. Except
+# train.steps, so that a run can be prolonged: a cosine of the learning rate then gets longer too.
 FREE = (
     *("train.log_every", "train.save_every", "train.keep", "train.sample_every", "train.remat"),
     *("train.mesh.data", "train.mesh.fsdp", "train.mesh.frames", "train.mesh.smallest"),
     *("data.workers", "data.prefetch", "train.steps"),
 )
-FREE_SECTIONS = ("sample.",)
+# Of sampling, but told to the networks in training too: these must not change.
+TOLD = ("sample.conditioning_fps", "sample.motion_bucket", "sample.control_scale")
 
 
-def prepare(workdir: Path, config, weights: Sequence[str]) -> None:
-    """Make the directory, or check that it belongs to this run.
+def claim(workdir: Path, config, weights: Mapping[str, str]) -> IO:
+    """Make the directory, or check that it belongs to this run, and note that it is worked in.
 
-    Raises ValueError if it holds something else, or a run whose settings or weights differ.
+    weights: {network: digest} of those that come from bundles. Returns an open file: closing it
+    frees the directory. Raises ValueError if it holds something else, a run whose settings or
+    weights differ, or one that is going on.
     """
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir {workdir}: is a file; name a directory")
-    about = {"weights": digests(weights)}
     with output.explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        if (workdir / CONFIG).exists():
-            _check(workdir, config, about)
-            return
-        if any(workdir.iterdir()):
+        # A run that was killed on its first line leaves these.
+        left = {ABOUT, LOCK, *(path.name for path in workdir.glob(".*.json"))}
+        if not (workdir / CONFIG).exists() and not left.issuperset(
+            p.name for p in workdir.iterdir()
+        ):
             raise ValueError(f"--workdir {workdir}: holds something that is no run; name another")
-        about |= {
-            "command": sys.argv,
-            "git": git_revision(),
-            "versions": record.versions(),
-            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-            "processes": jax.process_count(),
-        }
-        output.write_json(workdir / ABOUT, about)
-        output.write_json(workdir / CONFIG, json.loads(config.to_json()))
+        lock = _lock(workdir)
+        try:
+            starts = []
+            if (workdir / CONFIG).exists():
+                starts = _check(workdir, config, weights)
+            about = {"weights": weights, "starts": [*starts, _start()]}
+            output.write_json(workdir / ABOUT, about)
+            output.write_json(workdir / CONFIG, json.loads(config.to_json()))
+        except BaseException:
+            lock.close()
+            raise
+    return lock
 
 
-def digests(folders: Sequence[str]) -> dict[str, dict[str, str]]:
-    """SHA-256 of every network of every bundle, by folder; a word such as "random" has none."""
-    found = {}
-    for folder in folders:
-        networks = {} if not Path(folder).is_dir() else bundle.describe(folder)["networks"]
-        found[str(folder)] = {name: entry["sha256"] for name, entry in networks.items()}
-    return found
+def _lock(workdir: Path) -> IO:
+    """The directory's lock, held until the file is closed or the process ends in whatever way."""
+    file = open(workdir / LOCK, "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(
+            f"--workdir {workdir}: another process is training in it; wait for it, or name another"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+    return file
+
+
+def _start() -> dict:
+    """What a start of the run ran on."""
+    return {
+        "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "command": sys.argv,
+        "git": git_revision(),
+        "versions": record.versions(),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "processes": jax.process_count(),
+    }
 
 
 def git_revision() -> str | None:
@@ -73,29 +100,32 @@ def git_revision() -> str | None:
         return None
 
 
-def _check(workdir: Path, config, about: dict) -> None:
-    """Raise ValueError unless the directory's run is this one."""
+def _check(workdir: Path, config, weights: Mapping) -> list[dict]:
+    """The starts of the directory's run. Raises ValueError unless it is this one."""
     try:
-        known = json.loads((workdir / CONFIG).read_text())
-        known_about = json.loads((workdir / ABOUT).read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        known = dict(settings.leaves(json.loads((workdir / CONFIG).read_text())))
+        about = json.loads((workdir / ABOUT).read_text())
+        known_weights, starts = dict(about["weights"]), list(about["starts"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{workdir}: its {CONFIG} or {ABOUT} cannot be read ({error}); name another --workdir"
         ) from error
-    old, new = (dict(settings.leaves(c)) for c in (known, json.loads(config.to_json())))
+    new = dict(settings.leaves(json.loads(config.to_json())))
     changed = [
-        f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name) and not _free(name)
+        f"{name} was {known.get(name)!r}, is {new.get(name)!r}"
+        for name in sorted({*known, *new})
+        if known.get(name) != new.get(name) and not _free(name)
     ]
-    if list(known_about["weights"].values()) != list(about["weights"].values()):
-        changed.append("the weights are others")
+    for name in sorted({*known_weights, *weights}):
+        if known_weights.get(name) != weights.get(name):
+            changed.append(f"the weights of {name} are others")
     if changed:
         raise ValueError(
             f"--workdir {workdir}: holds a run with other settings ({'; '.join(changed[:5])}); "
             "give the same ones to continue it, or name another directory"
         )
+    return starts
 
 
 def _free(name: str) -> bool:
-    return name in FREE or name.startswith(FREE_SECTIONS)
+    return name in FREE or (name.startswith("sample.") and name not in TOLD)

@@ -93,11 +93,23 @@ def place(tree, shardings):
     return jax.tree.map(put, tree, shardings)
 
 
-def place_batch(mesh: Mesh, batch, num_frames: int):
-    """Put this process's clips on their devices, as part of the global batch."""
+def rows(mesh: Mesh, clips: int) -> tuple[int, ...]:
+    """Which clips of a batch of so many this process's devices work on, in ascending order.
+
+    Neighbouring devices of a mesh need not belong to one process, and the frames of a clip may be
+    shared out over several processes, each of which then makes that clip.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(_CLIPS))
+    indices = sharding.addressable_devices_indices_map((clips,)).values()
+    return tuple(sorted({i for (part,) in indices for i in range(*part.indices(clips))}))
+
+
+def place_batch(mesh: Mesh, batch, clips: int, num_frames: int):
+    """Put this process's clips, those of `rows`, on their devices, as part of all clips."""
 
     def put(x):
+        x = np.asarray(x)
         sharding = of_clips(mesh, x.shape, num_frames)
-        return jax.make_array_from_process_local_data(sharding, np.asarray(x))
+        return jax.make_array_from_process_local_data(sharding, x, (clips, *x.shape[1:]))
 
     return jax.tree.map(put, batch)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
-
-import jax
 
 from dispose_jax.data.clips import Prepared
 from dispose_jax.data.drawn import HELD_OUT, Drawn
@@ -31,18 +31,44 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-def open_source(config) -> Source:
-    """The source that `config.data.source` names. Raises ValueError if there is none, or if it does
-    not fit the config."""
-    share = (jax.process_index(), jax.process_count())
+def open_source(config, rows: Sequence[int] | None = None) -> Source:
+    """The source that `config.data.source` names; rows: which clips of every batch it is to make.
+
+    Raises ValueError if there is none, or if it does not fit the config.
+    """
     if config.data.source == "synthetic":
-        return Drawn(config, *share)
+        return Drawn(config, rows)
     if not config.data.source:
         raise ValueError(
             "--config.data.source is empty: name a set made by python -m dispose_jax.data.prepare, "
             "or 'synthetic' for drawn people"
         )
-    return Prepared(config.data.source, config, *share)
+    if not Path(config.data.source).is_dir():
+        raise ValueError(
+            f"--config.data.source {config.data.source}: no such folder; name a set made by "
+            "python -m dispose_jax.data.prepare, or 'synthetic' for drawn people"
+        )
+    return Prepared(config.data.source, config, rows)
+
+
+def check_weights(source: Source, config, digests: Mapping[str, str]) -> None:
+    """Raise ValueError if a prepared set stores results of other networks than the run's.
+
+    digests: {network: SHA-256} of the run's weights.
+    """
+    if not isinstance(source, Prepared):
+        return
+    made_with = source.meta["weights"]
+    extractor = [name for name in made_with if name.startswith("dift_") and config.control.points]
+    for stored, names in {"posterior": ["vae"], "point_features": extractor}.items():
+        for name in names:
+            known = made_with.get(name, {}).get("sha256")
+            if source.meta[stored] is not None and known != digests.get(name):
+                raise ValueError(
+                    f"{config.data.source}: its stored {stored} come from another {name} "
+                    f"than --weights gives; give that one, or "
+                    "prepare the set again with this one"
+                )
 
 
 def held_out(config) -> Batch:
@@ -72,6 +98,7 @@ class Ahead:
     def __next__(self) -> Batch:
         made = self._made.get()
         if isinstance(made, BaseException):
+            self._made.put(made)  # whoever asks again must not wait for ever
             raise made
         batch, self.position = made
         return batch
