@@ -24,6 +24,17 @@ def control(variant: str) -> dict:
     return {"motion_into": "controlnet", "points_into": "controlnet", **CONTROL[variant]}
 
 
+def learnt(control: dict) -> tuple[str, ...]:
+    """The networks of DisPose that a `config.control` has; those of the paper's training."""
+    places = [control["motion_into"]] if control["motion"] else []
+    places += [control["points_into"]] if control["points"] else []
+    return (
+        *(("controlnet",) if "controlnet" in places else ()),
+        *(("motion_encoder",) if control["motion"] else ()),
+        *(("point_encoder",) if control["points"] else ()),
+    )
+
+
 def parse_arg(arg: str | None, **choices: tuple[str, ...]) -> dict[str, str]:
     """`name=value,...` -> {name: value} with a value for each choice, the first one by default.
 

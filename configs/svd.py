@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict, FieldReference
 
-from configs.common import CONTROL, control, parse_arg
+from configs.common import CONTROL, control, learnt, parse_arg
 
 FULL = {
     "unet": {
@@ -215,6 +215,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     train = config.train = ConfigDict()
     train.stage = choice["stage"]
     train.trainable, train.objective = STAGES[choice["stage"]]
+    if train.stage == "dispose":  # of these, what the variant has
+        train.trainable = learnt(config.control)
     train.steps = steps
     train.batch = batch  # clips of a step, over all devices
     train.accumulate = 1  # parts that a step's batch is worked through in

@@ -91,10 +91,13 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
     """Write a bundle's networks as the released files; yields lines for people.
 
     A later source replaces networks of an earlier one. A file is written if all its networks are
-    there.
+    there; quirks of a bundle may be others than the config's, as names do not depend on them.
+    Raises ValueError if no file can be written, or a network has no counterpart in PyTorch.
     """
     networks = all_networks(config)
-    held = {name for folder in sources for name in bundle.describe(folder)["networks"]}
+    described = {folder: bundle.describe(folder) for folder in sources}
+    owner = {name: folder for folder in sources for name in described[folder]["networks"]}
+    held = set(owner)
     rows, claimed = [], set()
     for row in checkpoints.RELEASES:
         if held.issuperset(row.networks) and not claimed.intersection(row.networks):
@@ -106,10 +109,17 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
     taken = [target / row.file for row in rows if (target / row.file).exists()]
     if taken:
         raise ValueError(f"{taken[0]}: already exists; remove it or choose another folder")
-    options = {"model": config.model, "quirks": config.quirks}
+    left = [_not_written(name, held) for name in sorted(held - claimed)]
+    if not rows:
+        raise ValueError(f"{sources[-1]}: no file can be written from it: {'; '.join(left)}")
     for row in rows:
-        shapes = {name: networks[name].shapes for name in row.networks}
-        params = bundle.load(sources, shapes, **options)
+        params = {}
+        for name in row.networks:
+            folder = owner[name]
+            options = {"model": config.model, "quirks": described[folder]["quirks"]}
+            if name == "motion_encoder":
+                _check_motion_fields(folder, options)
+            params |= bundle.load([folder], {name: networks[name].shapes}, **options)
         tensors = checkpoints.to_torch(row, params, str(sources[-1]))
         files.write(target / row.file, tensors, wrapper=row.wrapper, dtype=dtype)
         yield f"{target / row.file}: {len(tensors)} tensors of {' and '.join(row.networks)}"
@@ -122,8 +132,28 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(onnx, place)
             yield f"{place}: copied"
-    for name in sorted(held - claimed):
-        yield f"not written: {name}, because the file it belongs to needs other networks too"
+    yield from (f"not written: {reason}" for reason in left)
+
+
+def _not_written(name: str, held: set[str]) -> str:
+    """Why a network that a bundle holds is in no file."""
+    row = next((row for row in checkpoints.RELEASES if name in row.networks), None)
+    if row is None:
+        return f"{name}, which no released file holds"
+    others = ", ".join(other for other in row.networks if other not in held)
+    return f"{name}, because {Path(row.file).name} needs {others} too; add a bundle that has it"
+
+
+def _check_motion_fields(folder: Path, options: dict) -> None:
+    """Raise ValueError unless a bundle's motion encoder reads both fields, as the released one."""
+    found = bundle.load([folder], ["motion_encoder"], **options)["motion_encoder"]
+    absent = [field for field in ("sparse", "dense") if field not in found]
+    if absent:
+        raise ValueError(
+            f"{folder}: its motion encoder was trained without the {absent[0]} field (an ablation "
+            "such as variant=no_cmp), so it cannot become DisPose.pth, which holds both; train "
+            "variant=full to export it"
+        )
 
 
 def check(folder: Path, config, *, verify: bool = False):

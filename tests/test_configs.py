@@ -135,6 +135,7 @@ def test_ablations_change_the_control_path_and_nothing_else():
     full = svd.get_config("variant=full").to_dict()
     for variant in common.CONTROL:
         other = svd.get_config(f"variant={variant}").to_dict()
+        other["train"]["trainable"] = full["train"]["trainable"]  # what is absent cannot learn
         assert {k for k in full if full[k] != other[k]} <= {"control"}
 
 
@@ -182,3 +183,22 @@ def test_guided_released_weights_are_built_for_pairs_of_rows():
     unet = networks.build(svd.get_config(), jnp.bfloat16)["unet"].module
     assert unet.flavour.context_group == 2
     assert unet.flavour.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("variant", "names"),
+    [
+        ("full", ("controlnet", "motion_encoder", "point_encoder")),
+        ("no_motion", ("controlnet", "point_encoder")),
+        ("no_point", ("controlnet", "motion_encoder")),
+        ("no_cmp", ("controlnet", "motion_encoder", "point_encoder")),
+        ("exp1", ("controlnet", "motion_encoder", "point_encoder")),
+        ("exp2", ("motion_encoder", "point_encoder")),
+        ("base", ()),
+    ],
+)
+def test_training_a_variant_trains_what_it_has(variant, names):
+    config = svd.get_config(f"size=tiny,variant={variant}")
+    assert config.train.trainable == names
+    built = networks.build(config, training=True)
+    assert set(names) == set(built) & {"controlnet", "motion_encoder", "point_encoder"}

@@ -38,6 +38,11 @@ def build(config, networks: Mapping[str, Network]) -> Objective:
     not exist in this configuration, or has no part in the objective."""
     train = config.train
     objective = OBJECTIVES[train.objective](config, networks)
+    if not train.trainable:
+        raise ValueError(
+            "train.trainable names no network: variant=base has nothing of DisPose that could "
+            "learn; train the base model with stage=base, or choose another variant"
+        )
     for name in train.trainable:
         if name not in objective.networks:
             raise ValueError(
