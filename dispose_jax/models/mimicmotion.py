@@ -66,10 +66,11 @@ class MimicMotion:
         pixels = clip_pixels(reference, self.image_size)
         context = self.image_encoder.apply({"params": params["image_encoder"]}, pixels)
         noise_key, level_key = jax.random.split(key)
-        level = jnp.full((b,), self.noise_aug, jnp.float32)
         if isinstance(self.noise_aug, tuple):
             mean, deviation = self.noise_aug
             level = jnp.exp(mean + deviation * jax.random.normal(level_key, (b,)))
+        else:
+            level = jnp.full((b,), self.noise_aug, jnp.float32)
         noise = level[:, None, None, None] * jax.random.normal(noise_key, reference.shape)
         mean, _ = self.vae.apply({"params": params["vae"]}, reference + noise, method="encode")
         encode = partial(self.pose_encoder.apply, {"params": params["pose_encoder"]})
