@@ -1,0 +1,96 @@
+"""Toy runs in this process and in others."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from dispose_jax.training import loop
+from tests.training import toy
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """Where compiled programs are kept: every run of these tests compiles the same few."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = [getattr(jax.config, name) for name in names]
+    folder = tmp_path_factory.mktemp("compiled")
+    for name, value in zip(names, (str(folder), 0.0)):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield folder
+    for name, value in zip(names, before):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, compiled):
+    """run(name, **config.train) -> what was said; the run's directory is tmp_path / name.
+
+    One device unless a mesh is given.
+    """
+    toy.install(monkeypatch.setattr)
+
+    def go(name="run", *, given=(), seed=42, change=lambda config: None, **train):
+        config = toy.config(**train)
+        config.seed = seed
+        change(config)
+        said = []
+        loop.train(loop.Run(config, given, tmp_path / name, say=said.append))
+        return said
+
+    return go
+
+
+@pytest.fixture
+def start(tmp_path, compiled):
+    """start(name, *flags, devices=1) -> the process of a toy run; none outlives the test."""
+    (tmp_path / "toy.py").write_text(toy.CONFIG)
+    started = []
+
+    def go(name="run", *flags, devices=1, stay=10_000):
+        command = [sys.executable, "-m", "tests.training.toy", f"--config={tmp_path}/toy.py"]
+        command += [f"--workdir={tmp_path / name}", f"--config.train.steps={stay}", *flags]
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        }
+        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipe))
+        return started[-1]
+
+    yield go
+    for process in started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """{step: loss} of a run's metrics.jsonl; a step measured twice is an error."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = {line["step"]: line["loss"] for line in lines}
+    assert len(found) == len(lines)
+    return found
+
+
+def wait_for(process, folder: Path, steps: int, seconds: float = 120) -> None:
+    """Until a run has measured so many steps."""
+    end = time.monotonic() + seconds
+    file = folder / "metrics.jsonl"
+    while not (file.exists() and file.read_text().count("\n") >= steps):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end, "the run takes too long"
+        time.sleep(0.02)
