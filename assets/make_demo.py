@@ -17,19 +17,19 @@ from figure import LEFT, RIGHT, Body, Stance, keypoints
 from painting import paint
 from PIL import Image
 
-WIDTH, HEIGHT = 320, 512  # of the picture
+WIDTH, HEIGHT = 512, 512  # of the picture
 PAPER = 1.1875  # it is drawn that much larger
 STANDING = Body(
     torso=122, neck=50, shoulders=34, hips=19, upper_arm=62, forearm=56, thigh=90, shin=88,
     head=29, hand=33,
 )  # fmt: skip
 READY = Stance(
-    pelvis=(190, 318),
+    pelvis=(304, 318),
     lean=0.0,
     shrug=0.0,
     nod=(0.0, 0.0),
     arms=((0.42, 0.30), (0.42, 0.30)),
-    ankles=((163, 495), (217, 495)),
+    ankles=((277, 495), (331, 495)),
     spread=0.7,
 )
 

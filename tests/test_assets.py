@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs import svd
 from dispose_jax.data import image
 from dispose_jax.pose import files, retarget
 
@@ -37,7 +38,8 @@ def fitted(reference, dance):
 def test_the_reference_is_a_picture_of_its_poses_canvas(reference):
     picture = image.read(ASSETS / "reference.png")
     assert picture.shape == (reference.height, reference.width, 3)
-    assert image.target_size(*picture.shape[:2], 320) == picture.shape[:2]
+    sample = svd.get_config("size=tiny").sample  # whole in the small model's picture
+    assert picture.shape[0] * sample.width == picture.shape[1] * sample.height
 
 
 def test_joints_lie_on_the_figure_not_on_the_wall(reference):
@@ -67,8 +69,8 @@ def test_the_dance_stays_in_the_picture(fitted):
 
 def test_the_dance_is_lively_and_its_steps_are_smooth(fitted):
     _, pose = fitted
-    wrists = pose.body[1:, 0, [4, 7]] * (320, 512)
-    ankles = pose.body[1:, 0, [10, 13]] * (320, 512)
+    wrists = pose.body[1:, 0, [4, 7]] * (512, 512)
+    ankles = pose.body[1:, 0, [10, 13]] * (512, 512)
     assert np.ptp(wrists, axis=0)[:, 1].min() > 60
     assert np.ptp(ankles, axis=0)[:, 1].min() > 20
     loop = np.concatenate([wrists, wrists[:1]])  # the last frame leads to the first
