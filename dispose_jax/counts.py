@@ -94,7 +94,7 @@ def _eqn_work(eqn: JaxprEqn, outer: str) -> dict[str, tuple[int, int]]:
     times = eqn.params["length"] if name == "scan" else 1
     if name == "pallas_call":
         times = prod(eqn.params["grid_mapping"].grid)
-        kernel = str(eqn.params.get("name") or "").split("_block")[0]
+        kernel = stack.rpartition("/")[2].split("_block")[0]
         products, repeats = _KERNELS.get(kernel, (1, 0))
         again = lambda n, m: max(m, n * repeats // products)
         bodies = [{k: (n, again(n, m)) for k, (n, m) in body.items()} for body in bodies]

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import measure, shortcuts, step
+from benchmarks import measure, shortcuts, step, train_step
+from configs import svd
 from dispose_jax import dry_run
+from dispose_jax.training import plan
 from tests import small
 from tests.test_dry_run import numbers
 
@@ -78,4 +80,36 @@ def test_the_unet_of_pytorch_with_the_same_weights_gives_the_same_result():
         config, 3, *small.SIZE, jnp.dtype("float32"), repeats=1, compiled=False
     )
     assert figures["difference"] < 1e-4
+    assert figures["ours / torch, wall time"] > 0
+
+
+def test_a_training_step_is_counted_as_its_dry_run_counts_it():
+    config = small.config("base")
+    config.train.update(frames=3, batch=8, height=64, width=64)
+    config.train.update(objective="autoencoder", trainable=("vae",), remat="none")
+    figures = train_step.run(config, repeats=2)
+    planned = plan.make(config).step_work
+    assert figures["useful_tflop_per_step"] * 1e12 == pytest.approx(planned.useful, rel=0.01)
+    assert figures["executed_tflop_per_step"] >= figures["useful_tflop_per_step"]
+    assert all(np.isfinite(value) and value > 0 for value in figures.values())
+
+
+def test_the_data_of_drawn_people_are_timed_alone():
+    config = svd.get_config("size=tiny,stage=vae")
+    config.train.batch, config.train.frames = 2, 2
+    made = train_step.pipeline(config, batches=1)
+    assert made["clips_per_s"] > 0 and made["cpu_seconds_per_clip"] > 0
+
+
+@pytest.mark.full
+def test_a_training_step_of_pytorch_with_the_same_weights_has_the_same_loss_and_gradient():
+    pytest.importorskip("diffusers")
+    from benchmarks import train_against_pytorch
+
+    config = small.config("base")
+    config.model.unet.channels, config.model.unet.heads = (32, 64), (1, 2)
+    config.train.update(frames=3, batch=1, height=64, width=128, remat="layer")
+    figures = train_against_pytorch.run(config, repeats=1)
+    assert figures["loss, relative difference"] < 1e-5
+    assert figures["gradient norm, relative difference"] < 1e-4
     assert figures["ours / torch, wall time"] > 0

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -67,7 +66,10 @@ class Plan:
         """Of a step on all devices."""
         data, fsdp, _ = self.mesh
         times = data * fsdp * self.accumulate
-        return Work(*(times * sum(parts) for parts in zip(*self.work.values())))
+        return Work(
+            times * sum(work.executed for work in self.work.values()),
+            times * sum(work.again for work in self.work.values()),
+        )
 
     @property
     def gradients(self) -> int:
@@ -137,7 +139,7 @@ def batch_shapes(config, clips: int) -> Batch:
     """Shapes of so many clips: of a prepared set that is there, else of what the config draws or
     would find in a set without stored latents and features."""
     train = config.train
-    if Path(config.data.source).is_dir() and config.data.source:
+    if config.data.source not in ("", "synthetic"):
         found = sources.held_out(config)
         return jax.tree.map(lambda x: _struct((clips, *x.shape[1:]), x.dtype), found)
     f, size = train.frames, (train.height, train.width)
