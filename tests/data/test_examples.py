@@ -1,0 +1,160 @@
+"""From pictures and poses to a training example, against the functions of sampling."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from configs import svd
+from dispose_jax.correspondence import keypoints
+from dispose_jax.data import examples
+from dispose_jax.data.examples import Layout
+from dispose_jax.motion import tracks
+from dispose_jax.pose import draw
+from dispose_jax.types import Impulses
+from tests.pose.poses import standing
+
+SIZE, F = (64, 128), 3  # height, width
+LAYOUT = Layout(SIZE, cmp_size=64, missing_joints="drop", canvas=128)
+FRAMES = np.random.default_rng(0).integers(0, 256, (F, *SIZE, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def pose():
+    return standing(F)
+
+
+@pytest.fixture(scope="module")
+def example(pose):
+    return examples.make(LAYOUT, FRAMES, pose)
+
+
+def test_control_follows_from_the_poses_as_in_sampling(example, pose):
+    cells, visible = keypoints.cells(pose, SIZE)
+    np.testing.assert_array_equal(example.cells, cells)
+    np.testing.assert_array_equal(example.visible, visible)
+    jax.tree.map(np.testing.assert_allclose, example.steps, tracks.steps(pose, SIZE, "drop"))
+    guides = tracks.from_reference(pose, SIZE, 64, "drop")
+    jax.tree.map(np.testing.assert_allclose, example.guides, guides)
+    assert example.steps.vectors.dtype == example.guides.vectors.dtype == np.float32
+    np.testing.assert_array_equal(example.frames, FRAMES)
+
+
+def test_features_read_at_the_joints_are_those_of_sampling(example, pose):
+    grid = np.random.default_rng(1).normal(size=(*LAYOUT.grid, 5)).astype(np.float32)
+    ours = keypoints.read(grid, example.joints, example.seen)
+    np.testing.assert_allclose(ours, keypoints.embed(grid, pose.at([0]), SIZE), atol=1e-6)
+
+
+@pytest.mark.parametrize("missing", ["drop", "released"])
+def test_missing_joints_follow_the_layout(pose, missing):
+    score = pose.body_score.copy()
+    score[0, 0, 3] = score[1, 0, 4] = 0
+    layout = replace(LAYOUT, missing_joints=missing)
+    made = examples.make(layout, FRAMES, pose.replace(body_score=score))
+    assert made.guides.valid[1, 3] == made.guides.valid[1, 4] == (missing == "released")
+    assert made.steps.valid[2, 4] == False  # noqa: E712, not seen where it starts
+    assert made.steps.valid[1, 4] == (missing == "released")
+
+
+def test_skeletons_are_painted_on_the_layout_s_canvas(example, pose):
+    for canvas in (64, 128):
+        made = examples.make(replace(LAYOUT, canvas=canvas), FRAMES, pose).skeletons
+        np.testing.assert_array_equal(made, draw.draw(pose, *SIZE, canvas=canvas))
+        assert (made == example.skeletons).all() == (canvas == LAYOUT.canvas)
+
+
+def test_what_is_given_is_kept_and_what_is_not_used_is_absent(pose):
+    shape = (F, 5)
+    given = Impulses(np.ones((*shape, 2), np.int32), np.ones((*shape, 2)), np.ones(shape, bool))
+    features, posterior = np.ones((18, 7), np.float16), np.ones((F, 8, 16, 8), np.float16)
+    made = examples.make(
+        LAYOUT, FRAMES[:1], pose, guides=given, point_features=features, posterior=posterior
+    )
+    jax.tree.map(np.testing.assert_array_equal, made.guides, given)
+    assert made.point_features is features and made.posterior is posterior
+    assert made.frames.shape == (1, *SIZE, 3) and made.skeletons.shape == (F, *SIZE, 3)
+    assert examples.make(replace(LAYOUT, cmp_size=0), FRAMES, pose).guides is None
+    assert made.region is None and made.flow is None
+
+
+def test_examples_side_by_side_make_a_batch(pose):
+    made = [examples.make(LAYOUT, FRAMES, standing(F, seed=i)) for i in (1, 2)]
+    batch = examples.stack(made)
+    for i in range(2):
+        jax.tree.map(lambda x, y, i=i: np.testing.assert_array_equal(x[i], y), batch, made[i])
+
+
+def test_the_layout_is_the_config_s():
+    config = svd.get_config("size=tiny")
+    config.train.update(width=128, height=64, region="face", region_weight=2.0)
+    found = examples.layout(config)
+    assert found.size == (64, 128) and found.grid == (4, 8)
+    assert (found.region, found.region_weight) == ("face", 2.0)
+    assert found.cmp_size == config.motion.cmp_size and found.missing_joints == "drop"
+    assert examples.layout(svd.get_config("size=tiny,variant=no_cmp")).cmp_size == 0
+
+
+def region(pose, name: str, weight: float = 4.2) -> np.ndarray:
+    layout = replace(LAYOUT, region=name, region_weight=weight)
+    made = examples.make(layout, FRAMES, pose).region
+    assert made.shape == (F, 8, 16) and made.dtype == np.float32
+    np.testing.assert_array_equal(made[0], 1)
+    return made
+
+
+def pooled(boxes: list[tuple[float, float, float, float]]) -> np.ndarray:
+    """Share of every latent's 8 x 8 pixels that lie in boxes left, top, right, bottom of a frame,
+    pixel by pixel."""
+    inside = np.zeros(SIZE)
+    for row, column in np.ndindex(*SIZE):
+        inside[row, column] = any(
+            np.floor(left) <= column < np.ceil(right) and np.floor(top) <= row < np.ceil(bottom)
+            for left, top, right, bottom in boxes
+        )
+    return inside.reshape(8, 8, 16, 8).mean((1, 3))
+
+
+def box(points: np.ndarray) -> tuple[float, float, float, float]:
+    xy = points * (SIZE[1], SIZE[0])
+    return *xy.min(0), *xy.max(0)
+
+
+def test_hands_that_are_seen_surely_weigh_more(pose):
+    score = np.full(pose.hands_score.shape, 0.9)
+    score[1, 0, 0] = 0.45  # on the whole not sure
+    score[2, 0, 1, 5] = 0.0  # one finger is missing, and where it is said to be does not count
+    points = pose.hands.copy()
+    points[2, 0, 1, 5] = 0.99
+    found = region(pose.replace(hands=points, hands_score=score), "hands")
+    second = [box(points[1, 0, 1])]
+    third = [box(points[2, 0, 0]), box(np.delete(points[2, 0, 1], 5, axis=0))]
+    for frame, boxes in ((1, second), (2, third)):
+        expected = 1 + 3.2 * 0.8 * pooled(boxes)
+        np.testing.assert_allclose(found[frame], expected, atol=1e-5)
+        assert found[frame].max() > 1.2
+
+
+def test_a_face_beyond_the_picture_is_cut_off(pose):
+    points = pose.face.copy()
+    points[1, 0, :, 1] -= points[1, 0, :, 1].mean()  # half above the upper border
+    score = np.full(pose.face_score.shape, 0.9)
+    score[2] = 0
+    found = region(pose.replace(face=points, face_score=score), "face")
+    np.testing.assert_allclose(found[1], 1 + 3.2 * 0.8 * pooled([box(points[1, 0])]), atol=1e-5)
+    assert found[1, 0].max() > 1
+    np.testing.assert_array_equal(found[2], 1)
+
+
+def test_joints_weigh_with_the_point_adapter_s_local_mask(pose):
+    near = np.kron(keypoints.local_mask(pose, SIZE), np.ones((2, 2)))
+    found = region(pose, "joints", weight=2.0)
+    np.testing.assert_array_equal(found[1:], 1 + near[1:])
+
+
+def test_a_weight_of_one_weighs_nothing(pose):
+    for name in ("hands", "face", "joints"):
+        np.testing.assert_allclose(region(pose, name, weight=1.0), 1, atol=1e-6)
