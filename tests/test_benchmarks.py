@@ -83,6 +83,7 @@ def test_the_unet_of_pytorch_with_the_same_weights_gives_the_same_result():
     assert figures["ours / torch, wall time"] > 0
 
 
+@pytest.mark.full  # compiles a step for eight devices
 def test_a_training_step_is_counted_as_its_dry_run_counts_it():
     config = small.config("base")
     config.train.update(frames=3, batch=8, height=64, width=64)
