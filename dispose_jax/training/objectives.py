@@ -37,6 +37,12 @@ def build(config, networks: Mapping[str, Network]) -> Objective:
     """The objective that `config.train` names. Raises ValueError if a network that is to learn does
     not exist in this configuration, or has no part in the objective."""
     train = config.train
+    for name in NEEDED.get(train.objective, ()):
+        if name not in networks:
+            raise ValueError(
+                f"stage={train.stage} needs the network {name}, which this variant of the model "
+                "does not have; leave variant out of the config's argument"
+            )
     objective = OBJECTIVES[train.objective](config, networks)
     if not train.trainable:
         raise ValueError(
@@ -93,3 +99,4 @@ def _cmp(config, networks: Mapping[str, Network]) -> Objective:
 
 
 OBJECTIVES = {"video": _video, "autoencoder": _autoencoder, "image": _image, "cmp": _cmp}
+NEEDED = {"image": ("dift_unet",), "cmp": ("cmp",)}  # networks that not every variant has
