@@ -61,7 +61,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def of_clips(mesh: Mesh, shape: tuple[int, ...], num_frames: int) -> NamedSharding:
     """Sharding of a batch's leaf (b, ...): clips over data and fsdp, a frame axis over frames."""
     framed = len(shape) > 1 and shape[1] == num_frames
-    return NamedSharding(mesh, PartitionSpec(_CLIPS, "frames" if framed else None))
+    return NamedSharding(mesh, PartitionSpec(_CLIPS, *("frames",) * framed))
 
 
 def of_parameter(mesh: Mesh, shape: tuple[int, ...], itemsize: int, smallest: float):

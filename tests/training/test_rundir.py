@@ -1,0 +1,115 @@
+"""The directory of a run: what it records, and when it may be continued."""
+
+import json
+
+import pytest
+
+from dispose_jax.training import rundir
+from tests.training import toy
+
+WEIGHTS = {"unet": "a" * 64}
+
+
+@pytest.fixture
+def claim(tmp_path):
+    """claim(change, weights, free=True) in tmp_path / "run"."""
+
+    def go(change=lambda config: None, weights=WEIGHTS, free=True, **train):
+        config = toy.config(**train)
+        change(config)
+        lock = rundir.claim(tmp_path / "run", config, weights)
+        if free:
+            lock.close()
+        return lock
+
+    return go
+
+
+def read(tmp_path, name):
+    return json.loads((tmp_path / "run" / name).read_text())
+
+
+def test_a_run_records_settings_weights_versions_and_every_start(claim, tmp_path):
+    claim()
+    claim(steps=9)
+    about = read(tmp_path, rundir.ABOUT)
+    assert about["weights"] == WEIGHTS and len(about["starts"]) == 2
+    start = about["starts"][0]
+    assert start["versions"]["jax"] and start["processes"] == 1 and "cpu" in start["devices"]
+    assert start["git"] is None or len(start["git"].rstrip("+")) == 40
+    assert read(tmp_path, rundir.CONFIG)["train"]["steps"] == 9
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("seed", 1), ("train.learning_rate", 1.0), ("train.batch", 4), ("train.accumulate", 2)]
+    + [("sample.conditioning_fps", 9), ("sample.motion_bucket", 1), ("sample.control_scale", 2.0)],
+)
+def test_other_settings_are_refused_with_both_values(claim, name, value):
+    claim()
+    with pytest.raises(
+        ValueError, match=f"other settings .*{name} was .*, is {value}; give|{name}"
+    ):
+        claim(lambda config: config.update_from_flattened_dict({name: value}))
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("train.log_every", 5), ("train.mesh.fsdp", 2), ("train.remat", "layer"), ("train.keep", 9)]
+    + [("train.steps", 7), ("data.workers", 2), ("sample.steps", 3)],
+)
+def test_what_changes_no_number_may_change(claim, name, value):
+    claim()
+    claim(lambda config: config.update_from_flattened_dict({name: value}))
+
+
+def test_other_weights_are_refused(claim):
+    claim()
+    with pytest.raises(ValueError, match="the weights of unet are others"):
+        claim(weights={"unet": "b" * 64})
+    with pytest.raises(ValueError, match="the weights of vae are others"):
+        claim(weights={**WEIGHTS, "vae": "random"})
+
+
+def test_what_is_no_run_is_left_alone(claim, tmp_path):
+    (tmp_path / "run").write_text("hello")
+    with pytest.raises(ValueError, match="run: is a file; name a directory"):
+        claim()
+    (tmp_path / "run").unlink()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("hello")
+    with pytest.raises(ValueError, match="run: holds something that is no run; name another"):
+        claim()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("name", [rundir.CONFIG, rundir.ABOUT])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null"])
+def test_damaged_records_are_refused(claim, tmp_path, name, content):
+    claim()
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(ValueError, match="cannot be read|holds a run with other settings"):
+        claim()
+
+
+def test_a_run_killed_on_its_first_line_can_start_again(claim, tmp_path):
+    claim()
+    (tmp_path / "run" / rundir.CONFIG).rename(tmp_path / "run" / ".config.123.json")
+    claim()
+
+
+def test_two_runs_cannot_work_in_one_directory(claim):
+    lock = claim(free=False)
+    with pytest.raises(ValueError, match="run: another process is training in it"):
+        claim()
+    lock.close()
+    claim()
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(claim, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rundir.output, "write_json", full)
+    with pytest.raises(OSError, match="run: cannot write this file: No space left on device"):
+        claim()

@@ -1,0 +1,130 @@
+"""Batches made ahead: their order, position, errors and end; and which source a config names."""
+
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from dispose_jax.data import clips, prepare
+from dispose_jax.training import sources
+from tests.data import clipped
+
+
+class Counting:
+    """Gives 0, 1, 2, ...; `broken` raises, `gate` waits."""
+
+    def __init__(self, broken=None, gate=None):
+        self.next, self.broken, self.gate, self.closed = 0, broken, gate, False
+
+    def __next__(self):
+        if self.gate is not None:
+            self.gate.wait(20)
+        if self.next == self.broken:
+            raise ValueError("clip 3 cannot be read")
+        self.next += 1
+        return self.next - 1
+
+    def state(self):
+        return {"next": self.next}
+
+    def restore(self, state):
+        self.next = state["next"]
+
+    def close(self):
+        self.closed = True
+
+
+def test_batches_come_in_order_and_the_position_is_that_of_the_last_one_taken():
+    source = Counting()
+    ahead = sources.Ahead(source)
+    assert ahead.position == {"next": 0}
+    for i in range(20):
+        assert next(ahead) == i and ahead.position == {"next": i + 1}
+    ahead.close()
+    assert source.closed
+
+
+def test_no_more_is_made_ahead_than_said():
+    source = Counting()
+    ahead = sources.Ahead(source)
+    deadline = time.monotonic() + 20
+    while source.next < sources.AHEAD + 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert source.next == sources.AHEAD + 1  # the last one waits for room
+    ahead.close()
+    assert threading.active_count() < 50 and not ahead._thread.is_alive()
+
+
+def test_an_error_is_raised_where_its_batch_is_missed_and_again_after_that():
+    ahead = sources.Ahead(Counting(broken=2))
+    assert [next(ahead), next(ahead)] == [0, 1]
+    for _ in range(2):
+        with pytest.raises(ValueError, match="clip 3 cannot be read"):
+            next(ahead)
+    assert ahead.position == {"next": 2}
+    ahead.close()
+
+
+def test_closing_waits_for_the_batch_that_is_being_made():
+    gate = threading.Event()
+    source = Counting(gate=gate)
+    ahead = sources.Ahead(source)
+    threading.Timer(0.2, gate.set).start()
+    ahead.close()
+    assert source.closed and source.next <= 1
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    base = tmp_path_factory.mktemp("set")
+    clipped.film(base / "videos", "a.mp4", 18)
+    prepare.prepare(clipped.config(batch=2), base / "videos", base / "set", say=lambda _: None)
+    return base / "set"
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path):
+    config = clipped.config()
+    with pytest.raises(ValueError, match="data.source is empty: name a set made by"):
+        sources.open_source(config)
+    config.data.source = str(tmp_path / "absent")
+    with pytest.raises(ValueError, match="absent: no such folder; name a set made by"):
+        sources.open_source(config)
+    config.data.source = str(tmp_path)
+    with pytest.raises(ValueError, match="no meta.json in it, so it is no prepared set"):
+        sources.open_source(config)
+
+
+def test_a_process_gets_its_rows(folder):
+    config = clipped.config(source=str(folder))
+    config.train.batch = 3
+    whole, part = (sources.open_source(config, rows) for rows in (None, (2, 0)))
+    expected, found = next(whole), next(part)
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[[2, 0]], y), expected, found)
+    whole.close()
+    part.close()
+
+
+@pytest.mark.parametrize("stored, network", [("posterior", "vae"), ("point_features", "dift_unet")])
+def test_results_of_other_networks_are_refused(folder, stored, network):
+    config = clipped.config(source=str(folder))
+    config.train.batch, config.control.points = 2, True
+    source = clips.Prepared(folder, config)
+    made_with = {network: {"sha256": "a" * 64, "source": "other.pth"}}
+    source.meta = {"posterior": None, "point_features": None, "weights": made_with, stored: {}}
+    sources.check_weights(source, config, {network: "a" * 64})
+    for held in ({network: "b" * 64}, {network: "random"}, {}):
+        with pytest.raises(ValueError, match=f"its stored {stored} come from another {network}"):
+            sources.check_weights(source, config, held)
+    source.meta[stored] = None
+    sources.check_weights(source, config, {})
+    source.close()
+
+
+def test_held_out_people_are_not_those_of_training():
+    config = clipped.config(source="synthetic")
+    config.train.update({"batch": 1, "frames": 1, "guides": "joints"})
+    first = next(sources.open_source(config))
+    assert not np.array_equal(first.frames, sources.held_out(config).frames)
