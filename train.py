@@ -2,6 +2,7 @@
 
 python train.py --config configs/svd.py --weights DIR --workdir runs/mm --config.data.source=SET
 python train.py --config configs/svd.py:size=tiny,stage=vae --workdir runs/vae      # drawn people
+srun python train.py ... --distributed                     # many hosts: docs/scaling.md
 """
 
 from pathlib import Path
@@ -9,18 +10,23 @@ from pathlib import Path
 from absl import flags
 
 from dispose_jax import cli, settings
-from dispose_jax.training import loop, plan
+from dispose_jax.training import loop, plan, together
 
 ASSETS = Path(__file__).parent / "assets"
 
 flags.DEFINE_string("config", "configs/svd.py:size=tiny", "Configuration file and its argument.")
 WEIGHTS = flags.DEFINE_list("weights", None, "Bundle folders, later ones win; or 'random'.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; one that exists continues.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Many processes, found by SLURM or the TPU.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, instead of that.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, memory and FLOPs, then stop.")
 COMPILED = flags.DEFINE_bool("compiled", False, "With --dry_run: what the compiler plans, too.")
 
 
 def main(config):
+    together.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, DISTRIBUTED.value)
     settings.check(config)
     if DRY_RUN.value:
         print(plan.report(config, compiled=COMPILED.value))
