@@ -14,14 +14,16 @@ from dispose_jax.training import loop, plan, together
 
 ASSETS = Path(__file__).parent / "assets"
 
-flags.DEFINE_string("config", "configs/svd.py:size=tiny", "Configuration file and its argument.")
-WEIGHTS = flags.DEFINE_list("weights", None, "Bundle folders, later ones win; or 'random'.")
+SHARED = {"allow_override": True}  # sample.py has the same flags, and a test may load both
+CONFIG, DEFAULT = "Configuration file and its argument.", "configs/svd.py:size=tiny"
+flags.DEFINE_string("config", DEFAULT, CONFIG, **SHARED)
+WEIGHTS = flags.DEFINE_list("weights", None, "Bundles, later ones win; or 'random'.", **SHARED)
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; one that exists continues.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Many processes, found by SLURM or the TPU.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, instead of that.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, memory and FLOPs, then stop.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what a step needs, then stop.", **SHARED)
 COMPILED = flags.DEFINE_bool("compiled", False, "With --dry_run: what the compiler plans, too.")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from absl import flags
+from absl import flags, logging
 
 from dispose_jax import settings
 
@@ -36,6 +36,7 @@ def run(main: Callable[[object], None]) -> None:
     except (flags.Error, ValueError, OSError) as error:
         fail(error, 2)
     use_compile_cache()
+    logging.set_verbosity(logging.FATAL)  # of libraries; what they raise is told here
     try:
         main(config)
     except (ValueError, OSError) as error:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
 
 from dispose_jax.training.state import TrainState
+
+_REASONS = ("No space left on device", "Disk quota exceeded", "File too large")
 
 
 class Checkpoints:
@@ -24,6 +28,8 @@ class Checkpoints:
             max_to_keep=keep, enable_async_checkpointing=True, create=True
         )
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = partial(_tell, self._hook)
 
     @property
     def latest(self) -> int | None:
@@ -69,8 +75,11 @@ class Checkpoints:
 
     def close(self) -> None:
         """Raises ValueError as `wait` does."""
-        with self._explained():
-            self._manager.close()
+        try:
+            with self._explained():
+                self._manager.close()
+        finally:
+            sys.unraisablehook = self._hook
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -84,5 +93,15 @@ class Checkpoints:
             ) from error
 
 
+def _tell(hook, unraisable) -> None:
+    """Pass on what no one can catch, except what follows a failed write, which is told itself:
+    other writes still report to orbax's event loop when that has been closed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
+
+
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    """What went wrong; of a full disk that alone, as orbax hides it behind long paths."""
+    text = str(error)
+    known = next((reason for reason in _REASONS if reason in text), None)
+    return known or (text.splitlines() or [type(error).__name__])[0][:200]

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -18,7 +20,7 @@ from tqdm import tqdm
 
 from dispose_jax.data import output
 
-FILE = "metrics.jsonl"
+FILE, BOARD = "metrics.jsonl", "tensorboard"
 
 
 class Metrics:
@@ -72,7 +74,8 @@ class Metrics:
     def close(self) -> None:
         self._bar.close()
         if self._board is not None:
-            self._board.close()
+            with suppress(OSError):  # each measurement was flushed, or its error told
+                self._board.close()
 
     def _log(self, step: int, line: dict[str, float]) -> None:
         shown = f"loss {line['loss']:.4f}, {line['tflops_per_second']:.3g} TFLOP/s"
@@ -86,8 +89,8 @@ class Metrics:
         with output.explained(self._folder / FILE), open(self._folder / FILE, "a") as file:
             file.write(json.dumps({"step": step, **line}) + "\n")
         if self._board is not None:
-            for name, value in line.items():
-                self._board.add_scalar(name, value, step)
+            with output.explained(self._folder / BOARD):
+                self._board.write(step, line)
 
     @staticmethod
     def _rewind(file: Path, start: int) -> None:
@@ -104,13 +107,42 @@ class Metrics:
         output.write_bytes(file, "".join(f"{line}\n" for line in kept).encode())
 
 
-def _tensorboard(folder: Path, start: int):
-    """A writer of TensorBoard's files if tensorboardX is installed (extra `train`), else None.
+class _Board:
+    """A file of TensorBoard's events, written at once: a full disk shows where it happens.
 
-    What earlier files hold of steps after `start` is hidden.
+    Earlier files' events of steps after `start` are hidden. Raises ImportError without tensorboardX
+    (extra `train`).
     """
+
+    def __init__(self, folder: Path, start: int):
+        from tensorboardX.proto import event_pb2, summary_pb2
+        from tensorboardX.record_writer import RecordWriter
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns() // 10**9}.{socket.gethostname()}.{os.getpid()}"
+        self._file = RecordWriter(str(folder / name))
+        self._add(file_version="brain.Event:2")
+        session = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(step=start + 1, session_log=session)
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        values = [self._summary.Value(tag=k, simple_value=v) for k, v in scalars.items()]
+        self._add(step=step, summary=self._summary(value=values))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _add(self, **fields) -> None:
+        event = self._event(wall_time=time.time(), **fields)
+        self._file.write(event.SerializeToString())
+        self._file.flush()
+
+
+def _tensorboard(folder: Path, start: int) -> _Board | None:
+    """Events in the run's directory if tensorboardX is installed, else None."""
     try:
-        from tensorboardX import SummaryWriter
+        with output.explained(folder / BOARD):
+            return _Board(folder / BOARD, start)
     except ImportError:
         return None
-    return SummaryWriter(os.fspath(folder / "tensorboard"), purge_step=start + 1)

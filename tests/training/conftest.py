@@ -54,11 +54,12 @@ def run(monkeypatch, tmp_path, compiled):
 
 @pytest.fixture
 def start(tmp_path, compiled):
-    """start(name, *flags, devices=1) -> the process of a toy run; none outlives the test."""
+    """start(name, *flags, devices=1, stay=steps, largest=KiB of a file) -> the process of a toy
+    run; none outlives the test."""
     (tmp_path / "toy.py").write_text(toy.CONFIG)
     started = []
 
-    def go(name="run", *flags, devices=1, stay=10_000):
+    def go(name="run", *flags, devices=1, stay=10_000, largest=None):
         command = [sys.executable, "-m", "tests.training.toy", f"--config={tmp_path}/toy.py"]
         command += [f"--workdir={tmp_path / name}", f"--config.train.steps={stay}", *flags]
         environment = {
@@ -68,6 +69,8 @@ def start(tmp_path, compiled):
             "JAX_COMPILATION_CACHE_DIR": str(compiled),
         }
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        if largest:
+            command = ["bash", "-c", f'ulimit -f {largest}; exec "$@"', "--", *command]
         started.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipe))
         return started[-1]
 

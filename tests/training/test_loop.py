@@ -48,7 +48,8 @@ def stop_after(monkeypatch, step):
 
 
 def steps_saved(folder):
-    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+    names = [path.name for path in (folder / "checkpoints").iterdir()]
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def trained(folder):
@@ -229,6 +230,16 @@ def test_a_full_disk_is_one_sentence(run, tmp_path, monkeypatch):
         patch.setattr("orbax.checkpoint.CheckpointManager.save", full_disk)
         with pytest.raises(ValueError, match="a checkpoint could not be written .*No space left"):
             run("checkpoints")
+
+
+def test_files_that_cannot_be_written_to_the_end_are_one_line_of_the_command(start, tmp_path):
+    """As of a full disk: the system refuses to let files grow, in orbax's threads too."""
+    process = start("run", largest=6)
+    out, err = process.communicate(timeout=120)
+    lines = [line for line in err.splitlines() if not line.startswith("step ")]
+    assert process.returncode == 1 and lines[-1].startswith("toy.py: ")
+    assert "a checkpoint could not be written (File too large); the same command" in lines[-1]
+    assert "Traceback" not in err and steps_saved(tmp_path / "run") == []
 
 
 def refusing(function, name):
