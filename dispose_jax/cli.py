@@ -7,13 +7,14 @@ its traceback.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from absl import flags, logging
+from absl import flags
 
 from dispose_jax import settings
 
@@ -36,7 +37,8 @@ def run(main: Callable[[object], None]) -> None:
     except (flags.Error, ValueError, OSError) as error:
         fail(error, 2)
     use_compile_cache()
-    logging.set_verbosity(logging.FATAL)  # of libraries; what they raise is told here
+    for name in ("absl", "asyncio"):  # of libraries; what they raise is told here
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         main(config)
     except (ValueError, OSError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -28,8 +28,7 @@ class Checkpoints:
             max_to_keep=keep, enable_async_checkpointing=True, create=True
         )
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
-        self._hook = sys.unraisablehook
-        sys.unraisablehook = partial(_tell, self._hook)
+        _ignore_late_reports()
 
     @property
     def latest(self) -> int | None:
@@ -75,11 +74,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Raises ValueError as `wait` does."""
-        try:
-            with self._explained():
-                self._manager.close()
-        finally:
-            sys.unraisablehook = self._hook
+        with self._explained():
+            self._manager.close()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -93,11 +89,17 @@ class Checkpoints:
             ) from error
 
 
-def _tell(hook, unraisable) -> None:
-    """Pass on what no one can catch, except what follows a failed write, which is told itself:
-    other writes still report to orbax's event loop when that has been closed."""
-    if str(unraisable.exc_value) != "Event loop is closed":
-        hook(unraisable)
+@cache
+def _ignore_late_reports() -> None:
+    """From now on, do not print what follows a failed read or write, which is told itself: others
+    still report to orbax's event loop when that has been closed, even after the last one's end."""
+    before = sys.unraisablehook
+
+    def tell(unraisable) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = tell
 
 
 def _first_line(error: Exception) -> str:

@@ -242,6 +242,16 @@ def test_files_that_cannot_be_written_to_the_end_are_one_line_of_the_command(sta
     assert "Traceback" not in err and steps_saved(tmp_path / "run") == []
 
 
+def test_a_damaged_checkpoint_is_one_line_of_the_command(start, run, tmp_path):
+    assert start(stay=6).wait(120) == 0
+    for path in (tmp_path / "run" / "checkpoints" / "6" / "state" / "d").iterdir():
+        path.write_bytes(b"")
+    process = start(stay=9)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert err.startswith("toy.py: ") and "cannot be restored" in err and err.count("\n") == 1
+
+
 def refusing(function, name):
     """open, except that writing to files of that name finds no room."""
 
