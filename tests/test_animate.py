@@ -100,7 +100,8 @@ def plain_loop(model, params, conditioning, noise, sampling) -> np.ndarray:
     weights = np.minimum(middle, 2 - middle)[:, None, None, None]
 
     ramp = np.linspace(0, 1, sampling.steps)
-    sigmas = (700 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 700 ** (1 / 7))) ** 7
+    high, low = model.schedule.sigma_max ** (1 / 7), model.schedule.sigma_min ** (1 / 7)
+    sigmas = (high + ramp * (low - high)) ** 7
     scale = np.linspace(*np.broadcast_to(sampling.guidance_scale, 2), f)[:, None, None, None]
     x = noise[0].astype(np.float64) * np.sqrt(sigmas[0] ** 2 + 1)
     for sigma, lower in pairwise([*sigmas, 0.0]):

@@ -44,6 +44,7 @@ def test_the_peak_of_a_device_outside_the_table_is_measured():
     assert peak > 1e8 and "measured" in source
 
 
+@pytest.mark.full
 def test_a_step_is_counted_as_the_dry_run_counts_it():
     config = small.config()
     config.sample.window, config.sample.overlap = 3, 1
@@ -56,7 +57,7 @@ def test_a_step_is_counted_as_the_dry_run_counts_it():
 
 # Those that compile two denoisers more take as long as the rest of this file; that these shortcuts
 # are exact is also shown beside the modules.
-HEAVY = ("one_token", "hoisted_cross", "window_batching")
+HEAVY = ("one_token", "hoisted_cross", "hoisted_control", "window_batching")
 CASES = [pytest.param(c, marks=pytest.mark.full) if c in HEAVY else c for c in shortcuts.CASES]
 
 

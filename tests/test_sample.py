@@ -92,8 +92,11 @@ MISTAKES = [  # arguments, what the line says
     (f"{DRIVEN} --driving=FOLDER/dance.mp4 --poses=FOLDER/one.json", "1 entries, but"),
     # numbers
     ("--config.sample.height=100 --config.sample.width=64", "64 x 128 is the nearest"),
-    ("--config.sample.height=64", "give both, or neither and sample.resolution"),
-    ("--config.sample.resolution=100", "must be positive multiples of 64"),
+    ("--config.sample.height=0", "give both, or neither and sample.resolution"),
+    (
+        "--config.sample.height=0 --config.sample.width=0 --config.sample.resolution=100",
+        "must be positive multiples of 64",
+    ),
     ("--config.sample.overlap=4", "sample.overlap is 4 and sample.window 4"),
     ("--config.sample.overlap=0 --config.sample.max_frames=9", "sample.overlap is 0: frame"),
     ("--config.sample.window=1", "sample.window is 1: expected 2 or more"),
@@ -183,6 +186,8 @@ def test_incomplete_truncated_and_foreign_bundles_are_named(start, folder):
 
 def program(*arguments, cwd):
     """The program as a user starts it, in a folder of theirs."""
+    # A test run in the background would hand down that Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [sys.executable, str(ROOT / "sample.py"), *arguments],
         cwd=cwd,

@@ -46,6 +46,7 @@ def image():
     return jax.random.uniform(jax.random.key(1), (8, 16, 3), minval=-1)
 
 
+@pytest.mark.full
 def test_draws_in_chunks_give_the_same_features(extractor, params, image):
     key = jax.random.key(2)
     together = dift.features(extractor, params, image, key)

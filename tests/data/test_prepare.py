@@ -234,8 +234,7 @@ def feature_config():
     """Small networks, and flow without any."""
     config = small.config("full")
     other = clipped.config(clips_per_video=1, flow="dis")
-    config.train.update(other.train)
-    config.data.update(other.data)
+    config.train, config.data = other.train, other.data
     return config
 
 

@@ -101,6 +101,7 @@ def assert_same_flow(found, expected):
     np.testing.assert_allclose(found[1:], expected, atol=2e-4 * np.abs(expected).max())
 
 
+@pytest.mark.full
 def test_odd_sizes_are_padded_with_their_edge_and_the_flow_is_cut_out(params):
     frames = clip_of(3, 131, 148)
     found = flow.raft(NETWORK, params, frames, updates=UPDATES)

@@ -70,6 +70,7 @@ def test_instance_norm_knows_neither_size_nor_mean_of_a_channel():
     assert np.asarray(raft.instance_norm(x)).std((1, 2)) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.full
 def test_more_updates_continue_from_fewer():
     images = np.tanh(random(2, 128, 136, 3))
     init = lambda key: SMALL.init(key, images[:1], images[1:], updates=1)

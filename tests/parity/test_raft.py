@@ -109,6 +109,7 @@ def test_the_lookup_equals_the_original_channel_by_channel():
     compare(case, "corr_features", found, tolerance_of(case, 0))
 
 
+@pytest.mark.full
 def test_all_updates_in_one_program_give_the_last_flow():
     case, model, params = network("raft_large")
     last = max(updates_of(output) for output in case.outputs)

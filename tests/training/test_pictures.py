@@ -100,6 +100,7 @@ def test_the_autoencoder_s_loss_is_the_sum_of_its_parts():
     assert float(parts["pixels"]) == pytest.approx(each.mean(), rel=1e-5)
 
 
+@pytest.mark.full
 def test_the_autoencoder_learns_one_batch_by_heart(params):
     rng = np.random.default_rng(0)
     colors = rng.integers(0, 256, (B, F, 2, 2, 3)).repeat(H // 2, axis=2).repeat(W // 2, axis=3)

@@ -38,6 +38,7 @@ def pair(start):
     return go
 
 
+@pytest.mark.full
 def test_two_processes_stop_together_and_continue_with_the_numbers_of_one(pair, run, tmp_path):
     first, second = pair("pair", "--config.train.save_every=0")
     wait_for(first, tmp_path / "pair", 2)
