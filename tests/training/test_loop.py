@@ -232,6 +232,7 @@ def test_a_full_disk_is_one_sentence(run, tmp_path, monkeypatch):
             run("checkpoints")
 
 
+@pytest.mark.full
 def test_files_that_cannot_be_written_to_the_end_are_one_line_of_the_command(start, tmp_path):
     """As of a full disk: the system refuses to let files grow, in orbax's threads too."""
     process = start("run", largest=6)
@@ -242,6 +243,7 @@ def test_files_that_cannot_be_written_to_the_end_are_one_line_of_the_command(sta
     assert "Traceback" not in err and steps_saved(tmp_path / "run") == []
 
 
+@pytest.mark.full
 def test_a_damaged_checkpoint_is_one_line_of_the_command(start, run, tmp_path):
     assert start(stay=6).wait(120) == 0
     for path in (tmp_path / "run" / "checkpoints" / "6" / "state" / "d").iterdir():

@@ -81,6 +81,7 @@ class Off:
         return self.frames / 127.5 - 1 + self.error
 
 
+@pytest.mark.full
 def test_the_autoencoder_s_loss_is_the_sum_of_its_parts():
     clips = batch(4)
     error = np.random.default_rng(1).normal(size=clips.frames.shape)
@@ -147,6 +148,7 @@ class Words:
         return jnp.ones((*tokens.shape, 5))
 
 
+@pytest.mark.full
 def test_the_picture_model_is_to_find_the_noise_of_single_frames():
     clips = batch(2)
     unet = Guess()

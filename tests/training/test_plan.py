@@ -129,6 +129,7 @@ def test_more_clips_need_as_much_more_and_parameters_do_not_change(base):
     assert base.most < twice.most < 2.02 * base.most
 
 
+@pytest.mark.full
 def test_turns_share_a_batch_and_add_gradients(base):
     turns = plan.make(unet(batch=4, accumulate=2))
     assert (turns.clips, turns.kept, turns.most) == (base.clips, base.kept, base.most)
@@ -152,6 +153,7 @@ def test_devices_that_are_not_here_share_clips_and_parameters(base):
     assert spread.step_work.useful == 16 * base.step_work.useful
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("stage", ["dispose", "cmp"])
 def test_shapes_of_a_batch_are_those_of_what_is_drawn(stage):
     made = svd.get_config(f"size=tiny,stage={stage}")

@@ -42,6 +42,7 @@ def saved(run, capsys) -> tuple[int, int]:
     return len(arrays), sum(arrays)
 
 
+@pytest.mark.full
 def test_fewer_and_smaller_arrays_are_kept_for_the_gradient(capsys):
     all_of_them, every_byte = saved(made("none"), capsys)
     kept, kept_bytes = saved(made("layer"), capsys)

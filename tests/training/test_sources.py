@@ -123,6 +123,7 @@ def test_results_of_other_networks_are_refused(folder, stored, network):
     source.close()
 
 
+@pytest.mark.full
 def test_held_out_people_are_not_those_of_training():
     config = clipped.config(source="synthetic")
     config.train.update({"batch": 1, "frames": 1, "guides": "joints"})

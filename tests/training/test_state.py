@@ -97,6 +97,7 @@ def test_fresh_weights_follow_from_the_seed(built):
     assert any(np.any(x != y) for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other)))
 
 
+@pytest.mark.full
 def test_a_controlnet_beside_a_fresh_unet_starts_as_its_copy(built):
     names = ("controlnet", "unet")
     started = state.initial(built, names, {}, seed=4, copy_add_embedding=True)

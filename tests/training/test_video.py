@@ -230,6 +230,7 @@ def test_separate_dropout_takes_context_and_reference_each_alone_and_both(condit
         assert close(share, 0.1)
 
 
+@pytest.mark.full
 def test_dropout_of_the_loss_is_the_config_s(base):
     seen = {}
     for kind, rate in (("joint", 0.3), ("svd_xtend", 0.3), ("joint", 0.0)):
@@ -318,6 +319,7 @@ def test_joints_are_dropped_at_the_config_s_rate(no_cmp):
     assert not np.any(signals.visible)
 
 
+@pytest.mark.full
 def test_the_dense_field_completes_the_guides_of_the_batch(full):
     """The stand-in for CMP gives back its guidance, so the field is that at the guides' pixels."""
     config, batch = full.config, full.batch
