@@ -42,6 +42,11 @@ MISTAKES = [  # exit code, arguments, what the line says
         f"--config=configs/svd.py {RUN} --config.data.source=synthetic",
         "this run needs --weights with its frozen networks: unet, pose_encoder, vae",
     ),
+    (
+        1,
+        f"{TINY},stage=base {RUN}",
+        "its frozen networks: vae; bundles come from the stages before",
+    ),
     (1, f"{TINY} {RUN} --weights=FOLDER/absent", "absent: no such folder"),
     (1, f"{TINY} {RUN} --weights=FOLDER/empty", "no bundle.json in it, so it is no weights bundle"),
     (1, f"{TINY} {RUN} --config.data.source=FOLDER/absent", "absent: no such folder; name a set"),

@@ -6,7 +6,7 @@ sampling, the displacements of joints, and for some clips the flow of random pix
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -106,29 +106,20 @@ def make_task(batch: Batch, side: int, key: Array | None) -> Task:
 
 def logits(cmp: CMP, params: Params, task: Task) -> Array:
     """Scores of the bins at half size, (n, side/2, side/2, 2 bins)."""
-    return cmp.apply(
-        {"params": params},
-        _features(cmp, params, task),
-        task.guidance,
-        task.guided,
-        method=CMP.logits,
-    )
+    return _call(cmp, params, task, CMP.logits)
 
 
 def complete(cmp: CMP, params: Params, task: Task) -> Array:
     """The flow that CMP finds, (n, side, side, 2)."""
-    return cmp.apply(
-        {"params": params},
-        _features(cmp, params, task),
-        task.guidance,
-        task.guided,
-        method=CMP.complete,
-    )
+    return _call(cmp, params, task, CMP.complete)
 
 
-def _features(cmp: CMP, params: Params, task: Task):
-    features = cmp.apply({"params": params}, task.image, method=CMP.encode_image)
-    return jax.tree.map(lambda x: jnp.repeat(x, task.frames, axis=0), features)
+def _call(cmp: CMP, params: Params, task: Task, method: Callable) -> Array:
+    """A method of CMP on all flows of a task; each picture's branch runs once."""
+    variables = {"params": params}
+    features = cmp.apply(variables, task.image, method=CMP.encode_image)
+    features = jax.tree.map(lambda x: jnp.repeat(x, task.frames, axis=0), features)
+    return cmp.apply(variables, features, task.guidance, task.guided, method=method)
 
 
 def batch_norms(seen: dict[tuple[str, ...], dict]):

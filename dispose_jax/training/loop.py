@@ -123,10 +123,11 @@ def open_weights(run: Run) -> Weights | None:
     Raises ValueError naming what is missing; no weight is read.
     """
     frozen, known = _from_bundles(run)
-    if frozen and not run.given:
+    missing = [] if RANDOM in run.given else [name for name in frozen if name not in _held(run)]
+    if missing:
         raise ValueError(
-            f"this run needs --weights with its frozen networks: {', '.join(frozen)}; bundles come "
-            "from the stages before it, or from python -m converters.convert"
+            f"this run needs --weights with its frozen networks: {', '.join(missing)}; bundles "
+            "come from the stages before it (docs/training.md), or from python -m converters.convert"
         )
     if not frozen and not known:
         return None
@@ -146,9 +147,14 @@ def load(run: Run, weights: Weights | None) -> tuple[Params, Params]:
 def _from_bundles(run: Run) -> tuple[list[str], list[str]]:
     """Names of the frozen networks, and of trainable ones that a bundle holds."""
     frozen = [name for name in run.objective.networks if name not in run.trainable]
+    known = [name for name in run.trainable if name in _held(run)]
+    return frozen, known if run.continues else []
+
+
+def _held(run: Run) -> set[str]:
+    """Names of all networks in the bundles given."""
     folders = [folder for folder in run.given if folder != RANDOM]
-    held = {name for folder in folders for name in bundle.describe(folder)["networks"]}
-    return frozen, [name for name in run.trainable if name in held and run.continues]
+    return {name for folder in folders for name in bundle.describe(folder)["networks"]}
 
 
 def _steps(
