@@ -127,7 +127,7 @@ def open_weights(run: Run) -> Weights | None:
     if missing:
         raise ValueError(
             f"this run needs --weights with its frozen networks: {', '.join(missing)}; bundles "
-            "come from the stages before it (docs/training.md), or from python -m converters.convert"
+            "come from the stages before it (docs/training.md) or from python -m converters.convert"
         )
     if not frozen and not known:
         return None
