@@ -147,14 +147,15 @@ STAGES = {
     "cmp": (("cmp",), "cmp"),
     "vae": (("vae",), "autoencoder"),
 }
-# How the small networks learn on a CPU: steps, clips, frames of a clip, learning rate.
+# How the small networks learn on a CPU: steps, clips, frames of a clip, learning rate, optimizer.
 TINY_STAGES = {
-    "dispose": (3000, 4, 8, 5e-4),
-    "base": (8000, 8, 4, 1e-3),
-    "image": (3000, 32, 1, 1e-3),
-    "cmp": (2500, 8, 3, 4e-3),
-    "vae": (4500, 8, 2, 2e-3),
+    "dispose": (3000, 4, 8, 5e-4, "muon"),
+    "base": (8000, 8, 4, 1e-3, "muon"),
+    "image": (3000, 32, 1, 1e-3, "muon"),
+    "cmp": (2500, 8, 3, 4e-3, "adamw"),
+    "vae": (4000, 4, 2, 2e-3, "muon"),
 }
+PAPER = (10_000, 8, 16, 2e-5, "adamw")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -211,7 +212,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sample.features_on_host = False  # for clips whose control features do not fit the device
     sample.dtype = "auto"  # of the networks: bfloat16 on GPU and TPU, float32 on CPU
 
-    steps, batch, frames, rate = TINY_STAGES[choice["stage"]] if tiny else (10_000, 8, 16, 2e-5)
+    steps, batch, frames, rate, optimizer = TINY_STAGES[choice["stage"]] if tiny else PAPER
     train = config.train = ConfigDict()
     train.stage = choice["stage"]
     train.trainable, train.objective = STAGES[choice["stage"]]
@@ -224,6 +225,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     train.width = 64 if tiny else 768
     train.height = 64 if tiny else 1024
     train.encode_chunk = 16 if tiny else 4  # frames of every clip through the autoencoder at a time
+    train.start = "shallow" if tiny else "released"  # of fresh networks (training/state.py)
     train.copy_add_embedding = True  # ControlNet; the released one starts this part at random
 
     # What is minimised (training/objectives.py).
@@ -243,6 +245,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     train.figure_weight = 3.0  # autoencoder and cmp: the person's pixels, where they are known
 
     # How it is minimised. Not stated in the paper: SVD_Xtend's and MusePose's values.
+    train.optimizer = optimizer  # adamw or muon
     train.learning_rate = rate
     train.warmup = 100 if tiny else 500
     train.decay = "cosine" if tiny else "constant"

@@ -90,6 +90,8 @@ CHOICES = {
     "train.dropout": ("joint", "svd_xtend"),
     "train.region": ("none", "hands", "face", "joints"),
     "train.guides": ("flow", "joints"),
+    "train.start": ("released", "shallow"),
+    "train.optimizer": ("adamw", "muon"),
     "train.decay": ("constant", "cosine"),
     "train.dtype": ("auto", "float32", "bfloat16"),
     "train.remat": ("none", "layer"),

@@ -110,6 +110,7 @@ def start(
             {**frozen, **given},
             run.config.seed,
             copy_add_embedding=run.config.train.copy_add_embedding,
+            start=run.config.train.start,
         )
         params = sharding.place(params, run.place(params))
         create = partial(state.create, optimizer=run.optimizer)

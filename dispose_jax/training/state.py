@@ -6,6 +6,7 @@ the others are frozen in the type that they compute in.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -17,6 +18,7 @@ from flax import struct, traverse_util
 from dispose_jax.models.networks import Network
 from dispose_jax.types import Array, Params
 
+QUIET = -6.0  # logarithm of the variance that a shallow autoencoder's latents begin with
 
 @struct.dataclass
 class TrainState:
@@ -39,12 +41,14 @@ def initial(
     seed: int,
     *,
     copy_add_embedding: bool,
+    start: str = "released",
 ) -> Params:
     """Parameters that training starts from, float32: given ones, else initialised from the seed.
 
     given: {network: tree}, frozen networks included. A ControlNet that is not given starts as a
     copy of the U-Net's encoder; copy_add_embedding: the part that embeds fps and the like too,
-    which the released initialisation leaves random.
+    which the released initialisation leaves random. start: how fresh networks begin, as PyTorch's
+    would ("released") or as `shallow` ones.
     """
     params = {}
     for i, name in enumerate(trainable):
@@ -54,10 +58,32 @@ def initial(
         # This kind of key compiles several times faster, and here only the distribution matters.
         key = jax.random.key(np.uint32(seed + i), impl="unsafe_rbg")
         params[name] = jax.jit(networks[name].init)(key)["params"]
+        if start == "shallow":
+            params[name] = shallow(params[name])
     unet = {**given, **params}.get("unet")
     if "controlnet" in trainable and "controlnet" not in given and unet is not None:
         params["controlnet"] = from_unet(params["controlnet"], unet, copy_add_embedding)
     return jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+
+
+def shallow(params: Params) -> Params:
+    """Fresh parameters so changed that the network learns fast from nothing.
+
+    Kernels keep the variance of what passes them, where PyTorch's take two thirds of it away;
+    residual blocks and transformers begin as the identity, so that the network begins shallow; and
+    an autoencoder's latents begin almost without noise, else it first learns to ignore them.
+    """
+    flat = dict(traverse_util.flatten_dict(params))
+    for path, leaf in flat.items():
+        if path[-1] == "kernel":
+            is_last = path[-2] in ("conv2", "proj_out")  # of a residual block, of a transformer
+            flat[path] = leaf * (0.0 if is_last else math.sqrt(3))
+    if ("quant_conv", "kernel") in flat:
+        kernel, bias = flat["quant_conv", "kernel"], flat["quant_conv", "bias"]
+        is_variance = jnp.arange(len(bias)) >= len(bias) // 2  # of its logarithm, after the means
+        flat["quant_conv", "kernel"] = jnp.where(is_variance, 0.0, kernel)
+        flat["quant_conv", "bias"] = jnp.where(is_variance, QUIET, bias)
+    return traverse_util.unflatten_dict(flat)
 
 
 def from_unet(controlnet: Params, unet: Params, copy_add_embedding: bool) -> Params:

@@ -102,6 +102,45 @@ def test_gradients_below_the_limit_are_not_scaled():
     assert any(np.any(clipped[name] != ours(3, clip=1e6, b2=0.999)[name]) for name in clipped)
 
 
+def test_muon_steps_by_the_nearest_orthogonal_matrix_of_all_that_a_convolution_sees():
+    """Of the first gradient; the five iterations bring singular values to about 1 (Jordan 2024)."""
+    settings_of_muon = SETTINGS | {"optimizer": "muon", "warmup": 0, "weight_decay": 0.0}
+    transform = optimizer.build(settings(**settings_of_muon))
+    gradient = np.random.default_rng(1).normal(size=(3, 3, 4, 6)).astype(np.float32)
+    params = {"conv1": {"kernel": jnp.zeros_like(gradient)}}
+    updates, _ = transform.update({"conv1": {"kernel": gradient}}, transform.init(params), params)
+    rows = np.asarray(updates["conv1"]["kernel"], np.float64).reshape(36, 6)
+    scale = 0.2 * np.sqrt(36) * 1e-2  # as long as AdamW's steps, for this shape and rate
+    u, _, vt = np.linalg.svd(gradient.reshape(36, 6), full_matrices=False)
+    inside = -(u.T @ rows @ vt.T) / scale
+    assert np.all((0.6 < np.diag(inside)) & (np.diag(inside) < 1.3))
+    np.testing.assert_allclose(inside - np.diag(np.diag(inside)), 0, atol=1e-4)
+
+
+def test_beside_muon_the_ends_of_a_network_and_what_is_no_matrix_follow_adamw_with_nesterov():
+    tree = lambda x: {
+        "conv_out": {"kernel": x["kernel"], "bias": x["bias"]},
+        "norm": {"scale": x["scale"]},
+        "table": {"embedding": x["kernel"]},
+    }
+    options = SETTINGS | {"optimizer": "muon", "decay": "constant"}
+    rate = optimizer.learning_rate(settings(**options))
+    adamw = optax.adamw(rate, b1=0.9, b2=0.99, weight_decay=0.1, nesterov=True)
+    followed = []
+    for transform in (
+        optimizer.build(settings(**options)),
+        optax.chain(optax.clip_by_global_norm(1.5), adamw),
+    ):
+        params = jax.tree.map(jnp.asarray, tree(start()))
+        state = transform.init(params)
+        for gradient in gradients(4):
+            updates, state = transform.update(tree(gradient), state, params)
+            params = optax.apply_updates(params, updates)
+        followed.append(params)
+    close = lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5)
+    jax.tree.map(close, *followed)
+
+
 @pytest.mark.full
 def test_updates_are_those_of_pytorch():
     torch = pytest.importorskip("torch")

@@ -97,6 +97,27 @@ def test_fresh_weights_follow_from_the_seed(built):
     assert any(np.any(x != y) for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other)))
 
 
+def test_a_shallow_autoencoder_begins_linear_and_with_quiet_latents(built):
+    """Residual blocks add nothing, pictures keep their variance, and noise is far below 1."""
+    draw = lambda start: state.initial(
+        built, ("vae",), {}, seed=4, copy_add_embedding=True, start=start
+    )["vae"]
+    released, shallow = flat(draw("released")), flat(draw("shallow"))
+    blocks = {path for path in shallow if path.endswith("conv2/kernel")}
+    assert len(blocks) > 10 and not any(shallow[path].any() for path in blocks)
+    np.testing.assert_allclose(
+        shallow["encoder/conv_in/kernel"], 3**0.5 * released["encoder/conv_in/kernel"], rtol=1e-6
+    )
+    for path in released:
+        if not path.endswith("kernel") and not path.startswith("quant_conv"):
+            np.testing.assert_array_equal(shallow[path], released[path])
+    vae = built["vae"].module
+    pictures = np.random.default_rng(0).uniform(-1, 1, (1, 2, 16, 16, 3)).astype(np.float32)
+    tree = traverse_util.unflatten_dict(shallow, sep="/")
+    mean, logvar = vae.apply({"params": tree}, pictures, method="encode")
+    assert np.all(logvar == state.QUIET) and np.exp(state.QUIET / 2) < 0.2 * np.std(mean)
+
+
 @pytest.mark.full
 def test_a_controlnet_beside_a_fresh_unet_starts_as_its_copy(built):
     names = ("controlnet", "unet")
