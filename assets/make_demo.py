@@ -1,9 +1,10 @@
-"""Make what the demo animates: a drawn figure with its pose file, and the pose file of a dance.
+"""Make what the demo animates: a drawn person with a pose file, and the pose file of a dance.
 
-  python assets/make_demo.py [folder]
+  python -m assets.make_demo [folder]
 
-Everything comes from this script, no third-party picture or motion is in it. The dancer has other
-proportions than the figure, and another picture size, so that the demo shows poses being fitted.
+The person comes from the world that the bundled model learnt from, but from a seed that no training
+uses. The dance is made here: no clip of that world moves like it, the dancer has other proportions
+than the person and another picture size, so that the demo shows poses being fitted.
 """
 
 from __future__ import annotations
@@ -12,31 +13,20 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
-from figure import LEFT, RIGHT, Body, Stance, keypoints
-from painting import paint
+from assets.figure import LEFT, RIGHT, Body, Stance, keypoints
 from PIL import Image
 
-WIDTH, HEIGHT = 512, 512  # of the picture
-PAPER = 1.1875  # it is drawn that much larger
-STANDING = Body(
-    torso=122, neck=50, shoulders=34, hips=19, upper_arm=62, forearm=56, thigh=90, shin=88,
-    head=29, hand=33,
-)  # fmt: skip
-READY = Stance(
-    pelvis=(304, 318),
-    lean=0.0,
-    shrug=0.0,
-    nod=(0.0, 0.0),
-    arms=((0.42, 0.30), (0.42, 0.30)),
-    ankles=((277, 495), (331, 495)),
-    spread=0.7,
-)
+from dispose_jax.data import synthetic
+
+SIDE = 512  # of the picture
+SEED, PERSON, PEOPLE = 7, 23, 40  # of the people of that seed, one that stands with open arms
 
 DANCE_WIDTH, DANCE_HEIGHT = 540, 960
 DANCER = Body(
-    torso=212, neck=66, shoulders=66, hips=37, upper_arm=104, forearm=90, thigh=178, shin=172,
-    head=37, hand=46,
+    torso=206, neck=74, shoulders=68, hips=38, upper_arm=98, forearm=86, thigh=168, shin=166,
+    head=46,
 )  # fmt: skip
 DANCE_FRAMES = 64  # at 30 frames a second; the motion closes into a loop
 
@@ -65,31 +55,35 @@ def dance(beat: float) -> Stance:
         nod=(0.18 * np.sin(turn - 0.3), 0.06 * np.cos(2 * turn)),
         arms=(arms[0], arms[1]),
         ankles=(ankles[0], ankles[1]),
-        spread=0.65 + 0.35 * np.sin(2 * turn),
     )
 
 
-def entry(points: dict[str, np.ndarray], width: int, height: int) -> dict:
-    """One frame of a pose file; every point is sure."""
-    triple = lambda xy: [v for x, y in xy for v in (round(float(x), 1), round(float(y), 1), 1)]
-    person = {
-        "pose_keypoints_2d": triple(points["body"]),
-        "face_keypoints_2d": triple(points["face"]),
-        "hand_left_keypoints_2d": triple(points["hands"][0]),
-        "hand_right_keypoints_2d": triple(points["hands"][1]),
-    }
-    return {"people": [person], "canvas_height": height, "canvas_width": width}
+def person() -> tuple[np.ndarray, np.ndarray]:
+    """Picture (h, w, 3) uint8 and joints (18, 2) in pixels, NaN where one cannot be seen."""
+    keys = jax.random.split(jax.random.key(SEED), PEOPLE)[PERSON : PERSON + 1]
+    clip = jax.device_get(synthetic.draw(keys, 1, (SIDE, SIDE)))
+    picture = np.clip(np.rint(127.5 * clip.frames[0, 0] + 127.5), 0, 255).astype(np.uint8)
+    seen = clip.visible[0, 0][:, None]
+    return picture, np.where(seen, SIDE * clip.keypoints[0, 0], np.nan)
+
+
+def entry(joints: np.ndarray, width: int, height: int) -> dict:
+    """One frame of a pose file without hands and face; joints (18, 2), NaN for absent ones."""
+    sure = np.isfinite(joints).all(-1)
+    rows = [
+        (round(float(x), 1), round(float(y), 1), 1) if one else (0, 0, 0)
+        for (x, y), one in zip(joints, sure)
+    ]
+    people = [{"pose_keypoints_2d": [value for row in rows for value in row]}]
+    return {"people": people, "canvas_height": height, "canvas_width": width}
 
 
 def main(folder: Path) -> None:
-    standing = keypoints(STANDING, READY)
-    paper = (round(HEIGHT * PAPER), round(WIDTH * PAPER))
-    picture = paint(standing, STANDING, paper, (HEIGHT, WIDTH))
-    standing = {part: xy / PAPER for part, xy in standing.items()}
+    picture, standing = person()
     Image.fromarray(picture).save(folder / "reference.png", optimize=True)
     frames = [keypoints(DANCER, dance(i / DANCE_FRAMES)) for i in range(DANCE_FRAMES)]
     for name, entries in (
-        ("reference.poses.json", [entry(standing, WIDTH, HEIGHT)]),
+        ("reference.poses.json", [entry(standing, SIDE, SIDE)]),
         ("driving.poses.json", [entry(f, DANCE_WIDTH, DANCE_HEIGHT) for f in frames]),
     ):
         (folder / name).write_text(json.dumps(entries, separators=(",", ":")) + "\n")

@@ -44,15 +44,15 @@ def test_the_reference_is_a_picture_of_its_poses_canvas(reference):
 
 def test_joints_lie_on_the_figure_not_on_the_wall(reference):
     picture = image.read(ASSETS / "reference.png").astype(int)
-    blue_trousers, skin = (44, 78, 128), (236, 178, 142)
+    green_trousers, skin = (194, 236, 132), (197, 151, 126)
     size = np.array([reference.width, reference.height])
-    for joints, color in (((9, 10, 12, 13), blue_trousers), ((0, 3, 4, 6, 7), skin)):
+    for joints, color in (((9, 10, 12, 13), green_trousers), ((0, 3, 4, 6, 7), skin)):
         for joint in joints:
             column, row = (reference.pose.body[0, 0, joint] * size).astype(int)
             patch = picture[row - 2 : row + 3, column - 2 : column + 3].reshape(-1, 3).mean(0)
-            # Shading changes the brightness, hardly the hue.
+            # Shading changes the brightness, hardly the hue; the wall is grey, a third of each.
             ratio = patch / patch.sum() - np.array(color) / sum(color)
-            assert np.abs(ratio).max() < 0.09, (joint, patch)
+            assert np.abs(ratio).max() < 0.03, (joint, patch)
 
 
 def test_the_dance_fits_the_reference_without_a_warning(fitted):
@@ -63,8 +63,7 @@ def test_the_dance_fits_the_reference_without_a_warning(fitted):
 
 def test_the_dance_stays_in_the_picture(fitted):
     _, pose = fitted
-    for points in (pose.body, pose.hands, pose.face):
-        assert points.min() > 0 and points.max() < 1
+    assert pose.body.min() > 0 and pose.body.max() < 1
 
 
 def test_the_dance_is_lively_and_its_steps_are_smooth(fitted):
@@ -88,7 +87,8 @@ def test_the_dancer_has_other_proportions_than_the_reference(reference, dance):
 
 @pytest.mark.full
 def test_the_script_makes_the_bundled_files_again(tmp_path):
-    subprocess.run([sys.executable, ASSETS / "make_demo.py", tmp_path], check=True)
+    command = [sys.executable, "-m", "assets.make_demo", tmp_path]
+    subprocess.run(command, check=True, cwd=ASSETS.parent)
     for name in ("reference.poses.json", "driving.poses.json"):
         assert json.loads((tmp_path / name).read_text()) == json.loads((ASSETS / name).read_text())
     again, bundled = image.read(tmp_path / "reference.png"), image.read(ASSETS / "reference.png")
@@ -98,4 +98,4 @@ def test_the_script_makes_the_bundled_files_again(tmp_path):
 
 def test_the_bundle_is_small():
     bundled = ("reference.png", "reference.poses.json", "driving.poses.json")
-    assert sum((ASSETS / name).stat().st_size for name in bundled) < 300_000
+    assert sum((ASSETS / name).stat().st_size for name in bundled) < 150_000
