@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import measure, shortcuts, step, train_step
+from benchmarks import autoencoder, measure, shortcuts, step, train_step
 from configs import svd
 from dispose_jax import dry_run
 from dispose_jax.training import plan
@@ -115,3 +115,30 @@ def test_a_training_step_of_pytorch_with_the_same_weights_has_the_same_loss_and_
     assert figures["loss, relative difference"] < 1e-5
     assert figures["gradient norm, relative difference"] < 1e-4
     assert figures["ours / torch, wall time"] > 0
+
+
+def test_a_linear_code_of_all_directions_loses_nothing_and_of_fewer_ones_more_and_more():
+    clips = np.random.default_rng(0).random((3, 2, 16, 24, 3), np.float32)
+    values = autoencoder.patches(clips)
+    np.testing.assert_array_equal(autoencoder.pictures_of(values, clips.shape), clips)
+    assert values.shape == (3 * 2 * 2 * 3, 8 * 8 * 3)
+    np.testing.assert_array_equal(values[1], clips[0, 0, :8, 8:16].reshape(-1))
+    mean, directions = autoencoder.main_directions(values)
+    everywhere = np.ones(clips.shape[:-1], bool)
+    found = []
+    for count in (2, 8, directions.shape[1]):
+        kept = directions[:, :count]
+        coded = (values - mean) @ kept @ kept.T + mean
+        found.append(
+            autoencoder.psnr(autoencoder.pictures_of(coded, clips.shape), clips, everywhere)
+        )
+    levels = [one for one, _ in found]
+    assert levels[0] < levels[1] < 20 < 60 < levels[2]
+
+
+def test_decibels_follow_their_definition():
+    true = np.zeros((1, 1, 2, 2, 3))
+    made = np.array([[0.1, 0.0], [0.0, 0.0]])[None, None, ..., None] * np.ones(3)
+    figure = np.array([[True, False], [False, False]])[None, None]
+    everywhere, inside = autoencoder.psnr(made, true, figure)
+    assert inside == pytest.approx(20) and everywhere == pytest.approx(20 + 10 * np.log10(4))
