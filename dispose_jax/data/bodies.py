@@ -44,6 +44,8 @@ SIZES = {
     "leg_radius": (0.032, 0.052),
 }
 
+LIMBS = ("upper_arm", "forearm", "thigh", "shin")  # what proportions differ in most
+
 # Each quantity is base + amplitude * sin(rate * frame + phase): lowest and highest base, amplitude.
 MOTIONS = {
     "x": ((0, 0), (0, 0.07)),
@@ -118,15 +120,21 @@ class Person:
     joints: Array  # (f, 18, 2) in picture heights
 
 
-def person(dice: Dice, frames: int, aspect: Array, apart: float) -> Person:
+def person(
+    dice: Dice, frames: int, aspect: Array, apart: float, limbs: Array | None = None
+) -> Person:
     """Somebody of random build who moves for some frames in a picture that is aspect wide.
 
-    apart: how likely the stance of frame 0 has nothing to do with the others.
+    apart: how likely the stance of frame 0 has nothing to do with the others. limbs: factors of
+    the lengths of LIMBS; all else that is random stays, so the same dice give somebody of other
+    proportions, as tall as before, in the same motion.
     """
     build = dice.named(SIZES)
     height, left, above = dice((3,))
     height = 0.68 + 0.24 * height
     build = {name: size * height for name, size in build.items()} | {"height": height}
+    if limbs is not None:
+        build = _with_limbs(build, limbs)
     motion = _motion(dice, frames, apart)
     legs = build["thigh"] + build["shin"] + build["foot"]
     body = build["torso"] + build["neck"] + 1.3 * build["head"]
@@ -134,6 +142,14 @@ def person(dice: Dice, frames: int, aspect: Array, apart: float) -> Person:
     x = aspect * (0.5 + 0.3 * (left - 0.5)) + motion["x"]
     y = body + (1 - legs - body) * (0.15 + 0.7 * above) + motion["y"]
     return _place(build, motion, jnp.stack([x, y], -1))
+
+
+def _with_limbs(build: dict[str, Array], limbs: Array) -> dict[str, Array]:
+    """The build with limbs of other lengths, scaled to stand as tall as it did."""
+    standing = lambda build: sum(build[part] for part in ("thigh", "shin", "torso", "neck", "head"))
+    longer = build | {name: build[name] * limbs[i] for i, name in enumerate(LIMBS)}
+    share = standing(build) / standing(longer)
+    return {name: size * share for name, size in longer.items()}
 
 
 def _motion(dice: Dice, frames: int, apart: float) -> dict[str, Array]:

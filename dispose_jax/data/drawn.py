@@ -14,7 +14,8 @@ import numpy as np
 from dispose_jax.data import examples, synthetic
 from dispose_jax.types import Batch, Pose
 
-TRAINING, HELD_OUT = range(2)  # people who are learnt from, and people who never are
+# People who are learnt from; shown while learning goes on; measured on (evaluation/).
+TRAINING, HELD_OUT, MEASURED = range(3)
 
 
 class Drawn:
@@ -51,7 +52,7 @@ class Drawn:
         """Nothing is held."""
 
     def _batch(self, clip: synthetic.Clip) -> Batch:
-        frames = np.clip(np.rint(127.5 * clip.frames + 127.5), 0, 255).astype(np.uint8)
+        frames = to_uint8(clip.frames)
         poses = [pose_of(*one) for one in zip(clip.keypoints, clip.visible)]
         made = [
             examples.make(self._layout, pictures, pose, guides=guides)
@@ -73,6 +74,11 @@ class Drawn:
             examples.watershed_guides(self._config, flow, np.random.default_rng(seed))
             for flow, seed in zip(clip.flow, seeds)
         ]
+
+
+def to_uint8(frames: np.ndarray) -> np.ndarray:
+    """Drawn pictures in -1..1 as files would hold them."""
+    return np.clip(np.rint(127.5 * frames + 127.5), 0, 255).astype(np.uint8)
 
 
 def pose_of(points: np.ndarray, visible: np.ndarray) -> Pose:

@@ -49,17 +49,20 @@ class Clip:
     mask: Array  # (b, f, h, w) bool: the person
 
 
-def scenes(keys: Array, frames: int, aspect, *, apart: float = 0.0) -> Scene:
+def scenes(
+    keys: Array, frames: int, aspect, *, apart: float = 0.0, limbs: Array | None = None
+) -> Scene:
     """Random scenes, one of each key: every leaf gets a first axis of their number.
 
     aspect: width over height of the pictures, one or one each. apart: share of clips whose
-    reference has a stance of its own, as when the driving person is not the reference.
+    reference has a stance of its own, as when the driving person is not the reference. limbs
+    (b, len(LIMBS)): factors of limb lengths, for other bodies in the same motions.
     """
     aspect = jnp.broadcast_to(jnp.asarray(aspect, jnp.float32), keys.shape)
 
-    def scene(key: Array, aspect: Array) -> Scene:
+    def scene(key: Array, aspect: Array, limbs: Array | None) -> Scene:
         dice = Dice(key)
-        someone = person(dice, frames, aspect, apart)
+        someone = person(dice, frames, aspect, apart, limbs)
         return Scene(
             shapes=looks.dress(dice, someone.build),
             placement=someone.placement,
@@ -68,7 +71,7 @@ def scenes(keys: Array, frames: int, aspect, *, apart: float = 0.0) -> Scene:
             aspect=aspect,
         )
 
-    return jax.vmap(scene)(keys, aspect)
+    return jax.vmap(scene)(keys, aspect, limbs)
 
 
 def paint(scene: Scene, size: Size) -> tuple[Array, Array]:
@@ -127,3 +130,12 @@ def draw(keys: Array, frames: int, size: Size, aspect=None, *, apart: float = 0.
         seen=jax.vmap(shapes.seen)(motion, labels),
         mask=labels != GROUND,
     )
+
+
+@partial(jax.jit, static_argnames="frames")
+def driving(keys: Array, frames: int, aspect, limbs: Array, *, apart: float = 0.0) -> Array:
+    """Keypoints (b, f, 18, 2), as `draw` gives them, of other bodies in the motions of the keys.
+
+    limbs, aspect: see `scenes`.
+    """
+    return keypoints(scenes(keys, frames, aspect, apart=apart, limbs=limbs))

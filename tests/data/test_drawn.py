@@ -10,7 +10,7 @@ import pytest
 
 from configs import svd
 from dispose_jax.data import drawn
-from dispose_jax.data.drawn import HELD_OUT, Drawn
+from dispose_jax.data.drawn import HELD_OUT, MEASURED, Drawn
 
 CLIPS, FRAMES = 4, 3
 
@@ -63,9 +63,10 @@ def test_a_restored_source_goes_on_where_the_other_would(whole):
 def test_every_batch_seed_and_group_has_people_of_its_own(whole):
     other_seed = config()
     other_seed.seed += 1
-    others = [whole[1], next(Drawn(config(), people=HELD_OUT)), next(Drawn(other_seed))]
+    groups = [next(Drawn(config(), people=people)) for people in (HELD_OUT, MEASURED)]
+    others = [whole[1], *groups, next(Drawn(other_seed))]
     pictures = np.concatenate([batch.frames[:, 0] for batch in (whole[0], *others)])
-    assert len(np.unique(pictures.reshape(len(pictures), -1), axis=0)) == 4 * CLIPS
+    assert len(np.unique(pictures.reshape(len(pictures), -1), axis=0)) == 5 * CLIPS
 
 
 def test_joints_count_as_a_detector_finds_them_but_in_the_reference_only_where_seen():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dispose_jax.data import shapes, synthetic
-from dispose_jax.data.bodies import FACE, GROUND, HEAD, JOINT_BODIES, Dice
+from dispose_jax.data.bodies import FACE, GROUND, HEAD, JOINT_BODIES, LIMBS, Dice
 from dispose_jax.ops import sample
 
 CLIPS, FRAMES, HEIGHT, WIDTH = 6, 4, 96, 64
@@ -181,3 +181,30 @@ def test_dice_never_hand_out_a_number_twice():
     assert (second >= 10).all() and (second < 20).all()
     with pytest.raises(AssertionError, match="raise count"):
         dice()
+
+
+def test_another_body_moves_alike_with_other_limbs(clip):
+    keys = jax.random.split(jax.random.key(5), CLIPS)
+    aspect = WIDTH / HEIGHT
+    moved = lambda limbs: np.asarray(
+        synthetic.driving(keys, FRAMES, aspect, jnp.asarray(limbs), apart=0.5)
+    )
+    own = moved(np.ones((CLIPS, len(LIMBS)), np.float32))
+    # Scaling to the same standing height costs a rounding.
+    np.testing.assert_allclose(own, clip.keypoints, atol=1e-5)
+    factors = np.random.default_rng(0).uniform(0.7, 1.4, (CLIPS, len(LIMBS))).astype(np.float32)
+    other = moved(factors)
+
+    def bones(points):  # (b, f, limb, side, 2) in picture heights
+        ends = np.array(
+            [[(2, 3), (5, 6)], [(3, 4), (6, 7)], [(8, 9), (11, 12)], [(9, 10), (12, 13)]]
+        )
+        points = points * [aspect, 1]
+        return points[:, :, ends[..., 1]] - points[:, :, ends[..., 0]]
+
+    mine, theirs = bones(own), bones(other)
+    length = [np.linalg.norm(bone, axis=-1) for bone in (mine, theirs)]
+    ratio = (length[1] / length[0]).mean((1, 3))  # (b, limb)
+    np.testing.assert_allclose(ratio / ratio[:, :1], factors / factors[:, :1], rtol=1e-3)
+    directions = [bone / long[..., None] for bone, long in zip((mine, theirs), length)]
+    np.testing.assert_allclose(*directions, atol=1e-3)
