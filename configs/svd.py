@@ -149,11 +149,11 @@ STAGES = {
 }
 # How the small networks learn on a CPU: steps, clips, frames of a clip, learning rate, optimizer.
 TINY_STAGES = {
-    "dispose": (3000, 4, 8, 5e-4, "muon"),
-    "base": (8000, 8, 4, 1e-3, "muon"),
-    "image": (3000, 32, 1, 1e-3, "muon"),
+    "dispose": (3000, 4, 8, 1e-3, "muon"),
+    "base": (4000, 4, 8, 2e-3, "muon"),
+    "image": (1500, 32, 1, 2e-3, "muon"),
     "cmp": (2500, 8, 3, 4e-3, "adamw"),
-    "vae": (4000, 4, 2, 2e-3, "muon"),
+    "vae": (3000, 4, 2, 2e-3, "muon"),
 }
 PAPER = (10_000, 8, 16, 2e-5, "adamw")
 
@@ -201,7 +201,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sample.sigma_max = 50.0 if tiny else 700.0  # highest noise level
     sample.sigma_min = 0.05 if tiny else 0.002  # lowest one before none
     # A number, or one for the first and one for the last frame; 1 turns guidance off.
-    sample.guidance_scale = FieldReference(2.0, field_type=object)
+    sample.guidance_scale = FieldReference(1.0 if tiny else 2.0, field_type=object)
     sample.noise_aug = 0.02 if tiny else 0.0  # noise on the reference before it is encoded
     sample.conditioning_fps = 7  # told to the network (as one less), whatever the video's
     sample.motion_bucket = 127
@@ -270,7 +270,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     data = config.data = ConfigDict()
     data.source = "synthetic" if tiny else ""  # or a folder of dispose_jax.data.prepare
-    data.apart = 0.5  # synthetic: share of clips whose reference stands in a way of its own
+    # Of synthetic clips, the share whose reference stands in a way of its own.
+    data.apart = 0.9 if train.objective == "video" else 0.5
     data.clips_per_video = 8
     data.stride = 2  # every n-th frame, times one more per 24 fps
     data.reference = "near"  # where frame 0 comes from: ref_window frames around, or "first"
