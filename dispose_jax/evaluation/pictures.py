@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dispose_jax.evaluation.clips import SETS
 from dispose_jax.evaluation.protocol import COPY, TRUTH, Results
 
-PICTURE_SIDE = 96  # pixels that small pictures are enlarged to, about
+PICTURE_SIDE = 128  # pixels that small pictures are enlarged to, about
 GAP, LABEL = 4, 200  # pixels: around pictures, width of a row's name
 TURNS = 4  # how often the video shows its clips, which are short
 PAPER, INK = (250, 250, 248), (30, 30, 34)

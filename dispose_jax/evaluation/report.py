@@ -102,12 +102,15 @@ def table(results: Results, found: list[Contrast]) -> str:
             _line(["---"] * (3 + len(METRICS))),
         ]
         lines += [_line(_row(results, kind, row)) for row in results.rows] + [""]
-    for kind, name in dropped(results):
-        lines += [
-            f"*{kind}, {METRICS[name].title}*: a copy of the reference is better than the base, so "
-            "this number is no claim about quality.",
-            "",
-        ]
+    better = dropped(results)
+    for kind in SETS:
+        names = [METRICS[name].title for place, name in better if place == kind]
+        if names:
+            lines += [
+                f"*{kind}*, a copy of the reference is better than the base by {', '.join(names)}: "
+                "no claim about quality rests on these there.",
+                "",
+            ]
     return "\n".join(lines + _differences(found))
 
 

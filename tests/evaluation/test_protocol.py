@@ -90,6 +90,8 @@ def test_a_metric_that_prefers_the_copy_is_named(results):
     dropped = protocol.dropped(results)
     assert ("same", "flicker") in dropped, "a copy does not flicker"
     assert ("same", "joint_error") not in dropped
+    table = report.table(results, [])
+    assert "*same*, a copy of the reference is better than the base by " in table
 
 
 def test_files_hold_all_numbers_and_the_table_says_what_they_mean(results, tmp_path):
@@ -137,7 +139,7 @@ def test_the_sheet_shows_each_row_of_each_clip(results):
     rows = len(pictures._pictured(results))
     assert rows == 5 and sheet.shape[1] == pictures.LABEL + 3 * side
     assert sheet.shape[0] == 2 * CLIPS * (rows * side + 22)
-    first = sheet[22 : 22 + 64, pictures.LABEL : pictures.LABEL + 64]
+    first = sheet[22:, pictures.LABEL :][: 64 * times : times, : 64 * times : times]
     np.testing.assert_array_equal(first, results.pictures["same"][TRUTH][0][0])
 
 
