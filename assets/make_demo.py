@@ -15,9 +15,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from assets.figure import LEFT, RIGHT, Body, Stance, keypoints
 from PIL import Image
 
+from assets.figure import LEFT, RIGHT, Body, Stance, keypoints
 from dispose_jax.data import synthetic
 
 SIDE = 512  # of the picture

@@ -20,6 +20,7 @@ from dispose_jax.types import Array, Params
 
 QUIET = -6.0  # logarithm of the variance that a shallow autoencoder's latents begin with
 
+
 @struct.dataclass
 class TrainState:
     """What is saved and restored."""
