@@ -146,6 +146,7 @@ STAGES = {
     "image": (("dift_unet", "dift_text_encoder"), "image"),
     "cmp": (("cmp",), "cmp"),
     "vae": (("vae",), "autoencoder"),
+    "decoder": (("vae",), "autoencoder"),  # on a frozen encoder, whole windows at a time
 }
 # How the small networks learn on a CPU: steps, clips, frames of a clip, learning rate, optimizer.
 TINY_STAGES = {
@@ -154,6 +155,7 @@ TINY_STAGES = {
     "image": (1500, 32, 1, 2e-3, "muon"),
     "cmp": (2500, 8, 3, 4e-3, "adamw"),
     "vae": (3000, 4, 2, 2e-3, "muon"),
+    "decoder": (2000, 1, 8, 1e-3, "muon"),
 }
 PAPER = (10_000, 8, 16, 2e-5, "adamw")
 
@@ -218,6 +220,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     train.trainable, train.objective = STAGES[choice["stage"]]
     if train.stage == "dispose":  # of these, what the variant has
         train.trainable = learnt(config.control)
+    train.decoder_only = train.stage == "decoder"
     train.steps = steps
     train.batch = batch  # clips of a step, over all devices
     train.accumulate = 1  # parts that a step's batch is worked through in

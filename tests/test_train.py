@@ -32,21 +32,22 @@ def start(monkeypatch, capsys, tmp_path):
     return run
 
 
-RUN = "--workdir=FOLDER/run"
+RUN = "--workdir=FOLDER/run --config.train.batch=8"  # one clip for each of the devices
 MISTAKES = [  # exit code, arguments, what the line says
     (1, TINY, "--workdir is missing: name the directory of the run"),
-    (1, f"{TINY} --workdir=FOLDER/file", "file: is a file; name a directory"),
+    (1, f"{TINY} --workdir=FOLDER/file --config.train.batch=8", "file: is a file; name a directory"),
     (1, f"--config=configs/svd.py {RUN}", "--config.data.source is empty: name a set made by"),
     (
         1,
         f"--config=configs/svd.py {RUN} --config.data.source=synthetic",
-        "this run needs --weights with its frozen networks: unet, pose_encoder, vae",
+        "this run needs --weights with the networks unet, pose_encoder, vae",
     ),
     (
         1,
         f"{TINY},stage=base {RUN}",
-        "its frozen networks: vae; bundles come from the stages before",
+        "needs --weights with the networks vae; bundles come from the stages before",
     ),
+    (1, f"{TINY},stage=decoder {RUN}", "needs --weights with the networks vae; bundles come"),
     (1, f"{TINY} {RUN} --weights=FOLDER/absent", "absent: no such folder"),
     (1, f"{TINY} {RUN} --weights=FOLDER/empty", "no bundle.json in it, so it is no weights bundle"),
     (1, f"{TINY} {RUN} --config.data.source=FOLDER/absent", "absent: no such folder; name a set"),
@@ -84,9 +85,8 @@ def test_the_flags_reach_the_run(monkeypatch, tmp_path):
     runs = []
     monkeypatch.setattr(cli, "use_compile_cache", lambda: None)
     monkeypatch.setattr(loop, "train", runs.append)
-    monkeypatch.setattr(
-        sys, "argv", ["train.py", TINY, f"--workdir={tmp_path}", "--config.train.steps=7"]
-    )
+    changes = ["--config.train.steps=7", "--config.train.batch=8"]
+    monkeypatch.setattr(sys, "argv", ["train.py", TINY, f"--workdir={tmp_path}", *changes])
     with flagsaver.flagsaver():
         cli.run(train.main)
     (run,) = runs

@@ -124,11 +124,12 @@ def open_weights(run: Run) -> Weights | None:
     Raises ValueError naming what is missing; no weight is read.
     """
     frozen, known = _from_bundles(run)
-    missing = [] if RANDOM in run.given else [name for name in frozen if name not in _held(run)]
+    needed = (*frozen, *run.objective.goes_on)
+    missing = [] if RANDOM in run.given else [name for name in needed if name not in _held(run)]
     if missing:
         raise ValueError(
-            f"this run needs --weights with its frozen networks: {', '.join(missing)}; bundles "
-            "come from the stages before it (docs/training.md) or from python -m converters.convert"
+            f"this run needs --weights with the networks {', '.join(missing)}; bundles come from "
+            "the stages before it (docs/training.md) or from python -m converters.convert"
         )
     if not frozen and not known:
         return None
@@ -148,8 +149,9 @@ def load(run: Run, weights: Weights | None) -> tuple[Params, Params]:
 def _from_bundles(run: Run) -> tuple[list[str], list[str]]:
     """Names of the frozen networks, and of trainable ones that a bundle holds."""
     frozen = [name for name in run.objective.networks if name not in run.trainable]
-    known = [name for name in run.trainable if name in _held(run)]
-    return frozen, known if run.continues else []
+    held, goes_on = _held(run), run.objective.goes_on
+    known = [n for n in run.trainable if n in held and (run.continues or n in goes_on)]
+    return frozen, known
 
 
 def _held(run: Run) -> set[str]:

@@ -24,13 +24,15 @@ class Objective(NamedTuple):
     """A loss over the networks named, a picture of what they can do, and the last touch.
 
     show(all params, a batch, key) -> (h, w, 3) uint8. finish(trained params, some training batches)
-    -> what the bundle gets; it may hold more networks.
+    -> what the bundle gets; it may hold more networks. goes_on: networks that learn but cannot start
+    from nothing.
     """
 
     networks: tuple[str, ...]
     loss: Loss
     show: Show
     finish: Finish = lambda params, batches: params
+    goes_on: tuple[str, ...] = ()
 
 
 def build(config, networks: Mapping[str, Network]) -> Objective:
@@ -71,14 +73,17 @@ def _video(config, networks: Mapping[str, Network]) -> Objective:
 
 
 def _autoencoder(config, networks: Mapping[str, Network]) -> Objective:
-    vae = networks["vae"].module
-    loss = pictures.AutoencoderLoss(vae, config.train.kl_weight, config.train.figure_weight)
+    vae, train = networks["vae"].module, config.train
+    loss = pictures.AutoencoderLoss(vae, train.kl_weight, train.figure_weight, train.decoder_only)
+    show_some = partial(show.reconstructions, vae)
+    if train.decoder_only:
+        return Objective(("vae",), loss, show_some, goes_on=("vae",))
 
     def finish(params: Params, batches: Iterable[Batch]) -> Params:
         scaled = pictures.with_unit_power(vae, params["vae"], batches)
         return {"vae": scaled, "dift_vae": pictures.encoder_of(scaled)}
 
-    return Objective(("vae",), loss, partial(show.reconstructions, vae), finish)
+    return Objective(("vae",), loss, show_some, finish)
 
 
 def _image(config, networks: Mapping[str, Network]) -> Objective:

@@ -26,17 +26,21 @@ EDGE_WEIGHT = 0.5  # of the error of neighbouring pixels' differences, against b
 class AutoencoderLoss:
     """Absolute and square error of reconstructed clips, and a weak pull to a normal posterior.
 
-    figure_weight: of the person's pixels, where the batch knows them.
+    figure_weight: of the person's pixels, where the batch knows them. decoder_only: the encoder
+    learns nothing, so that whatever was trained on its latents stays as good as it is.
     """
 
     vae: VAE
     kl_weight: float
     figure_weight: float
+    decoder_only: bool = False
 
     def __call__(self, params: Params, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         frames = to_float(batch.frames)
         variables = {"params": params["vae"]}
         mean, logvar = self.vae.apply(variables, frames, method="encode")
+        if self.decoder_only:
+            mean, logvar = jax.lax.stop_gradient((mean, logvar))
         latents = sample_latents(mean, logvar, jax.random.normal(key, mean.shape))
         error = self.vae.apply(variables, latents, method="decode") - frames
         weight = jnp.ones(frames.shape[:-1])

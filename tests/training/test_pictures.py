@@ -101,6 +101,18 @@ def test_the_autoencoder_s_loss_is_the_sum_of_its_parts():
     assert float(parts["pixels"]) == pytest.approx(each.mean(), rel=1e-5)
 
 
+def test_a_decoder_alone_has_the_same_loss_and_leaves_the_encoder_without_a_gradient(params):
+    clips, key = batch(5), jax.random.key(3)
+    both, alone = (AutoencoderLoss(NETWORK, 1e-3, 2.0, decoder_only=only) for only in (False, True))
+    ask = lambda loss: jax.value_and_grad(lambda p: loss({"vae": p}, clips, key)[0])(params)
+    (value, gradient), (same, rest) = ask(both), ask(alone)
+    assert float(value) == float(same)
+    for name in ("encoder", "quant_conv"):
+        assert not any(leaf.any() for leaf in jax.tree.leaves(rest[name]))
+        assert any(leaf.any() for leaf in jax.tree.leaves(gradient[name]))
+    jax.tree.map(np.testing.assert_array_equal, rest["decoder"], gradient["decoder"])
+
+
 @pytest.mark.full
 def test_the_autoencoder_learns_one_batch_by_heart(params):
     rng = np.random.default_rng(0)
