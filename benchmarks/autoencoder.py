@@ -78,7 +78,7 @@ def rows(
 
 
 def main(folder: Path) -> None:
-    config = get_config("size=tiny,stage=vae")
+    config = get_config("size=tiny,stage=decoder")  # whole windows, as sampling decodes them
     built = {"vae": networks.build(config, training=True)["vae"]}
     belongs = {"model": config.model, "quirks": config.quirks}
     params = bundle.load([folder], ["vae"], **belongs)["vae"]
