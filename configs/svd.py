@@ -209,6 +209,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sample.motion_bucket = 127
     sample.control_scale = 1.0
     sample.decode_chunk = 8  # frames decoded together, which see each other
+    sample.decode_rest = "whole" if tiny else "short"  # those left over: as a whole chunk, or alone
     sample.fps = 0.0  # of the written video; 0: the source's over the stride used
     sample.window_batch = 1  # windows at a time on each device
     sample.features_on_host = False  # for clips whose control features do not fit the device

@@ -131,18 +131,27 @@ def guided(model: Model, conditioning: Conditioning, halves: int) -> Conditionin
 
 
 def decode(
-    model: Model, params: Params, latents: Array, chunk: int, progress: Progress | None = None
+    model: Model,
+    params: Params,
+    latents: Array,
+    chunk: int,
+    progress: Progress | None = None,
+    *,
+    rest: str = "short",
 ) -> Iterator[np.ndarray]:
     """Latents (1, f, h, w, c) -> frames (n, h, w, 3) uint8, some at a time, without a generated
     reference.
 
-    Frames decoded together see each other, so the chunk is part of the result. Levels are
-    truncated, as released.
+    Frames decoded together see each other, so the chunk is part of the result. rest: the frames
+    after the last whole chunk are decoded alone ("short", as released), or as the end of a whole
+    one ("whole"). Levels are truncated, as released.
     """
 
     num_frames = latents.shape[1]
     for start in range(0, num_frames, chunk):
-        frames = np.asarray(_decode(model, params, latents[:, start : start + chunk]))
+        first = max(0, min(start, num_frames - chunk)) if rest == "whole" else start
+        frames = np.asarray(_decode(model, params, latents[:, first : start + chunk]))
+        frames = frames[start - first :]
         if start == 0 and model.generates_reference:
             frames = frames[1:]
         if progress is not None:

@@ -203,7 +203,10 @@ def _decode(job: Job, clip: inputs.Clip, latents: np.ndarray) -> np.ndarray | No
     with job.stage("decoding", len(latents[0]), "frame") as progress:
         params, chunk = job.weights.load(["vae"]), job.config.sample.decode_chunk
         with video.writer(job.output, clip.fps) as write:
-            for frames in animate.decode(job.model, params, latents, chunk, progress):
+            parts = animate.decode(
+                job.model, params, latents, chunk, progress, rest=job.config.sample.decode_rest
+            )
+            for frames in parts:
                 write(frames)
                 if job.explain:
                     kept.append(frames)

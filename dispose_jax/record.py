@@ -25,7 +25,7 @@ def fingerprint(config, clip: inputs.Clip, folders: Iterable[str]) -> str:
     """Digest of all that latents depend on: config, reference, poses and the bundles in order."""
     digest = hashlib.sha256()
     values = json.loads(config.to_json())
-    for key in ("decode_chunk", "fps"):  # these come after the latents
+    for key in ("decode_chunk", "decode_rest", "fps"):  # these come after the latents
         values["sample"].pop(key)
     digest.update(json.dumps(values, sort_keys=True).encode())
     for leaf in (clip.reference, *jax.tree.leaves(clip.pose)):

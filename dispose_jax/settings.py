@@ -82,6 +82,7 @@ LIMITS = {
     "data.prefetch": (1, math.inf),
 }
 CHOICES = {
+    "sample.decode_rest": ("short", "whole"),
     "sample.dtype": ("auto", "float32", "bfloat16", "float16"),
     "control.motion": ((), ("sparse",), ("dense",), ("sparse", "dense")),
     "control.motion_into": ("controlnet", "unet"),

@@ -232,6 +232,22 @@ def test_frames_are_decoded_chunk_by_chunk_without_a_generated_reference(
     assert done == [(min(i + chunk, 7), 7) for i in range(0, 7, chunk)]
 
 
+def test_frames_left_over_are_decoded_as_the_end_of_a_whole_chunk_where_asked():
+    model = Toy(generates_reference=False)
+    params = {"colours": np.array([1.0, 0.5, -1.0], np.float32)}
+    latents = np.random.default_rng(1).normal(size=(1, 8, H, W, C)).astype(np.float32)
+    ask = lambda part, **options: np.concatenate(
+        list(animate.decode(model, params, part, 3, **options))
+    )
+    found, released, end = ask(latents, rest="whole"), ask(latents), ask(latents[:, 5:])
+    np.testing.assert_array_equal(found[:6], released[:6])
+    np.testing.assert_array_equal(found[6:], end[1:])
+    assert np.any(released[6:] != end[1:])
+    for count in (2, 6):  # too few for a chunk, and nothing left over
+        part = latents[:, :count]
+        np.testing.assert_array_equal(ask(part, rest="whole"), ask(part))
+
+
 def test_networks_on_eight_devices_equal_the_plain_loop():
     """MimicMotion with all of DisPose, released order of the context, features on the host."""
     made = small.build("full")

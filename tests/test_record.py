@@ -33,7 +33,7 @@ def test_the_same_run_has_the_same_fingerprint():
     assert record.fingerprint(config(), clip(), ()) == record.fingerprint(config(), clip(), ())
 
 
-@pytest.mark.parametrize("values", [{"decode_chunk": 3}, {"fps": 25.0}])
+@pytest.mark.parametrize("values", [{"decode_chunk": 3}, {"decode_rest": "short"}, {"fps": 25.0}])
 def test_what_comes_after_the_latents_does_not_matter(values):
     expected = record.fingerprint(config(), clip(), ())
     assert record.fingerprint(config(**values), clip(), ()) == expected

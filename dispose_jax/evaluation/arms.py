@@ -161,8 +161,8 @@ class Arm:
         return self._decode(params, latents)
 
     def _decode(self, params: Params, latents) -> np.ndarray:
-        chunk = self.config.sample.decode_chunk
-        return np.concatenate(list(animate.decode(self.model, params, latents, chunk)))
+        chunk, rest = self.config.sample.decode_chunk, self.config.sample.decode_rest
+        return np.concatenate(list(animate.decode(self.model, params, latents, chunk, rest=rest)))
 
     def _key(self, clip: int, purpose: int):
         return jax.random.fold_in(

@@ -76,7 +76,7 @@ def animation(loss: VideoLoss, sample, params: Params, batch: Batch, key: Array)
     noise = animate.initial_noise(loss.model, noise_key, frames, shape, frames)
     devices = jax.local_devices()[:1]
     latents = animate.sample(loss.model, params, conditioning, noise, sampling, devices=devices)
-    made = animate.decode(loss.model, params, latents, sample.decode_chunk)
+    made = animate.decode(loss.model, params, latents, sample.decode_chunk, rest=sample.decode_rest)
     shown = jax.device_get(signals)
     run = explain.Run(
         reference=one.frames[0, 0],
