@@ -35,7 +35,7 @@ def start(monkeypatch, capsys, tmp_path):
 RUN = "--workdir=FOLDER/run --config.train.batch=8"  # one clip for each of the devices
 MISTAKES = [  # exit code, arguments, what the line says
     (1, TINY, "--workdir is missing: name the directory of the run"),
-    (1, f"{TINY} --workdir=FOLDER/file --config.train.batch=8", "file: is a file; name a directory"),
+    (1, f"{TINY} {RUN} --workdir=FOLDER/file", "file: is a file; name a directory"),
     (1, f"--config=configs/svd.py {RUN}", "--config.data.source is empty: name a set made by"),
     (
         1,

@@ -24,8 +24,8 @@ class Objective(NamedTuple):
     """A loss over the networks named, a picture of what they can do, and the last touch.
 
     show(all params, a batch, key) -> (h, w, 3) uint8. finish(trained params, some training batches)
-    -> what the bundle gets; it may hold more networks. goes_on: networks that learn but cannot start
-    from nothing.
+    -> what the bundle gets; it may hold more networks. goes_on: networks that learn but cannot
+    start from nothing.
     """
 
     networks: tuple[str, ...]
