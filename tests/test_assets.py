@@ -10,6 +10,7 @@ import pytest
 
 from configs import svd
 from dispose_jax.data import image
+from dispose_jax.models import bundle, networks
 from dispose_jax.pose import files, retarget
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -99,3 +100,14 @@ def test_the_script_makes_the_bundled_files_again(tmp_path):
 def test_the_bundle_is_small():
     bundled = ("reference.png", "reference.poses.json", "driving.poses.json")
     assert sum((ASSETS / name).stat().st_size for name in bundled) < 150_000
+
+
+def test_the_bundled_model_is_whole_and_below_forty_megabytes():
+    config = svd.get_config("size=tiny")
+    folder = ASSETS / config.bundled
+    belongs = {"model": config.model, "quirks": config.quirks}
+    built = networks.build(config)
+    shapes = {name: network.shapes for name, network in built.items()}
+    params = bundle.load([folder], shapes, **belongs, verify=True)
+    assert params.keys() == built.keys()
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 40e6
