@@ -55,7 +55,7 @@ def _matrices(params):
     """For each tensor which axes are a matrix's rows and columns, None if it is none."""
 
     def axes(path, leaf):
-        *_, layer, kind = (entry.key for entry in path)
+        layer, kind = ["", *(entry.key for entry in path)][-2:]
         if kind != "kernel" or layer in _ENDS:
             return None
         return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)

@@ -78,7 +78,7 @@ def test_attention_counts_its_scores_again_whatever_the_kernel():
 @pytest.fixture(scope="module")
 def control():
     """The plan of a whole DisPose, in half precision where it computes so."""
-    return plan.make(config(dtype="bfloat16"))
+    return plan.make(config(dtype="bfloat16", optimizer="adamw"))
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,17 @@ def test_parameters_and_their_bytes_are_those_of_the_networks(control):
         assert held.gradients == (4 * held.count if learns else 0)
         moments = held.optimizer - 8 * held.count if learns else held.optimizer
         assert 0 <= moments <= 16  # two moments per parameter, and counts of steps
+
+
+def test_muon_keeps_one_moment_of_a_matrix_and_adamw_two(base):
+    kernels = {True: 0, False: 0}
+    unet = networks.build(config("base"), training=True)["unet"].shapes
+    for path, leaf in jax.tree_util.tree_leaves_with_path(unet):
+        layer, kind = [entry.key for entry in path][-2:]
+        is_matrix = kind == "kernel" and layer not in ("conv_in", "conv_out")
+        kernels[is_matrix] += int(np.prod(leaf.shape))
+    spare = base.networks["unet"].optimizer - 4 * kernels[True] - 8 * kernels[False]
+    assert kernels[True] > 5 * kernels[False] and 0 <= spare <= 32  # counts of steps
 
 
 def test_gradients_reach_what_learns_and_work_is_told_apart_by_network(control):
