@@ -63,7 +63,7 @@ def failed(tmp_path, monkeypatch, whole):
     return tmp_path
 
 
-def refuse(*arguments):
+def refuse(*_, **__):
     raise OSError("broken")
 
 

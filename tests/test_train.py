@@ -42,12 +42,6 @@ MISTAKES = [  # exit code, arguments, what the line says
         f"--config=configs/svd.py {RUN} --config.data.source=synthetic",
         "this run needs --weights with the networks unet, pose_encoder, vae",
     ),
-    (
-        1,
-        f"{TINY},stage=base {RUN}",
-        "needs --weights with the networks vae; bundles come from the stages before",
-    ),
-    (1, f"{TINY},stage=decoder {RUN}", "needs --weights with the networks vae; bundles come"),
     (1, f"{TINY} {RUN} --weights=FOLDER/absent", "absent: no such folder"),
     (1, f"{TINY} {RUN} --weights=FOLDER/empty", "no bundle.json in it, so it is no weights bundle"),
     (1, f"{TINY} {RUN} --config.data.source=FOLDER/absent", "absent: no such folder; name a set"),
