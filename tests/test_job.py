@@ -148,8 +148,8 @@ def test_a_full_disk_while_the_video_is_written_leaves_the_latents_alone(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     decode = animate.decode
 
-    def fill_the_disk(*arguments):
-        yield from decode(*arguments)
+    def fill_the_disk(*arguments, **options):
+        yield from decode(*arguments, **options)
         half = (whole / "a.mp4").stat().st_size // 2  # the log has room, the video has not
         resource.setrlimit(resource.RLIMIT_FSIZE, (half, hard))
 
