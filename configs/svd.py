@@ -256,7 +256,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     train.b1 = 0.9
     train.b2 = 0.99 if tiny else 0.999
     train.epsilon = 1e-8
-    train.weight_decay = 0.0 if tiny else 1e-2
+    train.weight_decay = 0.0 if tiny or train.decoder_only else 1e-2
     train.clip = 1.0  # of the gradients' norm
 
     train.dtype = "auto"  # of the arithmetic; what learns is kept in float32

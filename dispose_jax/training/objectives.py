@@ -77,6 +77,11 @@ def _autoencoder(config, networks: Mapping[str, Network]) -> Objective:
     loss = pictures.AutoencoderLoss(vae, train.kl_weight, train.figure_weight, train.decoder_only)
     show_some = partial(show.reconstructions, vae)
     if train.decoder_only:
+        if train.weight_decay:
+            raise ValueError(
+                f"train.weight_decay is {train.weight_decay}, which would change the encoder that "
+                "stage=decoder leaves as it is; set it to 0"
+            )
         return Objective(("vae",), loss, show_some, goes_on=("vae",))
 
     def finish(params: Params, batches: Iterable[Batch]) -> Params:

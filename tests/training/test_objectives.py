@@ -13,6 +13,13 @@ def build(argument: str, **train):
     return objectives.build(config, networks.build(config, training=True))
 
 
+def test_a_decoder_that_learns_alone_refuses_a_decay_of_its_encoder():
+    config = svd.get_config("size=tiny,stage=decoder")
+    config.train.weight_decay = 0.1
+    with pytest.raises(ValueError, match="train.weight_decay is 0.1, which would change the enc"):
+        objectives.build(config, networks.build(config, training=True))
+
+
 @pytest.mark.parametrize("stage", svd.STAGES)
 def test_what_a_stage_trains_has_a_part_in_its_objective(stage):
     trainable = set(svd.STAGES[stage][0])
