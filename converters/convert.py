@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from converters import checkpoints, doctor, files
+from converters import checkpoints, doctor, files, releases
 from dispose_jax.models import bundle
 from dispose_jax.models import networks as model_networks
 
@@ -45,13 +45,13 @@ def all_networks(config) -> dict[str, model_networks.Network]:
 def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dtype=None):
     """Convert every release found in a folder into a bundle; yields lines for people.
 
-    only: names of releases (checkpoints.RELEASES) that must be there; else whatever is found, but
+    only: names of releases (releases.RELEASES) that must be there; else whatever is found, but
     for those that hold a second version of a network. Raises ValueError if nothing is found or
     anything does not fit.
     """
     networks = all_networks(config)
     found = doctor.find(source)
-    rows = [checkpoints.release(name) for name in only] or [
+    rows = [releases.release(name) for name in only] or [
         row for row in doctor.rows(networks) if row.name in found and not row.only_if_asked
     ]
     absent = [row for row in rows if row.name not in found]
@@ -78,12 +78,12 @@ def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dty
             params[name] = tree
             origins[name] = bundle.Origin(path.relative_to(source).as_posix(), row.licence)
         yield from report.lines()
-    pose_files = {name: found[name] for name in checkpoints.POSE_FILES if name in found}
+    pose_files = {name: found[name] for name in releases.POSE_FILES if name in found}
     belongs = bundle.Belongs(config.base, config.model, config.quirks, config.name)
     bundle.write(target, params, belongs, origins, dtype=dtype, pose_files=pose_files)
     yield f"written: {target} with {', '.join([*params, *pose_files])}"
     for name in networks:
-        if name not in params and not checkpoints.serves_training(name):
+        if name not in params and not releases.serves_training(name):
             yield f"not in it: {name}, which comes from {bundle.RELEASED_IN[name]}"
 
 
@@ -99,7 +99,7 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
     owner = {name: folder for folder in sources for name in described[folder]["networks"]}
     held = set(owner)
     rows, claimed = [], set()
-    for row in checkpoints.RELEASES:
+    for row in releases.RELEASES:
         if held.issuperset(row.networks) and not claimed.intersection(row.networks):
             rows.append(row)
             claimed.update(row.networks)
@@ -125,10 +125,10 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
         yield f"{target / row.file}: {len(tensors)} tensors of {' and '.join(row.networks)}"
         if row.name == "sd15_vae":
             yield "  the encoder only: a bundle holds no decoder of Stable Diffusion"
-    for name, released in checkpoints.POSE_FILES.items():
+    for name, released in releases.POSE_FILES.items():
         onnx = bundle.pose_file(sources, name)
         if onnx is not None:
-            place = target / checkpoints.POSE_FOLDER / released
+            place = target / releases.POSE_FOLDER / released
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(onnx, place)
             yield f"{place}: copied"
@@ -137,7 +137,7 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
 
 def _not_written(name: str, held: set[str]) -> str:
     """Why a network that a bundle holds is in no file."""
-    row = next((row for row in checkpoints.RELEASES if name in row.networks), None)
+    row = next((row for row in releases.RELEASES if name in row.networks), None)
     if row is None:
         return f"{name}, which no released file holds"
     others = ", ".join(other for other in row.networks if other not in held)
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{state:8} {name:18} {detail}")
             print(f"next: {following}")
             bad = [f for f in findings if f.state in ("missing", "wrong")]
-            return int(any(f.name not in checkpoints.POSE_FILES for f in bad))
+            return int(any(f.name not in releases.POSE_FILES for f in bad))
         if options.command == "to-flax":
             only = tuple(filter(None, options.only.split(",")))
             lines = to_flax(options.source, options.to, config, only=only, dtype=options.dtype)
@@ -214,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.choices["to-flax"].add_argument(
         "--only",
         default="",
-        help=f"releases that must be there, of {','.join(r.name for r in checkpoints.RELEASES)}",
+        help=f"releases that must be there, of {','.join(r.name for r in releases.RELEASES)}",
     )
     return parser
 

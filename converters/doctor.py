@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from converters import checkpoints, files
-from converters.checkpoints import RELEASES, Release
+from converters import checkpoints, files, releases
+from converters.releases import RELEASES, Release
 from dispose_jax.models import bundle
 from dispose_jax.models.networks import Network
 
@@ -44,7 +44,7 @@ def find(folder: str | Path) -> dict[str, Path]:
             fitting = [path for path, name in paths.items() if re.search(place, name)]
             if fitting and row.name not in found:
                 found[row.name] = fitting[0]
-    for name, released in checkpoints.POSE_FILES.items():
+    for name, released in releases.POSE_FILES.items():
         fitting = [path for path in paths if path.name in (released, name)]
         if fitting:
             found[name] = fitting[0]
@@ -64,11 +64,11 @@ def check_weights(folder: str | Path, networks: Mapping[str, Network]) -> list[F
         elif not (row.only_if_asked or row.for_training):
             detail = f"expected {Path(folder) / row.file}; from {origin(row)}"
             findings.append(Finding(row.name, "missing", detail))
-    for name, released in checkpoints.POSE_FILES.items():
+    for name, released in releases.POSE_FILES.items():
         if name in found:
             findings.append(Finding(name, "ok", f"{found[name]} ({_size(found[name])})"))
         else:
-            place = Path(folder) / checkpoints.POSE_FOLDER / released
+            place = Path(folder) / releases.POSE_FOLDER / released
             detail = f"expected {place}; optional, not needed with pose files"
             findings.append(Finding(name, "missing", detail))
     known = set(found.values())
@@ -86,7 +86,7 @@ def check_bundle(
     findings = []
     for name, network in networks.items():
         entry = content["networks"].get(name)
-        if entry is None and checkpoints.serves_training(name):
+        if entry is None and releases.serves_training(name):
             continue
         if entry is None:
             detail = f"made from {bundle.RELEASED_IN.get(name, 'a training run')} by to-flax"
@@ -110,7 +110,7 @@ def rows(networks: Mapping[str, Network]) -> list[Release]:
 
 def origin(row: Release) -> str:
     """Where to get a release."""
-    return f"{checkpoints.address(row)}; licence: {row.licence}"
+    return f"{releases.address(row)}; licence: {row.licence}"
 
 
 def next_step(folder: str | Path, findings: Iterable[Finding], config_name: str) -> str:
@@ -118,7 +118,7 @@ def next_step(folder: str | Path, findings: Iterable[Finding], config_name: str)
     states = {name: state for name, state, _ in findings}
     is_bundle = (Path(folder) / bundle.DESCRIPTION).is_file()
     rows_missing = [n for n, state in states.items() if state == "missing"]
-    required = [name for name in rows_missing if name not in checkpoints.POSE_FILES]
+    required = [name for name in rows_missing if name not in releases.POSE_FILES]
     if "wrong" in states.values():
         return "replace the files marked wrong, then check again"
     if is_bundle:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from converters import checkpoints
+from converters import releases
 
 
 class Item(NamedTuple):
@@ -36,22 +36,22 @@ def items(only: Sequence[str] = ()) -> list[Item]:
     """What sampling needs, or the named releases ("dwpose" among them)."""
     every = {
         row.name: [Item(row.name, row.repository, row.remote, row.download_to, row.licence)]
-        for row in checkpoints.RELEASES
+        for row in releases.RELEASES
     }
     every["dwpose"] = [
         Item(
             "dwpose",
-            checkpoints.POSE_REPOSITORY,
+            releases.POSE_REPOSITORY,
             released,
-            checkpoints.POSE_FOLDER,
-            checkpoints.POSE_LICENCE,
+            releases.POSE_FOLDER,
+            releases.POSE_LICENCE,
         )
-        for released in checkpoints.POSE_FILES.values()
+        for released in releases.POSE_FILES.values()
     ]
     unknown = [name for name in only if name not in every]
     if unknown:
         raise ValueError(f"--only {unknown[0]}: not one of {', '.join(every)}")
-    optional = {r.name for r in checkpoints.RELEASES if r.only_if_asked or r.for_training}
+    optional = {r.name for r in releases.RELEASES if r.only_if_asked or r.for_training}
     names = only or [name for name in every if name not in optional]
     return [item for name in names for item in every[name]]
 

@@ -5,8 +5,8 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 
-from converters import checkpoints, rules
-from converters.checkpoints import Part, Release
+from converters import releases, rules
+from converters.releases import Part, Release
 from dispose_jax.networks.clip import TextTransformer, VisionTransformer
 from dispose_jax.networks.cmp import CMP
 from dispose_jax.networks.controlnet import ControlNet
@@ -28,7 +28,7 @@ PICTURE_VAE = Release(
     repository="",
     remote="",
     licence="",
-    aliases=checkpoints.release("sd15_vae").aliases,
+    aliases=releases.release("sd15_vae").aliases,
 )
 
 
@@ -43,9 +43,9 @@ def shapes_of(manifest: str) -> dict:
 
 
 def release_of(manifest: str) -> Release:
-    """The row of converters.checkpoints that reads this manifest's file."""
+    """The row of converters.releases that reads this manifest's file."""
     row = _TABLE[manifest.split(".")[0]][0]
-    return checkpoints.release(row) if isinstance(row, str) else row
+    return releases.release(row) if isinstance(row, str) else row
 
 
 def _shapes(module, *inputs, **named) -> dict:

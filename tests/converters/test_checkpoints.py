@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from converters import checkpoints, mapping
+from converters import checkpoints, mapping, releases
 from converters.mapping import ConversionError
 from dispose_jax.models import bundle
 from tests.converters import built
@@ -53,7 +53,7 @@ def test_a_tensor_in_two_spellings_is_an_error():
 def test_flow_weights_of_its_authors_are_met_though_a_norm_is_there_twice():
     tensors = keyed("raft_things", np.float16)
     shapes = built.shapes_of("raft_large.full")
-    row = checkpoints.release("raft")
+    row = releases.release("raft")
     for given in (tensors, {f"module.{key}": value for key, value in tensors.items()}):
         params, report = checkpoints.to_flax(row, given, shapes, "raft-things.pth")
         ours = mapping.flatten(params["raft"])
@@ -77,7 +77,7 @@ def test_flow_weights_of_its_authors_are_met_though_a_norm_is_there_twice():
 
 def test_diffusion_features_take_the_encoder_of_a_whole_autoencoder():
     whole = keyed("sd15_vae.tiny", np.float16)
-    row = checkpoints.release("sd15_vae")
+    row = releases.release("sd15_vae")
     encoder = {"dift_vae": built._vae(_config(), "dift_vae", method="encode")["dift_vae"]}
     params, report = checkpoints.to_flax(row, whole, encoder, "file")
     unused = [key for key in whole if key.startswith(("decoder.", "post_quant_conv."))]
@@ -111,7 +111,7 @@ def test_batch_counters_are_optional_any_number_and_written_as_zero():
     counted = tensors | {key: np.array(42000) for key in counters}
     for given in (tensors, without, counted):
         params, _ = convert("cmp.tiny", given)
-        written = checkpoints.to_torch(checkpoints.release("cmp"), params, "bundle")
+        written = checkpoints.to_torch(releases.release("cmp"), params, "bundle")
         assert written.keys() == tensors.keys()
         assert all(written[key] == 0 and written[key].dtype == np.int64 for key in counters)
     stray = {"module.image_encoder.conv1.num_batches_tracked": np.array(0)}
@@ -141,14 +141,14 @@ def test_networks_that_mimicmotion_may_carry_are_dropped_and_counted():
 
 
 def test_every_network_names_the_file_it_comes_from_when_it_is_absent():
-    rows = {n: row for row in checkpoints.RELEASES for n in row.networks if not row.only_if_asked}
+    rows = {n: row for row in releases.RELEASES for n in row.networks if not row.only_if_asked}
     assert rows.keys() == bundle.RELEASED_IN.keys()
     for network, row in rows.items():
         assert bundle.RELEASED_IN[network] in row.file
-    assert {name for name in rows if checkpoints.serves_training(name)} == {"raft"}
-    assert set(checkpoints.POSE_FILES) == set(bundle.POSE_FILES)
+    assert {name for name in rows if releases.serves_training(name)} == {"raft"}
+    assert set(releases.POSE_FILES) == set(bundle.POSE_FILES)
 
 
 def test_a_row_that_is_not_there_is_an_error_that_lists_the_rows():
     with pytest.raises(ValueError, match="no release 'svd2'; known are mimicmotion, dispose"):
-        checkpoints.release("svd2")
+        releases.release("svd2")

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from converters import checkpoints, convert, doctor, files
+from converters import checkpoints, convert, doctor, files, releases
 from dispose_jax.models import bundle
 from dispose_jax.models import networks as model_networks
 
 CONFIG = "configs/svd.py:size=tiny"
-ROWS = [row for row in checkpoints.RELEASES if not row.only_if_asked]
+ROWS = [row for row in releases.RELEASES if not row.only_if_asked]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def released(tmp_path_factory, traced):
         if row.name == "sd15_vae":  # as released: with the decoder that is not used here
             tensors["decoder.conv_in.weight"] = np.ones((4, 4, 3, 3), np.float16)
         files.write(folder / place, tensors, wrapper=row.wrapper)
-    for name in checkpoints.POSE_FILES.values():
+    for name in releases.POSE_FILES.values():
         (folder / "dwpose").mkdir(exist_ok=True)
         (folder / "dwpose" / name).write_bytes(b"onnx " + name.encode())
     return folder
@@ -87,7 +87,7 @@ def test_released_files_become_a_bundle_and_come_back_bit_for_bit(
             assert after[name][key].dtype == tensor.dtype
             np.testing.assert_array_equal(after[name][key], tensor)
     names = {path.name for path in (tmp_path / "again" / "dwpose").iterdir()}
-    assert names == set(checkpoints.POSE_FILES.values())
+    assert names == set(releases.POSE_FILES.values())
 
 
 def test_the_bundle_is_what_the_model_loads(capsys, tmp_path, released, traced):
@@ -114,7 +114,7 @@ def test_a_trained_control_replaces_the_released_one_on_export(capsys, tmp_path,
     bundle.write(tmp_path / "trained", trained, belongs, origins)
     both = f"{tmp_path / 'base'},{tmp_path / 'trained'}"
     assert run(capsys, "to-torch", "--from", both, "--to", tmp_path / "again")[0] == 0
-    expected = checkpoints.to_torch(checkpoints.release("dispose"), trained, "x")
+    expected = checkpoints.to_torch(releases.release("dispose"), trained, "x")
     found = files.read(tmp_path / "again" / "DisPose.pth")
     assert all((found[key] == value).all() for key, value in expected.items())
 
@@ -169,16 +169,14 @@ def test_flow_weights_are_converted_where_they_lie_and_missed_by_nobody(capsys, 
 
     alone = tmp_path / "flow"
     alone.mkdir()
-    (alone / checkpoints.release("raft").file).symlink_to(
-        released / checkpoints.release("raft").file
-    )
+    (alone / releases.release("raft").file).symlink_to(released / releases.release("raft").file)
     options = ("to-flax", "--from", alone, "--to", tmp_path / "c", "--only", "raft")
     status, out, _ = run(capsys, *options)
     assert status == 0 and set(bundle.describe(tmp_path / "c")["networks"]) == {"raft"}
     both = f"{tmp_path / 'b'},{tmp_path / 'c'}"
     assert run(capsys, "to-torch", "--from", both, "--to", tmp_path / "again")[0] == 0
-    written = files.read(tmp_path / "again" / checkpoints.release("raft").file)
-    for key, tensor in files.read(alone / checkpoints.release("raft").file).items():
+    written = files.read(tmp_path / "again" / releases.release("raft").file)
+    for key, tensor in files.read(alone / releases.release("raft").file).items():
         np.testing.assert_array_equal(written[key], tensor)
 
 

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from converters import checkpoints, doctor, download
+from converters import doctor, download, releases
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def test_nothing_is_fetched_before_the_licences_are_accepted(hub, tmp_path, caps
 def test_what_is_fetched_lies_where_the_doctor_looks(hub, tmp_path, capsys):
     assert download.main(["--to", str(tmp_path), "--accept-licences"]) == 0
     asked = lambda row: row.only_if_asked or row.for_training
-    wanted = {row.name for row in checkpoints.RELEASES if not asked(row)}
-    assert set(doctor.find(tmp_path)) == wanted | set(checkpoints.POSE_FILES)
+    wanted = {row.name for row in releases.RELEASES if not asked(row)}
+    assert set(doctor.find(tmp_path)) == wanted | set(releases.POSE_FILES)
     assert "converters.convert check" in capsys.readouterr().out
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import svd
-from converters import checkpoints, convert, files
+from converters import checkpoints, convert, files, releases
 from dispose_jax.models import bundle
 from dispose_jax.models import networks as model_networks
 from dispose_jax.training import loop
@@ -65,7 +65,7 @@ def test_at_full_size_training_learns_exactly_the_tensors_of_the_released_file()
     config = svd.get_config()
     built = model_networks.build(config, training=True)
     shapes = {name: built[name].shapes for name in config.train.trainable}
-    maps = checkpoints.derive(checkpoints.release("dispose"), shapes)
+    maps = checkpoints.derive(releases.release("dispose"), shapes)
     derived = {e.key: list(e.shape) for entries in maps.values() for e in entries.values()}
     released = load_manifest("dispose.full")["tensors"]
     assert derived == {key: list(shape) for key, (shape, _) in released.items()}

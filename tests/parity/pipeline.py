@@ -21,8 +21,8 @@ from jax.experimental import io_callback
 from ml_collections import ConfigDict
 
 from configs import svd
-from converters import checkpoints, rules
-from converters.checkpoints import Part
+from converters import checkpoints, releases, rules
+from converters.releases import Part
 from dispose_jax import animate, control
 from dispose_jax.correspondence import dift
 from dispose_jax.diffusion import guidance
@@ -33,17 +33,17 @@ from tests.parity.cases import Case, load_manifest, weights
 
 # Role of a network in a case -> the release whose keys its manifest has.
 RELEASES = {
-    "unet": checkpoints.release("svd_unet"),
-    "controlnet": checkpoints.release("dispose"),
+    "unet": releases.release("svd_unet"),
+    "controlnet": releases.release("dispose"),
     "pose_net": replace(
-        checkpoints.release("mimicmotion"), parts=(Part("pose_encoder", rules.POSE_NET),)
+        releases.release("mimicmotion"), parts=(Part("pose_encoder", rules.POSE_NET),)
     ),
-    "vae": checkpoints.release("svd_vae"),
-    "image_encoder": checkpoints.release("svd_image_encoder"),
-    "dift_unet": checkpoints.release("sd15_unet"),
-    "dift_vae": checkpoints.release("sd15_vae"),
-    "dift_text": checkpoints.release("sd15_text_encoder"),
-    "cmp": checkpoints.release("cmp"),
+    "vae": releases.release("svd_vae"),
+    "image_encoder": releases.release("svd_image_encoder"),
+    "dift_unet": releases.release("sd15_unet"),
+    "dift_vae": releases.release("sd15_vae"),
+    "dift_text": releases.release("sd15_text_encoder"),
+    "cmp": releases.release("cmp"),
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs import svd
-from converters import checkpoints, mapping
+from converters import checkpoints, mapping, releases
 from dispose_jax.correspondence import keypoints
 from dispose_jax.models import mimicmotion, networks
 from dispose_jax.networks import controlnet as residual_rules
@@ -44,7 +44,7 @@ class Weights:
         (manifest,) = (name for name in case.about["manifest"] if name.startswith(release))
         self.salt = case.about["salt"]
         self.tensors = load_manifest(manifest)["tensors"]
-        row = checkpoints.release(release)
+        row = releases.release(release)
         shapes = {name: built[name].shapes for name in row.networks}
         self.maps = checkpoints.derive(row, shapes)
         expected = {e.key: e.shape for entries in self.maps.values() for e in entries.values()}

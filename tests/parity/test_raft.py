@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from converters import checkpoints
+from converters import checkpoints, releases
 from dispose_jax.networks.raft import RAFT, State, lookup, pyramid
 from tests.converters import built
 from tests.parity.cases import Case, assert_close, load_case, record, weights
@@ -21,7 +21,7 @@ def network(name: str) -> tuple[Case, RAFT, dict]:
     """A case, its module, and its weights through the converters."""
     case = load_case(name)
     shapes = built.shapes_of("raft_large.full")
-    params, _ = checkpoints.to_flax(checkpoints.release("raft"), weights(case), shapes, name)
+    params, _ = checkpoints.to_flax(releases.release("raft"), weights(case), shapes, name)
     return case, RAFT(), {"params": jax.tree.map(jnp.asarray, params["raft"])}
 
 

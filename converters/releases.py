@@ -1,0 +1,210 @@
+"""The released checkpoints: which file holds which networks under which prefix, where it comes
+from, and what else may lie in it.
+
+The table alone; `checkpoints` reads and writes the files by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from converters import rules
+from converters.mapping import Rule
+
+
+class Part(NamedTuple):
+    """A network inside a file."""
+
+    network: str  # its name in a bundle
+    spelling: rules.Spelling
+    prefix: str = ""  # of its keys in the file
+
+
+@dataclass(frozen=True)
+class Release:
+    """One released file. Patterns are regular expressions, on the path (places) or the key (the
+    rest).
+
+    module: prefix of all keys as released; files without it are read too. counters: whether norms
+    count batches. repository: on Hugging Face, or the address that the remote path is appended to.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+    file: str  # where it lies in a folder of weights, and what an export writes
+    places: tuple[str, ...]  # how its path ends or looks, best first
+    repository: str
+    remote: str  # path in there
+    licence: str
+    download_to: str = ""  # folder that the remote path goes below
+    wrapper: str | None = None  # entry of the dictionary that a written file holds them in
+    module: str = ""
+    aliases: tuple[Rule, ...] = ()  # other spellings that are met -> the one here
+    constants: tuple[str, ...] = ()  # 0, 1, 2, ...; compared when present, never written
+    counters: bool = False
+    unused: tuple[str, ...] = ()
+    only_if_asked: bool = False  # holds a network that another release is preferred for
+    for_training: bool = False  # taken where it lies, missed by nobody: no model holds its networks
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return tuple(part.network for part in self.parts)
+
+
+_SVD_LICENCE = "Stability AI Community License; accept it on the repository's page first"
+# The model's folder, right above the network's or above a snapshot in Hugging Face's cache.
+_SD15 = r"(stable-diffusion-v1-?5|sd-?v?1[.-]?5)[^/]*(/snapshots/[^/]+)?"
+_SVD = r"(stable-video-diffusion|svd|img2vid)[^/]*(/snapshots/[^/]+)?"
+_WEIGHTS = (
+    r"(diffusion_pytorch_model|model)\.safetensors$",
+    r"(diffusion_pytorch_model|model)\.fp16\.safetensors$",
+    r"(diffusion_pytorch_model|pytorch_model)\.bin$",
+    r"(diffusion_pytorch_model|pytorch_model)\.fp16\.bin$",
+)
+_SVD_REPOSITORY = "stabilityai/stable-video-diffusion-img2vid-xt-1-1"
+_SD15_REPOSITORY = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+_VAE_ALIASES = (
+    (r"(attentions\.\d+)\.query\.", r"\1.to_q."),
+    (r"(attentions\.\d+)\.key\.", r"\1.to_k."),
+    (r"(attentions\.\d+)\.value\.", r"\1.to_v."),
+    (r"(attentions\.\d+)\.proj_attn\.", r"\1.to_out.0."),
+)
+
+
+def _folder_release(family: str, folder: str, network: str, spelling: rules.Spelling, **more):
+    """A network in a diffusers folder, which has one file per network."""
+    root, repository, licence, variant = {
+        "svd": (_SVD, _SVD_REPOSITORY, _SVD_LICENCE, ".fp16"),  # as the official run loads it
+        "sd15": (_SD15, _SD15_REPOSITORY, "CreativeML Open RAIL-M", ""),
+    }[family]
+    stem = "diffusion_pytorch_model" if folder in ("vae", "unet") else "model"
+    above = repository.split("/")[1]
+    return Release(
+        name=f"{family}_{folder}",
+        parts=(Part(network, spelling),),
+        file=f"{above}/{folder}/{stem}.safetensors",
+        places=tuple(rf"(?i){root}/{folder}/{end}" for end in _WEIGHTS),
+        repository=repository,
+        remote=f"{folder}/{stem}{variant}.safetensors",
+        download_to=above,
+        licence=licence,
+        **more,
+    )
+
+
+RELEASES = (
+    Release(
+        name="mimicmotion",
+        parts=(
+            Part("unet", rules.UNET_VIDEO, "unet."),
+            Part("pose_encoder", rules.POSE_NET, "pose_net."),
+        ),
+        file="MimicMotion_1-1.pth",
+        places=(r"MimicMotion_1-1\.(pth|safetensors)$", r"MimicMotion[^/]*\.(pth|safetensors)$"),
+        repository="tencent/MimicMotion",
+        remote="MimicMotion_1-1.pth",
+        licence="research and education only (Tencent), and the Stability AI Community License",
+        unused=(r"^(vae|image_encoder)\.",),
+    ),
+    Release(
+        name="dispose",
+        parts=(
+            Part("controlnet", rules.UNET_VIDEO),
+            Part("motion_encoder", rules.MOTION_ENCODER, "controlnet_cond_embedding."),
+            Part("point_encoder", rules.POINT_ENCODER, "point_adapter."),
+        ),
+        file="DisPose.pth",
+        places=(r"DisPose\.(pth|safetensors)$",),
+        repository="lihxxx/DisPose",
+        remote="DisPose.pth",
+        licence="none stated; see the repository's page",
+    ),
+    _folder_release("svd", "vae", "vae", rules.VAE_VIDEO, aliases=_VAE_ALIASES),
+    _folder_release(
+        "svd",
+        "image_encoder",
+        "image_encoder",
+        rules.PLAIN,
+        constants=(r"^vision_model\.embeddings\.position_ids$",),
+    ),
+    _folder_release("svd", "unet", "unet", rules.UNET_VIDEO, only_if_asked=True),
+    _folder_release("sd15", "unet", "dift_unet", rules.UNET_PICTURE),
+    _folder_release(
+        "sd15",
+        "vae",
+        "dift_vae",
+        rules.PLAIN,
+        aliases=_VAE_ALIASES,
+        unused=(r"^(decoder|post_quant_conv)\.",),  # diffusion features need the encoder only
+    ),
+    _folder_release(
+        "sd15",
+        "text_encoder",
+        "dift_text_encoder",
+        rules.PLAIN,
+        # transformers 5 leaves out the outermost module
+        aliases=((r"^(embeddings|encoder|final_layer_norm)\.", r"text_model.\1."),),
+        constants=(r"^text_model\.embeddings\.position_ids$",),
+    ),
+    Release(
+        name="cmp",
+        parts=(Part("cmp", rules.PLAIN),),
+        file="cmp/experiments/semiauto_annot/resnet50_vip+mpii_liteflow/checkpoints/"
+        "ckpt_iter_42000.pth.tar",
+        places=(
+            r"resnet50_vip\+mpii_liteflow/checkpoints/ckpt_iter_\d+\.pth(\.tar)?$",
+            r"ckpt_iter_42000\.pth(\.tar)?$",
+        ),
+        repository="MyNiuuu/MOFA-Video-Hybrid",
+        remote="models/cmp/experiments/semiauto_annot/resnet50_vip+mpii_liteflow/checkpoints/"
+        "ckpt_iter_42000.pth.tar",
+        licence="see the repository's page, and XiaohangZhan/conditional-motion-propagation",
+        wrapper="state_dict",
+        module="module.",
+        counters=True,
+    ),
+    Release(
+        name="raft",
+        parts=(Part("raft", rules.PLAIN),),
+        file="raft_large_C_T_SKHT_V2-ff5fadd5.pth",
+        places=(
+            r"raft_large_C_T_SKHT_V2[^/]*\.(pth|safetensors)$",
+            r"raft_large[^/]*\.(pth|safetensors)$",
+            r"raft-(things|sintel|kitti|chairs)\.pth$",
+        ),
+        repository="https://download.pytorch.org/models",
+        remote="raft_large_C_T_SKHT_V2-ff5fadd5.pth",
+        licence="BSD-3-Clause (torchvision); the data it was trained on have their own terms",
+        aliases=rules.RAFT_OF_ITS_AUTHORS,
+        counters=True,
+        unused=(r"\.norm3\.",),  # in the authors' files: the same tensors as downsample.1
+        for_training=True,
+    ),
+)
+
+# DWPose stays ONNX and is copied as it is: name in the bundle -> name as released.
+POSE_FILES = {"detector.onnx": "yolox_l.onnx", "whole_body.onnx": "dw-ll_ucoco_384.onnx"}
+POSE_FOLDER = "dwpose"
+POSE_REPOSITORY = "yzd-v/DWPose"
+POSE_LICENCE = "Apache-2.0"
+
+
+def address(row: Release) -> str:
+    """The page or the file where a release is to be had."""
+    if row.repository.startswith("https://"):
+        return f"{row.repository}/{row.remote}"
+    return f"https://huggingface.co/{row.repository} ({row.remote})"
+
+
+def serves_training(network: str) -> bool:
+    """Whether a network belongs to no model, so that none is incomplete without it."""
+    return any(row.for_training and network in row.networks for row in RELEASES)
+
+
+def release(name: str) -> Release:
+    """The row of that name. Raises ValueError listing the names."""
+    for row in RELEASES:
+        if row.name == name:
+            return row
+    raise ValueError(f"no release {name!r}; known are {', '.join(row.name for row in RELEASES)}")
