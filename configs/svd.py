@@ -175,6 +175,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.control = control("base" if choice["stage"] == "base" else choice["variant"])
 
     skeleton = config.skeleton = ConfigDict()
+    # How driving poses come to the reference's body, and how they are drawn; or musepose, moore.
+    skeleton.fit = "mimicmotion"
+    skeleton.style = "mimicmotion"
     skeleton.canvas = 256 if tiny else 2160  # short side painted on: strokes are 8 of its pixels
 
     motion = config.motion = ConfigDict()
@@ -195,6 +198,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sample.resolution = 64 if tiny else 576  # short side; the other one keeps 9 : 16
     sample.height = 64 if tiny else 0  # both or neither: override resolution
     sample.width = 64 if tiny else 0
+    # 0: the reference is cropped to the size. Else it is stretched to it, and finished frames get
+    # its shape again, so many pixels high.
+    sample.shown_height = 0
     sample.stride = 2  # every n-th driving frame, times one more per 24 fps of the source
     sample.max_frames = 0  # driving frames used, after the stride; 0: all
     sample.window = 8 if tiny else 16  # frames denoised together

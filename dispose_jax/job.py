@@ -105,9 +105,9 @@ def run(job: Job) -> Path:
         clip = inputs.prepare(
             job.sources,
             config.sample,
+            config.skeleton,
             job.weights.pose_folder,
             job.say,
-            canvas=config.skeleton.canvas,
         )
         animate.check(job.model, clip.num_frames + 1, job.sampling)
         preview = draw.preview(clip.reference, clip.pose.at([1]))
@@ -207,10 +207,17 @@ def _decode(job: Job, clip: inputs.Clip, latents: np.ndarray) -> np.ndarray | No
                 job.model, params, latents, chunk, progress, rest=job.config.sample.decode_rest
             )
             for frames in parts:
-                write(frames)
+                write(_shown(frames, clip.shown))
                 if job.explain:
                     kept.append(frames)
     return np.concatenate(kept) if job.explain else None
+
+
+def _shown(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Finished frames (n, h, w, 3) at the height and width of the video to write."""
+    if frames.shape[1:3] == size:
+        return frames
+    return np.stack([image.bilinear(one, *size) for one in frames])
 
 
 def _key(seed: int, purpose: int):

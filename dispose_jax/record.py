@@ -67,7 +67,7 @@ def describe(
         "weights": list(weights),
         "sources": sources.as_dict(),
         "frames": clip.num_frames,
-        "size": list(clip.reference.shape[1::-1]),
+        "size": list(clip.shown[::-1]),
         "fps": float(clip.fps),
         "fit": clip.fit._asdict(),
         "warnings": clip.warnings,

@@ -27,6 +27,7 @@ LIMITS = {
     "motion.chunk": (1, math.inf),
     "sample.height": (0, math.inf),
     "sample.width": (0, math.inf),
+    "sample.shown_height": (0, 8192),
     "sample.stride": (1, math.inf),
     "sample.window": (2, math.inf),
     "sample.overlap": (0, math.inf),
@@ -82,6 +83,8 @@ LIMITS = {
     "data.prefetch": (1, math.inf),
 }
 CHOICES = {
+    "skeleton.fit": ("mimicmotion", "musepose", "moore"),
+    "skeleton.style": ("mimicmotion", "musepose", "moore"),
     "sample.decode_rest": ("short", "whole"),
     "sample.dtype": ("auto", "float32", "bfloat16", "float16"),
     "control.motion": ((), ("sparse",), ("dense",), ("sparse", "dense")),

@@ -11,7 +11,7 @@ import pytest
 from configs import svd
 from dispose_jax.data import image
 from dispose_jax.models import bundle, networks
-from dispose_jax.pose import files, retarget
+from dispose_jax.pose import files, fits, retarget
 
 ASSETS = Path(__file__).parents[1] / "assets"
 
@@ -32,8 +32,8 @@ def fitted(reference, dance):
         "video_size": (dance.width, dance.height),
         "target_size": (reference.width, reference.height),
     }
-    fit = retarget.fit(reference.pose, dance.pose, **sizes)
-    return fit, retarget.to_reference(reference.pose, dance.pose, **sizes)
+    found = fits.to_reference("mimicmotion", reference.pose, dance.pose, **sizes)
+    return found.fit, found.pose
 
 
 def test_the_reference_is_a_picture_of_its_poses_canvas(reference):

@@ -16,6 +16,7 @@ def clip(**changed):
         "reference": small.pictures(1)[0],
         "pose": small.pose(3),
         "skeletons": small.pictures(3),
+        "shown": small.SIZE,
         "fps": Fraction(15),
         "fit": None,
         "warnings": [],

@@ -37,6 +37,7 @@ class Layout:
     cmp_size: int
     missing_joints: str
     canvas: int
+    style: draw.Style = draw.MIMICMOTION
     region: str = "none"
     region_weight: float = 1.0
 
@@ -53,6 +54,7 @@ def layout(config) -> Layout:
         cmp_size=config.motion.cmp_size if "dense" in config.control.motion else 0,
         missing_joints=config.quirks.missing_joints,
         canvas=config.skeleton.canvas,
+        style=draw.STYLES[config.skeleton.style],
         region=config.train.region,
         region_weight=config.train.region_weight,
     )
@@ -79,7 +81,7 @@ def make(
     joints, seen = keypoints.places(pose.at([0]), layout.size, layout.grid)
     return Batch(
         frames=frames,
-        skeletons=draw.draw(pose, *layout.size, canvas=layout.canvas),
+        skeletons=draw.draw(pose, *layout.size, canvas=layout.canvas, style=layout.style),
         steps=_float32(tracks.steps(pose, layout.size, layout.missing_joints)),
         guides=_float32(guides) if layout.cmp_size else None,
         cells=cells,

@@ -88,16 +88,32 @@ def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     and no antialiasing, then rounded to the even level, as the released pipeline does; the steps of
     the arithmetic are its own too, since they decide the sizes.
     """
-    h, w = picture.shape[:2]
-    (resized_h, resized_w), (top, left) = cover(h, w, height, width)
+    resized, corner = cover(*picture.shape[:2], height, width)
     # Only what the crop keeps is interpolated: a narrow picture would grow enormous.
-    rows, next_rows, row_share = _bilinear_taps(h, resized_h, top, height)
-    columns, next_columns, column_share = _bilinear_taps(w, resized_w, left, width)
-    column_share = column_share[:, None]  # (width, 1)
-    across = picture[:, columns] * (1 - column_share) + picture[:, next_columns] * column_share
-    row_share = row_share[:, None, None]  # (height, 1, 1)
-    result = across[rows] * (1 - row_share) + across[next_rows] * row_share
-    return np.rint(result).astype(np.uint8)
+    return _bilinear(picture, resized, corner, (height, width))
+
+
+def stretch(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bring a picture to height x width whatever its shape, as MusePose does with pictures and
+    skeletons.
+
+    uint8 (h, w, 3) -> uint8 (height, width, 3). Pillow's Lanczos filter, antialiased.
+    """
+    resized = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(resized)
+
+
+def bilinear(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bring a picture to height x width as MusePose does with finished frames.
+
+    uint8 (h, w, 3) -> uint8 (height, width, 3). Half-pixel centres, no antialiasing.
+    """
+    return _bilinear(picture, (height, width), (0, 0), (height, width))
+
+
+def shown_size(h: int, w: int, height: int) -> tuple[int, int]:
+    """Height and even width of finished frames `height` high in the shape of an h x w picture."""
+    return height, int(height / h * w // 2 * 2)
 
 
 def cover(h: int, w: int, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -152,6 +168,20 @@ def _to_rgb(picture: Image.Image, path: str | os.PathLike) -> np.ndarray:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return np.asarray(picture.convert("RGB"))
+
+
+def _bilinear(
+    picture: np.ndarray, resized: tuple[int, int], corner: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """Interpolate a picture to resized, of which only size from corner on is made: uint8."""
+    (rows, next_rows, row_share), (columns, next_columns, column_share) = (
+        _bilinear_taps(*axis) for axis in zip(picture.shape, resized, corner, size)
+    )
+    column_share = column_share[:, None]  # (width, 1)
+    across = picture[:, columns] * (1 - column_share) + picture[:, next_columns] * column_share
+    row_share = row_share[:, None, None]  # (height, 1, 1)
+    result = across[rows] * (1 - row_share) + across[next_rows] * row_share
+    return np.rint(result).astype(np.uint8)
 
 
 def _bilinear_taps(

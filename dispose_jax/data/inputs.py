@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dispose_jax.data import image, video
-from dispose_jax.pose import draw, estimate, files, people, retarget
+from dispose_jax.diffusion import windows
+from dispose_jax.pose import draw, estimate, files, fits, people
 from dispose_jax.types import Pose
 
 POSES_FPS = Fraction(30)  # taken for a pose file without a video
@@ -44,14 +45,24 @@ class Clip(NamedTuple):
     reference: np.ndarray  # (h, w, 3) uint8
     pose: Pose  # f frames on the reference's body
     skeletons: np.ndarray  # (f, h, w, 3) uint8
+    shown: tuple[int, int]  # height and width of the video to write
     fps: Fraction  # of the video to write
-    fit: retarget.Fit
+    fit: NamedTuple  # of the procedure that fitted the poses
     warnings: list[str]
 
     @property
     def num_frames(self) -> int:
         """Frames of the video to write, n."""
         return len(self.skeletons) - 1
+
+
+class Framed(NamedTuple):
+    """A reference picture at the model's size."""
+
+    picture: np.ndarray  # (height, width, 3) uint8
+    upright: np.ndarray  # (h, w, 3) uint8 what of it is shown, in its own shape
+    move: tuple[tuple[float, float], tuple[float, float]]  # its points to upright: scale, offset
+    shown: tuple[int, int]  # height and width of finished frames
 
 
 class Driving(NamedTuple):
@@ -65,48 +76,72 @@ class Driving(NamedTuple):
 
 
 def prepare(
-    sources: Sources,
-    sample,
-    pose_models: Path | None,
-    say: Callable[[str], None],
-    *,
-    canvas: int = draw.CANVAS_SHORT_SIDE,
+    sources: Sources, sample, skeleton, pose_models: Path | None, say: Callable[[str], None]
 ) -> Clip:
     """Read, fit and draw everything.
 
-    sample: `config.sample`, checked (settings.py); resolution, height, width, stride, max_frames
-    and fps are read. pose_models: folder of the detector's files or None. canvas: of the skeleton
-    pictures (pose/draw.py). Raises ValueError for anything that cannot be animated.
+    sample, skeleton: `config.sample`, of which resolution, height, width, shown_height, stride,
+    max_frames and fps are read, and `config.skeleton`, checked (settings.py). pose_models: folder
+    of the detector's files or None. Raises ValueError for anything that cannot be animated.
     """
-    picture, (height, width) = _reference(sources, sample)
+    picture, size = _reference(sources, sample)
+    framed = frame(picture, size, sample.shown_height)
     detector = Detector(pose_models, say)
-    reference_pose = None
-    if sources.reference_pose is not None:
-        file = files.read(sources.reference_pose)
-        if file.pose.num_frames != 1:
-            raise ValueError(
-                f"{sources.reference_pose}: {file.pose.num_frames} frames, expected one: the "
-                "keypoints of the reference picture"
-            )
-        check_aspect(sources.reference_pose, file, sources.reference, *picture.shape[:2])
-        _check_seen(file.pose, sources.reference_pose)
-        (scale, offset) = image.fit_transform(*picture.shape[:2], height, width)
-        reference_pose = people.move(file.pose, scale, offset)
-    reference = image.fit(picture, height, width)
-    if reference_pose is None:
-        reference_pose = detector.find(reference[None], sources.reference, "--reference_pose")
+    if sources.reference_pose is None:
+        upright = framed.upright[None]
+        reference_pose = detector.find(upright, sources.reference, "--reference_pose")
+    else:
+        found = _reference_pose(sources, *picture.shape[:2])
+        reference_pose = people.move(found, *framed.move)
     driving = _driving(sources, sample.stride, sample.max_frames, detector)
-    sizes = {"video_size": (driving.width, driving.height), "target_size": (width, height)}
-    fit = retarget.fit(reference_pose, driving.pose, **sizes)
-    pose = retarget.to_reference(reference_pose, driving.pose, **sizes)
-    return Clip(
-        reference=reference,
-        pose=pose,
-        skeletons=draw.draw(pose, height, width, canvas=canvas),
-        fps=Fraction(sample.fps).limit_denominator(1001) or driving.fps / driving.stride,
-        fit=fit,
-        warnings=retarget.warnings(fit),
+    video_size, target_size = (driving.width, driving.height), framed.upright.shape[1::-1]
+    fitted = fits.to_reference(
+        skeleton.fit, reference_pose, driving.pose, video_size=video_size, target_size=target_size
     )
+    skeletons = draw.draw(
+        fitted.pose,
+        *framed.shown,
+        canvas=skeleton.canvas,
+        style=draw.STYLES[skeleton.style],
+        video_size=video_size,
+    )
+    if framed.shown != size:
+        skeletons = np.stack([image.stretch(one, *size) for one in skeletons])
+    return Clip(
+        reference=framed.picture,
+        pose=fitted.pose,
+        skeletons=skeletons,
+        shown=framed.shown,
+        fps=Fraction(sample.fps).limit_denominator(1001) or driving.fps / driving.stride,
+        fit=fitted.fit,
+        warnings=fitted.warnings,
+    )
+
+
+def frame(picture: np.ndarray, size: tuple[int, int], shown_height: int) -> Framed:
+    """Bring a picture (h, w, 3) to size (height, width).
+
+    shown_height 0: what does not fit into that shape is cut off. Else it is stretched to it, and
+    frames are brought back to its own shape, at that height, when they are finished.
+    """
+    if shown_height:
+        shown = image.shown_size(*picture.shape[:2], shown_height)
+        return Framed(image.stretch(picture, *size), picture, ((1.0, 1.0), (0.0, 0.0)), shown)
+    cropped = image.fit(picture, *size)
+    return Framed(cropped, cropped, image.fit_transform(*picture.shape[:2], *size), size)
+
+
+def padding(sample, num_frames: int) -> int:
+    """How often the last of num_frames poses is to be repeated for the windows of `config.sample`."""
+    if not sample.window_pad:
+        return 0
+    return windows.padded(num_frames, sample.window, sample.overlap) - num_frames
+
+
+def prolonged(clip: Clip, count: int) -> Clip:
+    """The clip with its last pose repeated so many times."""
+    frames = np.minimum(np.arange(len(clip.skeletons) + count), len(clip.skeletons) - 1)
+    return clip._replace(pose=clip.pose.at(frames), skeletons=clip.skeletons[frames])
 
 
 def measure(sources: Sources, sample) -> tuple[int, int, int]:
@@ -138,6 +173,20 @@ def _reference(sources: Sources, sample) -> tuple[np.ndarray, tuple[int, int]]:
         size = image.target_size(*picture.shape[:2], sample.resolution)
     image.check_size(*size)
     return picture, size
+
+
+def _reference_pose(sources: Sources, height: int, width: int) -> Pose:
+    """The keypoints given for the reference picture, height x width as it is: one frame."""
+    path = sources.reference_pose
+    file = files.read(path)
+    if file.pose.num_frames != 1:
+        raise ValueError(
+            f"{path}: {file.pose.num_frames} frames, expected one: the keypoints of the reference "
+            "picture"
+        )
+    check_aspect(path, file, sources.reference, height, width)
+    _check_seen(file.pose, path)
+    return file.pose
 
 
 class Detector:

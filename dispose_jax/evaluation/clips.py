@@ -18,7 +18,7 @@ from dispose_jax.data import drawn, synthetic
 from dispose_jax.data.bodies import LIMBS
 from dispose_jax.evaluation.figures import Truth
 from dispose_jax.pose import draw as skeletons
-from dispose_jax.pose import retarget
+from dispose_jax.pose import fits
 from dispose_jax.types import Pose
 
 SETS = ("same", "cross")
@@ -49,9 +49,9 @@ def draw(config, count: int) -> dict[str, list[Clip]]:
         truth, other = _draw(config, numbers, size)
         for i in range(min(_AT_ONCE, count - start)):
             one = jax.tree.map(lambda leaf, i=i: leaf[i], truth)
-            poses = _poses(one, other[i], size)
+            poses = _poses(one, other[i], size, config.skeleton.fit)
             for name, pose in zip(SETS, poses):
-                made[name].append(_clip(one, pose, config.skeleton.canvas))
+                made[name].append(_clip(one, pose, config.skeleton))
     return made
 
 
@@ -69,22 +69,28 @@ def _draw(config, numbers, size) -> tuple[synthetic.Clip, np.ndarray]:
     return jax.device_get((truth, other))
 
 
-def _poses(truth: synthetic.Clip, other: np.ndarray, size) -> tuple[Pose, Pose]:
-    """The driving poses of SETS, frame 0 the reference's."""
+def _poses(truth: synthetic.Clip, other: np.ndarray, size, procedure: str) -> tuple[Pose, Pose]:
+    """The driving poses of SETS, frame 0 the reference's; procedure: of pose/fits.py."""
     own = drawn.pose_of(truth.keypoints, truth.visible)
     driving = drawn.pose_of(other, truth.visible).at(slice(1, None))
     wide = size[::-1]  # width, height
-    moved = retarget.to_reference(own.at([0]), driving, video_size=wide, target_size=wide)
-    return own, moved
+    sizes = {"video_size": wide, "target_size": wide}
+    return own, fits.to_reference(procedure, own.at([0]), driving, **sizes).pose
 
 
-def _clip(truth: synthetic.Clip, pose: Pose, canvas: int) -> Clip:
+def _clip(truth: synthetic.Clip, pose: Pose, skeleton) -> Clip:
     frames = drawn.to_uint8(truth.frames)
     height, width = frames.shape[1:3]
     return Clip(
         reference=frames[0],
         pose=pose,
-        skeletons=skeletons.draw(pose, height, width, canvas=canvas),
+        skeletons=skeletons.draw(
+            pose,
+            height,
+            width,
+            canvas=skeleton.canvas,
+            style=skeletons.STYLES[skeleton.style],
+        ),
         truth=Truth(
             frames=frames[1:],
             mask=truth.mask[1:],

@@ -1,9 +1,10 @@
-"""Skeleton pictures: what PoseNet of MimicMotion was trained to read (host code, OpenCV).
+"""Skeleton pictures: what the pose encoders of the base models were trained to read (host code,
+OpenCV).
 
-Strokes have fixed pixel widths on a canvas whose short side is 2160 pixels, which is then reduced
-without antialiasing; brightness follows the scores. The released code swaps the first and the last
-colour channel of the finished picture, so the limbs that OpenPose paints red reach the network
-blue.
+Strokes have pixel widths of a large canvas, which is then reduced. All bases share the limbs and
+their colours; what differs between them is a `Style`. The released code of two of them swaps the
+first and the last colour channel of the finished picture, so the limbs that OpenPose paints red
+reach the network blue.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import colorsys
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -18,10 +20,50 @@ import numpy as np
 from dispose_jax.types import VISIBLE_SCORE, Pose
 
 CANVAS_SHORT_SIDE = 2160
-LIMB_HALF_WIDTH = 4
 LIMB_DIMMING = 0.6  # limbs are darker than the joints painted over them
-JOINT_RADIUS, HAND_RADIUS, FACE_RADIUS = 4, 4, 3
-HAND_LINE_WIDTH = 2
+JOINT_RADIUS, FACE_RADIUS = 4, 3
+STROKE_LENGTHS = (5, 10, 20, 40, 80, 160, 320)  # canvas pixels; a width for each and for longer
+BY_LENGTH = (1, 2, 3, 4, 5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a base model's skeletons look.
+
+    shaded: colours are multiplied by the scores; else what is visible has full strength and the
+    rest is left out. limb_widths: half widths, and hand_widths: widths, of strokes shorter than
+    each of STROKE_LENGTHS and of longer ones. people: "all", "first", or "surest", the one of the
+    highest mean body score. face: its points are drawn. swapped: red and blue are exchanged at the
+    end. video_canvas: when a driving video's poses are drawn on another body, the canvas has that
+    video's shape, which makes strokes oval. averaged: the canvas of a picture's own poses is
+    reduced by averaging, as the training data was; else bilinearly without antialiasing.
+    """
+
+    shaded: bool = False
+    limb_widths: tuple[int, ...] = (4,) * 8
+    hand_widths: tuple[int, ...] = (2,) * 8
+    hand_radius: int = 4
+    people: str = "all"
+    face: bool = True
+    swapped: bool = True
+    video_canvas: bool = False
+    averaged: bool = False
+
+
+MIMICMOTION = Style(shaded=True)
+STYLES = {
+    "mimicmotion": MIMICMOTION,
+    "musepose": Style(
+        limb_widths=BY_LENGTH,
+        hand_widths=BY_LENGTH,
+        hand_radius=3,
+        people="first",
+        face=False,
+        video_canvas=True,
+        averaged=True,
+    ),
+    "moore": Style(people="surest", swapped=False),  # Moore-AnimateAnyone
+}
 
 # OpenPose's limbs without its two from shoulder to ear, as 0-based joints; limb i has colour i.
 LIMBS = np.array(
@@ -37,31 +79,54 @@ HAND_EDGES = np.array([(0 if i % 4 == 0 else i, i + 1) for i in range(20)])  # w
 HAND_COLORS = np.array([colorsys.hsv_to_rgb(i / 20, 1.0, 1.0) for i in range(20)])
 
 
-def draw(pose: Pose, height: int, width: int, *, canvas: int = CANVAS_SHORT_SIDE) -> np.ndarray:
-    """Skeletons of everybody in every frame -> (f, height, width, 3) uint8, as the base model
-    expects them.
+def draw(
+    pose: Pose,
+    height: int,
+    width: int,
+    *,
+    canvas: int = CANVAS_SHORT_SIDE,
+    style: Style = MIMICMOTION,
+    video_size: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Skeletons of every frame -> (f, height, width, 3) uint8, as the base model expects them.
 
-    canvas: short side that is painted on, pixels; a smaller one gives thicker strokes. Points of
-    score 0 are not drawn, points outside the picture are cut off. Frames are drawn in threads:
-    OpenCV releases the interpreter lock.
+    canvas: short side that is painted on, pixels; a smaller one gives thicker strokes. video_size
+    (width, height): of the driving video whose poses were brought to another body; None for the
+    poses of the pictures themselves. A style with video_canvas then paints `canvas` pixels wide in
+    that shape. Points of score 0 are not drawn, points outside the picture are cut off. Frames are
+    drawn in threads: OpenCV releases the interpreter lock.
     """
     pictures = np.empty((pose.num_frames, height, width, 3), np.uint8)
-    ratio = canvas / min(height, width)
-    canvas_shape = (int(height * ratio), int(width * ratio), 3)
+    canvas_shape = (*canvas_size(style, (height, width), canvas, video_size), 3)
+    average = style.averaged and video_size is None
+    interpolation = cv2.INTER_AREA if average else cv2.INTER_LINEAR
+    pose = _chosen(pose, style)
 
     def draw_frame(i: int) -> None:
         painted = np.zeros(canvas_shape, np.uint8)
         person_by_person = pose.at(i)  # leaves (p, ...)
-        paint_bodies(painted, person_by_person)
-        paint_hands(painted, person_by_person)
-        paint_faces(painted, person_by_person)
-        small = cv2.resize(painted, (width, height), interpolation=cv2.INTER_LINEAR)
-        pictures[i] = small[..., ::-1]
+        paint_bodies(painted, person_by_person, style)
+        paint_hands(painted, person_by_person, style)
+        if style.face:
+            paint_faces(painted, person_by_person)
+        small = cv2.resize(painted, (width, height), interpolation=interpolation)
+        pictures[i] = small[..., ::-1] if style.swapped else small
 
     workers = max(1, min(os.cpu_count() or 1, 16, pose.num_frames))
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(draw_frame, range(pose.num_frames)))
     return pictures
+
+
+def canvas_size(
+    style: Style, size: tuple[int, int], canvas: int, video_size: tuple[int, int] | None
+) -> tuple[int, int]:
+    """Height and width that pictures of size (height, width) are painted at; see `draw`."""
+    if style.video_canvas and video_size is not None:
+        width, height = video_size
+        return int(height * canvas / width), canvas
+    ratio = canvas / min(size)
+    return int(size[0] * ratio), int(size[1] * ratio)
 
 
 def preview(reference: np.ndarray, pose: Pose) -> np.ndarray:
@@ -80,7 +145,7 @@ def preview(reference: np.ndarray, pose: Pose) -> np.ndarray:
     return np.where(brightest > 0, stroke, reference * 0.5).astype(np.uint8)
 
 
-def paint_bodies(canvas: np.ndarray, pose: Pose) -> None:
+def paint_bodies(canvas: np.ndarray, pose: Pose, style: Style = MIMICMOTION) -> None:
     """Paint limbs, then joints, of the people of one frame into canvas (h, w, 3) uint8, in place.
 
     pose: leaves without frame axis, (p, ...). The order is limb by limb, then person by person.
@@ -91,13 +156,15 @@ def paint_bodies(canvas: np.ndarray, pose: Pose) -> None:
     drawn = (start_score >= VISIBLE_SCORE) & (end_score >= VISIBLE_SCORE)
     centre = ((start + end) / 2).astype(int)
     offset = start - end
-    half_length = (np.hypot(offset[..., 0], offset[..., 1]) / 2).astype(int)
+    length = np.hypot(offset[..., 0], offset[..., 1])
+    half_width = _width(length, style.limb_widths)
+    half_length = (length / 2).astype(int)
     angle = np.degrees(np.arctan2(offset[..., 1], offset[..., 0])).astype(int)
     color = _dim(COLORS[:17] * (start_score * end_score)[..., None], LIMB_DIMMING)
     for limb in range(len(LIMBS)):
         for person in np.flatnonzero(drawn[:, limb]):
             at = (person, limb)
-            axes = (int(half_length[at]), LIMB_HALF_WIDTH)
+            axes = (int(half_length[at]), int(half_width[at]))
             outline = cv2.ellipse2Poly(centre[at].tolist(), axes, int(angle[at]), 0, 360, 1)
             cv2.fillConvexPoly(canvas, outline, color[at].tolist())
     points = xy.astype(int)
@@ -108,7 +175,7 @@ def paint_bodies(canvas: np.ndarray, pose: Pose) -> None:
             cv2.circle(canvas, points[at].tolist(), JOINT_RADIUS, color[at].tolist(), -1)
 
 
-def paint_hands(canvas: np.ndarray, pose: Pose) -> None:
+def paint_hands(canvas: np.ndarray, pose: Pose, style: Style = MIMICMOTION) -> None:
     """Paint the hands of the people of one frame, all left ones first, in place: finger lines, then
     points."""
     points = _on_canvas(pose.hands, canvas).astype(int)  # (p, 2, 21, 2)
@@ -119,11 +186,13 @@ def paint_hands(canvas: np.ndarray, pose: Pose) -> None:
             lines = np.flatnonzero(seen[HAND_EDGES].all(-1))
             strength = np.floor(score[HAND_EDGES].prod(-1) * 255)
             color = HAND_COLORS * strength[:, None]
+            offset = hand[HAND_EDGES[:, 0]] - hand[HAND_EDGES[:, 1]]
+            width = _width(np.hypot(offset[:, 0], offset[:, 1]), style.hand_widths)
             for i in lines:
                 a, b = hand[HAND_EDGES[i]].tolist()
-                cv2.line(canvas, a, b, color[i].tolist(), HAND_LINE_WIDTH)
+                cv2.line(canvas, a, b, color[i].tolist(), int(width[i]))
             for point, strength in zip(hand[seen].tolist(), _dim(score[seen] * 255).tolist()):
-                cv2.circle(canvas, point, HAND_RADIUS, (0, 0, strength), -1)
+                cv2.circle(canvas, point, style.hand_radius, (0, 0, strength), -1)
 
 
 def paint_faces(canvas: np.ndarray, pose: Pose) -> None:
@@ -133,6 +202,29 @@ def paint_faces(canvas: np.ndarray, pose: Pose) -> None:
     grey = _dim(pose.face_score * 255)
     for point, strength in zip(points[drawn].tolist(), grey[drawn].tolist()):
         cv2.circle(canvas, point, FACE_RADIUS, (strength,) * 3, -1)
+
+
+def _chosen(pose: Pose, style: Style) -> Pose:
+    """The people of a style, with the scores that it draws by."""
+    if style.people == "first":
+        pose = pose.at((slice(None), slice(0, 1)))
+    elif style.people == "surest":
+        surest = pose.body_score.mean(-1).argmax(1)  # (f,)
+        pose = pose.at((np.arange(pose.num_frames)[:, None], surest[:, None]))
+    if style.shaded:
+        return pose
+    # The detector of these bases hides body joints of exactly the bound, hands and faces below it.
+    seen = lambda score: (score >= VISIBLE_SCORE).astype(np.float64)
+    return pose.replace(
+        body_score=pose.visible.astype(np.float64),
+        hands_score=seen(pose.hands_score),
+        face_score=seen(pose.face_score),
+    )
+
+
+def _width(length: np.ndarray, widths: tuple[int, ...]) -> np.ndarray:
+    """Widths of strokes of lengths in canvas pixels, the same shape."""
+    return np.take(widths, np.searchsorted(STROKE_LENGTHS, length, side="right"))
 
 
 def _on_canvas(xy: np.ndarray, canvas: np.ndarray) -> np.ndarray:

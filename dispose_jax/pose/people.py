@@ -97,3 +97,8 @@ def move(pose: Pose, scale, offset) -> Pose:
         hands=moved(pose.hands, pose.hands_score),
         face=moved(pose.face, pose.face_score),
     )
+
+
+def listing(names: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

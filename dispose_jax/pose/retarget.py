@@ -94,18 +94,6 @@ def apply(transform: Fit, pose: Pose) -> Pose:
     return people.move(pose, transform.scale, transform.offset)
 
 
-def to_reference(
-    reference: Pose, driving: Pose, *, video_size: tuple[int, int], target_size: tuple[int, int]
-) -> Pose:
-    """Driving poses (n frames) on the reference's body -> n + 1 frames, frame 0 the reference.
-
-    Arguments and errors are those of `fit`, which also tells how good the fit is. All people of a
-    frame are moved; the reference is not.
-    """
-    transform = fit(reference, driving, video_size=video_size, target_size=target_size)
-    return people.join(reference, apply(transform, driving))
-
-
 def warnings(report: Fit) -> list[str]:
     """Why a fit deserves a look at its preview, one clause each; empty if nothing is odd."""
     found = []
@@ -115,11 +103,11 @@ def warnings(report: Fit) -> list[str]:
         )
     missing = [people.BODY_NAMES[joint] for joint in KEY_JOINTS if joint in report.missing]
     if missing:
-        found.append(f"the reference does not show {_listing(missing)}; the fit does without")
+        found.append(f"the reference does not show {people.listing(missing)}; the fit does without")
     unused = set(FIT_JOINTS.tolist()) - set(report.missing) - set(report.joints)
     unused = [people.BODY_NAMES[joint] for joint in KEY_JOINTS if joint in unused]
     if unused:
-        found.append(f"the driving poses never show {_listing(unused)}; the fit does without")
+        found.append(f"the driving poses never show {people.listing(unused)}; the fit does without")
     y = report.scale[1]
     if y <= 0:
         found.append(f"the fit turns the skeleton upside down (vertical scale {y:.2f})")
@@ -146,7 +134,7 @@ def warnings(report: Fit) -> list[str]:
 
 def _check_heights(source_y: np.ndarray, target_y: np.ndarray, joints: np.ndarray) -> None:
     """A line needs points of two different y on both sides."""
-    names = _listing([people.BODY_NAMES[joint] for joint in joints])
+    names = people.listing([people.BODY_NAMES[joint] for joint in joints])
     if not len(source_y):
         raise ValueError(
             f"no driving frame shows a joint that the reference shows as well ({names});"
@@ -157,8 +145,3 @@ def _check_heights(source_y: np.ndarray, target_y: np.ndarray, joints: np.ndarra
             "reference and driving poses share joints at one height only (the reference shows"
             f" {names}); a fit needs two joints at different heights on both sides"
         )
-
-
-def _listing(names: list[str]) -> str:
-    """a, b and c."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -170,6 +170,28 @@ def test_extremely_narrow_pictures_cost_no_more_than_their_crop():
     np.testing.assert_array_equal(result, np.broadcast_to(result[:, :1], result.shape))
 
 
+def test_stretching_keeps_the_whole_picture():
+    picture = np.zeros((40, 80, 3), np.uint8)
+    picture[:, 40:] = 200
+    stretched = image.stretch(picture, 64, 32)
+    assert stretched.shape == (64, 32, 3)
+    assert (stretched[:, :12] == 0).all() and (stretched[:, 20:] == 200).all()
+    np.testing.assert_array_equal(image.stretch(picture, 40, 80), picture)
+
+
+def test_finished_frames_get_the_shape_of_the_reference_back():
+    assert image.shown_size(1216, 704, 768) == (768, 444)
+    assert image.shown_size(500, 301, 100) == (100, 60)
+    columns = np.arange(8, dtype=np.uint8) * 20
+    frame = np.broadcast_to(columns[None, :, None], (6, 8, 3))
+    wider = image.bilinear(frame, 6, 16).astype(float)
+    assert wider.shape == (6, 16, 3)
+    np.testing.assert_allclose(wider[0, 1:-1, 0], np.arange(0.25, 7, 0.5) * 20, atol=0.5)
+    np.testing.assert_array_equal(image.bilinear(frame, 6, 8), frame)
+    # Every other column, nothing averaged.
+    np.testing.assert_array_equal(image.bilinear(frame, 6, 4)[0, :, 0], [10, 50, 90, 130])
+
+
 def test_requantising_never_moves_a_level_by_more_than_one():
     levels = np.arange(256, dtype=np.uint8)
     drop = levels.astype(int) - image.requantise(levels)

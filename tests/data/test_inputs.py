@@ -8,11 +8,12 @@ import pytest
 
 from configs import svd
 from dispose_jax.data import image, inputs, video
-from dispose_jax.pose import files, people, retarget
+from dispose_jax.pose import draw, files, fits, people
 from tests.pose.poses import standing, without
 
 WIDTH, HEIGHT = 120, 200  # of the reference picture
 NUM_FRAMES = 9  # of the driving video
+SKELETON = svd.get_config("size=tiny").skeleton
 
 
 def silent(sentence):
@@ -43,7 +44,7 @@ def changed(sources, **paths):
 
 
 def prepare(sources, **values):
-    return inputs.prepare(sources, settings(**values), None, silent)
+    return inputs.prepare(sources, settings(**values), SKELETON, None, silent)
 
 
 def test_a_clip_has_the_reference_first_and_every_second_driving_frame_after_it(sources):
@@ -70,8 +71,8 @@ def test_driving_poses_are_fitted_with_the_shape_of_the_video(sources):
     reference = clip.pose.at([0])
     driving = files.read(sources.poses).pose
     sizes = {"video_size": (64, 80), "target_size": clip.reference.shape[1::-1]}
-    expected = retarget.to_reference(reference, driving, **sizes)
-    np.testing.assert_allclose(clip.pose.body, expected.body)
+    expected = fits.to_reference("mimicmotion", reference, driving, **sizes)
+    np.testing.assert_allclose(clip.pose.body, expected.pose.body)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_the_rate_is_the_sources_over_the_stride_used_unless_given(
 
 def test_a_pose_file_alone_drives_at_thirty_frames_per_second_and_says_so(sources):
     said = []
-    clip = inputs.prepare(changed(sources, driving=None), settings(), None, said.append)
+    clip = inputs.prepare(changed(sources, driving=None), settings(), SKELETON, None, said.append)
     assert clip.fps == 15
     assert clip.num_frames == 5
     assert "taking 30 fps" in " ".join(said)
@@ -124,6 +125,47 @@ def test_several_people_are_a_warning_and_the_first_is_animated(sources, tmp_pat
     files.write(crowd, standing(NUM_FRAMES, num_people=2), width=640, height=800)
     clip = prepare(changed(sources, poses=crowd))
     assert any("exactly one person" in warning for warning in clip.warnings)
+
+
+@pytest.mark.parametrize("style", ["mimicmotion", "musepose"])
+@pytest.mark.parametrize("procedure", fits.PROCEDURES)
+def test_fit_and_drawing_are_those_of_the_config(sources, procedure, style):
+    skeleton = svd.get_config("size=tiny").skeleton
+    skeleton.update({"fit": procedure, "style": style, "canvas": 200})
+    clip = inputs.prepare(sources, settings(), skeleton, None, silent)
+    driving = files.read(sources.poses).pose.at(slice(None, None, 2))
+    sizes = {"video_size": (64, 80), "target_size": clip.reference.shape[1::-1]}
+    fitted = fits.to_reference(procedure, clip.pose.at([0]), driving, **sizes)
+    np.testing.assert_allclose(clip.pose.body, fitted.pose.body)
+    assert clip.fit == fitted.fit and clip.warnings == fitted.warnings
+    drawn = draw.draw(
+        clip.pose,
+        *clip.reference.shape[:2],
+        canvas=200,
+        style=draw.STYLES[style],
+        video_size=(64, 80),
+    )
+    np.testing.assert_array_equal(clip.skeletons, drawn)
+
+
+def test_a_stretched_reference_keeps_its_whole_picture_and_all_its_poses(sources):
+    values = {"height": 64, "width": 64, "shown_height": 100}
+    skeleton = svd.get_config("size=tiny").skeleton
+    skeleton.fit = "musepose"
+    clip = inputs.prepare(sources, settings(**values), skeleton, None, silent)
+    picture = image.read(sources.reference)
+    np.testing.assert_array_equal(clip.reference, image.stretch(picture, 64, 64))
+    reference = files.read(sources.reference_pose).pose
+    np.testing.assert_array_equal(clip.pose.body[0], reference.body[0])
+    assert clip.shown == (100, 60)  # 200 x 120
+    driving = files.read(sources.poses).pose.at(slice(None, None, 2))
+    sizes = {"video_size": (64, 80), "target_size": (WIDTH, HEIGHT)}
+    fitted = fits.to_reference("musepose", reference, driving, **sizes)
+    np.testing.assert_allclose(clip.pose.body, fitted.pose.body)
+    # The skeletons are stretched with it, from the shape that is shown.
+    upright = draw.draw(fitted.pose, 100, 60, canvas=skeleton.canvas, video_size=(64, 80))
+    expected = np.stack([image.stretch(one, 64, 64) for one in upright])
+    np.testing.assert_array_equal(clip.skeletons, expected)
 
 
 def test_hidden_key_joints_are_a_warning(sources, tmp_path):
@@ -211,7 +253,7 @@ def test_sizes_off_the_grid_are_refused_with_the_nearest_one(sources, prepare_or
     sample = settings(height=100, width=64)
     with pytest.raises(ValueError, match="multiples of 64; 64 x 128 is the nearest"):
         if prepare_or_measure == "prepare":
-            inputs.prepare(sources, sample, None, silent)
+            inputs.prepare(sources, sample, SKELETON, None, silent)
         else:
             inputs.measure(sources, sample)
 

@@ -17,7 +17,7 @@ from dispose_jax.data import image
 from dispose_jax.models import mimicmotion, networks
 from dispose_jax.motion import tracks
 from dispose_jax.networks.clip import clip_pixels
-from dispose_jax.pose import draw, retarget
+from dispose_jax.pose import draw, fits
 from dispose_jax.types import ControlSignals, Pose
 from tests.parity import pipeline
 from tests.parity.cases import assert_close, load_case, record
@@ -166,12 +166,13 @@ class Whole:
         picture = inputs["picture"]
         assert image.target_size(*picture.shape[:2], about["resolution"]) == self.size
         self.picture = image.fit(picture, *self.size)
-        self.pose = retarget.to_reference(
+        self.pose = fits.to_reference(
+            config.skeleton.fit,
             person(inputs, "ref"),
             person(inputs, "drive"),
             video_size=tuple(about["video_hw"][::-1]),
             target_size=self.size[::-1],
-        )
+        ).pose
         self.skeletons = draw.draw(self.pose, *self.size)
 
     def requantised(self, picture: np.ndarray) -> np.ndarray:

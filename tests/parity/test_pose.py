@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dispose_jax.pose import draw, estimate, people, retarget
+from dispose_jax.pose import draw, estimate, fits, people
 from dispose_jax.types import VISIBLE_SCORE, Pose
 from tests.parity import cases
 
@@ -110,12 +110,13 @@ def test_driving_poses_are_fitted_to_the_reference_as_in_the_original():
             )
             for i in range(about["selected"])
         ]
-        fitted = retarget.to_reference(
+        fitted = fits.to_reference(
+            "mimicmotion",
             reference,
             joined(frames),
             video_size=tuple(about["video_hw"][::-1]),
             target_size=tuple(about["ref_hw"][::-1]),
-        )
+        ).pose
         assert fitted.num_frames == about["selected"] + 1
         np.testing.assert_array_equal(fitted.body[0, 0], reference.body[0, 0])
         worst = dict.fromkeys(("candidate", "hands", "faces"), 0.0)

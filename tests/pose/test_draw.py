@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 
 from dispose_jax.pose import draw, people
 from tests.pose.poses import standing, without
+
+MUSEPOSE, MOORE = draw.STYLES["musepose"], draw.STYLES["moore"]
 
 
 def body_alone(pose):
@@ -124,3 +128,112 @@ def test_a_preview_shows_skeleton_and_picture():
 def test_a_preview_of_several_frames_is_refused():
     with pytest.raises(ValueError, match="one frame, the pose has 3"):
         draw.preview(np.zeros((64, 64, 3), np.uint8), standing(num_frames=3))
+
+
+def segment(length, joints=(8, 9), score=1.0):
+    """One limb, level, of a length in fractions of the picture; nothing else."""
+    pose = without(body_alone(standing()), [j for j in range(18) if j not in joints])
+    body = pose.body.copy()
+    body[0, 0, joints[0]], body[0, 0, joints[1]] = (0.3, 0.5), (0.3 + length, 0.5)
+    return pose.replace(body=body, body_score=np.where(pose.body_score > 0, score, 0.0))
+
+
+def thickness(picture, column):
+    return int((picture[:, column].max(-1) > 0).sum())
+
+
+@pytest.mark.parametrize(("pixels", "half_width"), [(30, 4), (79, 5), (170, 7), (400, 8)])
+def test_strokes_of_musepose_are_thicker_the_longer_they_are(pixels, half_width):
+    side = 1000
+    pose = segment(pixels / side)
+    middle = round(0.3 * side + pixels / 2)
+    (picture,) = draw.draw(pose, side, side, canvas=side, style=MUSEPOSE)
+    assert thickness(picture, middle) == pytest.approx(2 * half_width + 1, abs=1)
+    (other,) = draw.draw(pose, side, side, canvas=side, style=MOORE)
+    assert thickness(other, middle) == pytest.approx(9, abs=1)
+
+
+def test_the_length_that_begins_a_class_has_its_width():
+    lengths = np.array([0.0, 4.99, 5.0, 9.0, 10.0, 319.9, 320.0, 1e6])
+    assert draw._width(lengths, draw.BY_LENGTH).tolist() == [1, 1, 2, 2, 3, 7, 8, 8]
+
+
+def test_without_shading_what_is_visible_has_full_strength_and_the_rest_is_left_out():
+    for style in (MUSEPOSE, MOORE):
+        sure, unsure, hidden = (
+            draw.draw(segment(0.3, score=score), 256, 256, style=style) for score in (1.0, 0.4, 0.3)
+        )
+        assert sure.any() and not hidden.any()
+        np.testing.assert_array_equal(sure, unsure)
+    faint = draw.draw(segment(0.3, score=0.4), 256, 256)
+    assert faint.max() < draw.draw(segment(0.3), 256, 256).max()
+
+
+def test_doubtful_points_of_hands_are_left_out_without_shading():
+    pose = without(standing(), range(18))
+    doubtful = pose.replace(hands_score=np.full_like(pose.hands_score, 0.29))
+    assert draw.draw(pose, 256, 256, style=MUSEPOSE).any()
+    assert not draw.draw(doubtful, 256, 256, style=MUSEPOSE).any()
+
+
+def test_musepose_sees_no_face_unless_asked():
+    face = without(standing(), range(18))
+    face = face.replace(hands_score=np.zeros_like(face.hands_score))
+    assert not draw.draw(face, 256, 256, style=MUSEPOSE).any()
+    dots = draw.draw(face, 256, 256, style=replace(MUSEPOSE, face=True))
+    assert dots.any() and (dots == dots[..., :1]).all()
+
+
+def test_moore_keeps_the_order_of_colours():
+    swapped = draw.draw(standing(), 256, 256, style=replace(MOORE, swapped=True))
+    as_painted = draw.draw(standing(), 256, 256, style=MOORE)
+    np.testing.assert_array_equal(as_painted, swapped[..., ::-1])
+    assert (as_painted != swapped).any()
+
+
+def test_the_first_or_the_surest_person_is_drawn_alone():
+    crowd = standing(num_frames=2, num_people=3, seed=6)
+    score = crowd.body_score.copy()
+    score[:] = 0.5
+    score[0, 2], score[1, 1] = 0.6, 0.6
+    crowd = crowd.replace(body_score=score)
+    person = lambda frame, p: crowd.at([frame]).at((slice(None), slice(p, p + 1)))
+    for frame, surest in ((0, 2), (1, 1)):
+        for style, shown in ((MUSEPOSE, 0), (MOORE, surest)):
+            (alone,) = draw.draw(person(frame, shown), 128, 96, style=style)
+            np.testing.assert_array_equal(draw.draw(crowd, 128, 96, style=style)[frame], alone)
+
+
+def test_aligned_poses_are_painted_in_the_videos_shape():
+    upright = segment(0.4), segment(0.4)
+    body = upright[1].body[..., ::-1].copy()  # the same limb standing instead of lying
+    lying, upright = upright[0], upright[1].replace(body=body)
+    strokes = lambda pose, **named: (
+        draw.draw(pose, 256, 256, canvas=256, style=MUSEPOSE, **named)[0].max(-1) > 0
+    )
+    square = [strokes(pose).sum() for pose in (lying, upright)]
+    assert square[0] == pytest.approx(square[1], rel=0.05)
+    # A canvas half as high makes strokes twice as high as wide.
+    tall, wide = (strokes(pose, video_size=(200, 100)) for pose in (lying, upright))
+    assert tall[:, 128].sum() > 1.5 * wide[128].sum() > 0
+    # Only the style that was trained so does it.
+    again = draw.draw(lying, 256, 256, canvas=256, style=MOORE, video_size=(200, 100))
+    np.testing.assert_array_equal(again, draw.draw(lying, 256, 256, canvas=256, style=MOORE))
+
+
+def test_points_outside_the_canvas_are_cut_off_in_every_style():
+    pose = standing()
+    outside = pose.replace(body=pose.body + 2, hands=pose.hands - 2, face=pose.face * 1e9 + 5)
+    for style in draw.STYLES.values():
+        assert not draw.draw(outside, 64, 96, style=style).any()
+    half = pose.replace(body=pose.body - (0.45, 0.0))
+    left = draw.draw(half, 64, 96, style=replace(MUSEPOSE, hand_radius=1))
+    assert left.any()
+
+
+def test_a_pictures_own_poses_are_reduced_by_averaging_where_training_data_was():
+    thin = draw.draw(segment(0.3), 32, 32, canvas=1024, style=MUSEPOSE)
+    assert 0 < thin.max() < 150  # a stroke of half a pixel, spread
+    limb = draw.draw(segment(0.3), 1024, 1024, canvas=1024, style=MUSEPOSE)[0].astype(float)
+    blocks = limb.reshape(32, 32, 32, 32, 3).mean((1, 3))
+    np.testing.assert_allclose(thin[0], blocks, atol=0.51)

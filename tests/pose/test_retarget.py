@@ -1,10 +1,14 @@
 import numpy as np
 import pytest
 
-from dispose_jax.pose import people, retarget
+from dispose_jax.pose import fits, people, retarget
 from tests.pose.poses import standing, without
 
 SIZES = {"video_size": (540, 960), "target_size": (576, 1024)}
+
+
+def to_reference(reference, driving, **sizes):
+    return fits.to_reference("mimicmotion", reference, driving, **sizes).pose
 
 
 def mapped(pose, scale, offset):
@@ -16,7 +20,7 @@ def mapped(pose, scale, offset):
 def test_a_driving_person_who_is_the_reference_moved_and_scaled_comes_back_to_it():
     reference = standing()
     driving = mapped(reference, 0.7, (0.1, 0.2))
-    fitted = retarget.to_reference(reference, driving, **SIZES)
+    fitted = to_reference(reference, driving, **SIZES)
     for part in ("body", "hands", "face"):
         frames = getattr(fitted, part)
         np.testing.assert_allclose(frames[1], frames[0], atol=1e-12)
@@ -24,7 +28,7 @@ def test_a_driving_person_who_is_the_reference_moved_and_scaled_comes_back_to_it
 
 def test_frame_0_is_the_reference_and_scores_are_untouched():
     reference, driving = standing(seed=1), standing(num_frames=4, num_people=2, seed=2)
-    fitted = retarget.to_reference(reference, driving, **SIZES)
+    fitted = to_reference(reference, driving, **SIZES)
     np.testing.assert_array_equal(fitted.body[0, 0], reference.body[0, 0])
     np.testing.assert_array_equal(fitted.body_score[1:], driving.body_score)
     np.testing.assert_array_equal(fitted.hands_score[1:], driving.hands_score)
@@ -35,7 +39,7 @@ def test_frame_0_is_the_reference_and_scores_are_untouched():
 def test_shapes_keep_their_aspect_in_pixels():
     reference, driving = standing(seed=1), standing(num_frames=3, seed=2)
     video, target = (1280, 720), (576, 1024)
-    fitted = retarget.to_reference(reference, driving, video_size=video, target_size=target)
+    fitted = to_reference(reference, driving, video_size=video, target_size=target)
     limb = lambda pose, size: (pose.body[-1, 0, 2] - pose.body[-1, 0, 5]) * size
     before, after = limb(driving, video), limb(fitted, target)
     assert np.arctan2(*before) == pytest.approx(np.arctan2(*after), abs=1e-12)
@@ -69,7 +73,7 @@ def test_absent_points_neither_take_part_nor_move():
     misplaced[absent.body_score == 0] = 7.0
     fit = retarget.fit(reference, absent, **SIZES)
     assert fit == retarget.fit(reference, absent.replace(body=misplaced), **SIZES)
-    fitted = retarget.to_reference(reference, absent, **SIZES)
+    fitted = to_reference(reference, absent, **SIZES)
     assert (fitted.body[1:][absent.body_score == 0] == 0).all()
     # The four joints still count where they are seen.
     assert fit.joints == tuple(retarget.FIT_JOINTS)
@@ -161,4 +165,4 @@ def test_a_fit_that_explains_nothing_is_warned_of():
 )
 def test_a_fit_without_joints_is_refused(reference, driving, message):
     with pytest.raises(ValueError, match=message):
-        retarget.to_reference(reference, driving, **SIZES)
+        to_reference(reference, driving, **SIZES)

@@ -186,7 +186,7 @@ def test_the_demo_figure_moves_with_its_joints_before_a_still_wall(config, bundl
     names = ("reference.png", "reference.poses.json", None, "driving.poses.json")
     sources = inputs.Sources(*(name and ASSETS / name for name in names))
     config.sample.max_frames = 8
-    clip = inputs.prepare(sources, config.sample, None, lambda _: None)
+    clip = inputs.prepare(sources, config.sample, config.skeleton, None, lambda _: None)
     side = config.motion.cmp_size
     guides = tracks.from_reference(clip.pose, clip.reference.shape[:2], side, "drop")
     picture = jnp.asarray(clip.reference, jnp.float32) / 127.5 - 1
