@@ -25,15 +25,28 @@ _ACTIVATIONS = {"gelu": lambda x: nn.gelu(x, approximate=False), "quick_gelu": q
 _small_normal = nn.initializers.normal(0.02)
 
 
-def clip_pixels(images: Array, size: int = 224) -> Array:
+def clip_pixels(images: Array, size: int = 224, method: str = "blur") -> Array:
     """What the vision tower reads: images (..., h, w, 3) in -1..1 -> (..., size, size, 3) float32.
 
-    Stretched to a square (the sides' ratio is not kept, nothing is cut), blurred first where that
-    shrinks, then normalised with CLIP's mean and deviation. Cubic overshoot is not clipped. Source:
-    diffusers' SVD pipeline, whose resize both does the blur and keeps the corner pixels' centres.
+    Made square, then normalised with CLIP's mean and deviation. method: "blur" stretches to a
+    square, blurred first where that shrinks; cubic overshoot is not clipped (diffusers' SVD
+    pipeline, whose resize also keeps the corner pixels' centres). "stretch" does with Pillow's
+    bicubic filter (MusePose's sampling). "crop" scales the short side so and cuts out the middle
+    (its training, by transformers' image processor).
     """
-    rows, columns = (_shrink_matrix(size, length) for length in images.shape[-3:-1])
-    x = resize.apply_matrices(jnp.asarray(images, jnp.float32), rows, columns)
+    x = jnp.asarray(images, jnp.float32)
+    h, w = images.shape[-3:-1]
+    if method == "blur":
+        x = resize.apply_matrices(x, *(_shrink_matrix(size, length) for length in (h, w)))
+    elif method == "stretch":
+        x = resize.bicubic_antialiased(x, (size, size), -1, 1)
+    elif method == "crop":
+        rows, columns = (int(size * side / min(h, w)) for side in (h, w))
+        top, left = (rows - size) // 2, (columns - size) // 2
+        x = resize.bicubic_antialiased(x, (rows, columns), -1, 1)
+        x = x[..., top : top + size, left : left + size, :]
+    else:
+        raise ValueError(f"CLIP pixels by {method!r}: expected 'blur', 'stretch' or 'crop'")
     return ((x + 1) / 2 - jnp.asarray(PIXEL_MEAN)) / jnp.asarray(PIXEL_STD)
 
 

@@ -7,8 +7,6 @@ float32, because a table rounded otherwise picks other pixels.
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,12 +65,25 @@ def cubic_matrix(source: np.ndarray, length: int, a: float = -0.75) -> np.ndarra
     matrix = np.zeros((len(source), length), np.float32)
     rows = np.arange(len(source))
     for tap in (-1, 0, 1, 2):
-        d = np.abs(fraction - tap)
-        inner = ((a + 2) * d - (a + 3)) * d * d + 1
-        outer = ((d - 5) * d + 8) * d * a - 4 * a
-        weight = np.where(d <= 1, inner, np.where(d < 2, outer, 0))
+        weight = _cubic(np.abs(fraction - tap), a)
         np.add.at(matrix, (rows, np.clip(left + tap, 0, length - 1)), weight)
     return matrix
+
+
+def antialiased_cubic_matrix(out: int, length: int) -> np.ndarray:
+    """Pillow's bicubic filter (a = -0.5) as a matrix (out, length) float32.
+
+    Shrinking widens the kernel. Taps beyond the axis do not count; those left are weighted up.
+    """
+    scale = length / out
+    width = max(scale, 1.0)
+    centre = (np.arange(out)[:, None] + 0.5) * scale
+    pixel = np.arange(length)
+    weight = _cubic(np.abs(pixel + 0.5 - centre) / width, -0.5)
+    # Pillow rounds where the kernel begins and ends.
+    first, end = np.floor(centre - 2 * width + 0.5), np.floor(centre + 2 * width + 0.5)
+    weight = np.where((pixel >= first) & (pixel < end), weight, 0)
+    return (weight / weight.sum(1, keepdims=True)).astype(np.float32)
 
 
 def area_matrix(out: int, length: int) -> np.ndarray:
@@ -90,12 +101,7 @@ def apply_matrices(x: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
     Integers become float32; floats keep their type, with full products and float32 sums on every
     device.
     """
-    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
-    product = partial(
-        jnp.einsum, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
-    )
-    x = product("...hwc,Ww->...hWc", x.astype(dtype), jnp.asarray(columns, dtype)).astype(dtype)
-    return product("...hwc,Hh->...Hwc", x, jnp.asarray(rows, dtype)).astype(dtype)
+    return _apply("...hwc,Hh->...Hwc", _apply("...hwc,Ww->...hWc", x, columns), rows)
 
 
 def bilinear(x: Array, size: Size) -> Array:
@@ -116,6 +122,17 @@ def bicubic_align_corners(x: Array, size: Size) -> Array:
     return _each_axis(x, size, lambda out, n: cubic_matrix(aligned(out, n), n))
 
 
+def bicubic_antialiased(x: Array, size: Size, low: float, high: float) -> Array:
+    """Pillow's bicubic resize: (..., h, w, c) -> (..., *size, c).
+
+    Overshoot is cut to low..high after the columns and again after the rows, where Pillow also
+    rounds to 8 bits, which this does not.
+    """
+    rows, columns = (antialiased_cubic_matrix(*axis) for axis in zip(size, x.shape[-3:-1]))
+    x = jnp.clip(_apply("...hwc,Ww->...hWc", x, columns), low, high)
+    return jnp.clip(_apply("...hwc,Hh->...Hwc", x, rows), low, high)
+
+
 def area(x: Array, size: Size) -> Array:
     """Adaptive average pooling: (..., h, w, c) -> (..., *size, c)."""
     return _each_axis(x, size, area_matrix)
@@ -125,6 +142,26 @@ def nearest(x: Array, size: Size) -> Array:
     """PyTorch's "nearest": (..., h, w, c) -> (..., *size, c), values and type unchanged."""
     rows, columns = (nearest_index(*axis) for axis in zip(size, x.shape[-3:-1]))
     return x[..., rows[:, None], columns, :]
+
+
+def _apply(subscripts: str, x: Array, matrix: np.ndarray) -> Array:
+    """One axis resampled, in the type that `apply_matrices` promises."""
+    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
+    product = jnp.einsum(
+        subscripts,
+        x.astype(dtype),
+        jnp.asarray(matrix, dtype),
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+    return product.astype(dtype)
+
+
+def _cubic(d: np.ndarray, a: float) -> np.ndarray:
+    """The kernel of cubic convolution at distances d >= 0; a is its slope at 1."""
+    inner = ((a + 2) * d - (a + 3)) * d * d + 1
+    outer = ((d - 5) * d + 8) * d * a - 4 * a
+    return np.where(d <= 1, inner, np.where(d < 2, outer, 0))
 
 
 def _each_axis(x: Array, size: Size, matrix) -> Array:

@@ -48,6 +48,34 @@ def test_rows_and_columns_are_treated_alike():
     np.testing.assert_allclose(turned, expected, atol=1e-5)
 
 
+def test_stretching_keeps_everything_and_cropping_the_middle_of_the_long_side():
+    picture = np.zeros((1, 20, 60, 3), np.float32)
+    picture[:, :, 20:40] = 1.0
+    normal = lambda value: normalised(np.full(3, value))
+    whole = np.asarray(clip_pixels(picture, 40, "stretch"))[0]
+    for column, value in ((3, 0.0), (20, 1.0), (36, 0.0)):
+        np.testing.assert_allclose(whole[20, column], normal(value), atol=1e-5)
+    middle = np.asarray(clip_pixels(picture, 40, "crop"))[0]
+    assert middle.shape == (40, 40, 3)
+    for column in (1, 20, 38):
+        np.testing.assert_allclose(middle[20, column], normal(1.0), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["stretch", "crop"])
+def test_overshoot_is_cut_where_the_original_has_eight_bits(method):
+    edge = np.where(np.arange(12)[:, None] < 6, -1.0, 1.0)[None, :, :, None].repeat(8, 2)
+    edge = edge.repeat(3, 3)
+    pixels = np.asarray(clip_pixels(edge, 30, method))
+    assert pixels.max() <= normalised(np.ones(3)).max() + 1e-5
+    free = np.asarray(clip_pixels(edge, 30))
+    assert free.max() > normalised(np.ones(3)).max() + 0.1
+
+
+def test_an_unknown_way_to_the_square_is_refused():
+    with pytest.raises(ValueError, match="'nearest': expected"):
+        clip_pixels(np.zeros((1, 8, 8, 3)), 4, "nearest")
+
+
 @pytest.fixture(scope="module")
 def pixels():
     return jax.random.normal(jax.random.key(2), (2, 14, 21, 3))
