@@ -61,16 +61,23 @@ def spell(path: Path) -> str:
     return ".".join([*modules, _LEAF.get(path[-1], path[-1])])
 
 
-def derive(shapes: Mapping, rules: Iterable[Rule] = (), unit_axes: Mapping[str, int] | None = None):
+def derive(
+    shapes: Mapping,
+    rules: Iterable[Rule] = (),
+    unit_axes: Mapping[str, int] | None = None,
+    unit_axes_if_any: Mapping[str, int] | None = None,
+):
     """Map every leaf of a tree of shapes to its place in the state dict: {path: Entry}.
 
     shapes: nested dict whose leaves have `.shape` (from jax.eval_shape: no weights are made).
     unit_axes: {regex on the torch key: number of trailing axes of length 1 that the torch tensor
-    has and ours lacks}. Raises ConversionError if a rule or unit-axes pattern matches nothing, or
-    two leaves get the same key.
+    has and ours lacks}; unit_axes_if_any: of layers that not every size of the network has. Raises
+    ConversionError if a rule or a pattern of unit_axes matches nothing, or two leaves get the same
+    key.
     """
     rules, unit_axes = list(rules), dict(unit_axes or {})
     unused = {pattern for pattern, _ in rules} | set(unit_axes)
+    unit_axes |= unit_axes_if_any or {}
     entries: dict[Path, Entry] = {}
     owner: dict[str, Path] = {}
     for path, leaf in flatten(shapes).items():

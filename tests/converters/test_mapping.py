@@ -60,6 +60,14 @@ def test_a_rule_or_unit_axis_that_matches_nothing_is_an_error():
         mapping.derive(TREE, [], {"absent": 1})
 
 
+def test_unit_axes_of_layers_that_may_be_absent_are_added_where_they_are_present():
+    here, absent = {r"^blocks\.": 1}, {r"^absent\.": 1}
+    entries = mapping.derive(TREE, (), {}, here | absent)
+    shapes = {entry.key: entry.shape for entry in entries.values()}
+    assert shapes["blocks.0.conv.12.weight"] == (7, 2, 3, 5, 1)
+    assert shapes["blocks.0.conv.12.bias"] == (7,)
+
+
 def test_two_leaves_with_one_key_are_an_error_that_names_both():
     with pytest.raises(ConversionError, match="norm/mean and norm/scale|norm/scale.*norm/mean"):
         mapping.derive(TREE, [(r"norm\.running_mean", "norm.weight")])
