@@ -2,11 +2,18 @@
 
 Cross-attention to a single token is a constant: the softmax over one key is 1, so every query gets
 the same vector, whatever it is. That path skips norm, queries and keys; `one_token_values` computes
-the vectors once per clip, and `apply` takes them as the read-only collection "cross". Names are the
-released ones.
+the vectors once per clip, and `apply` takes them as the read-only collection "cross".
+
+Reference attention (Animate Anyone: Hu et al. 2023): every transformer block of one U-Net sees, in
+its self-attention, the tokens that the same block of another has for a reference picture. The
+collection "reference" carries them: blocks write it where it is mutable and read it where it is
+given, and do neither otherwise. Names are the released ones.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,6 +24,13 @@ from dispose_jax.networks.layers import FeedForward, GroupNorm, dense, layer_nor
 from dispose_jax.ops import attention as ops
 
 Array = jax.Array
+
+
+class Reference(NamedTuple):
+    """Tokens that may be seen besides a block's own, and which rows see them."""
+
+    tokens: Array  # (b, m, c)
+    read: Array  # (b,) bool
 
 
 class Attention(nn.Module):
@@ -30,10 +44,19 @@ class Attention(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array | None, context: Array, features: int | None = None) -> Array:
+    def __call__(
+        self,
+        x: Array | None,
+        context: Array,
+        features: int | None = None,
+        *,
+        reference: Reference | None = None,
+    ) -> Array:
         """x (b, n, c), context (b, m, d) -> (b, n, c).
 
         x None means "the same for any query", valid for one token of context: -> (b, features).
+        reference: more context for the rows that read it; each of its rows serves b / len(tokens)
+        adjacent rows of x, whose keys and values are made once.
         """
         features = x.shape[-1] if x is not None else features
         project = lambda name: dense(features, name=name, dtype=self.dtype, use_bias=False)
@@ -43,9 +66,17 @@ class Attention(nn.Module):
             out = project("to_v")(context[:, 0])
         else:
             split = lambda y: y.reshape(*y.shape[:-1], self.heads, -1)  # b n heads c/heads
-            q, k, v = project("to_q")(x), project("to_k")(context), project("to_v")(context)
+            to_k, to_v = project("to_k"), project("to_v")
+            q, k, v, lengths = project("to_q")(x), to_k(context), to_v(context), None
+            if reference is not None:
+                rows = len(x) // len(reference.tokens)
+                shared = lambda y: jnp.repeat(y, rows, axis=0)
+                tokens = reference.tokens.astype(self.dtype)
+                k = jnp.concatenate([k, shared(to_k(tokens))], axis=1)
+                v = jnp.concatenate([v, shared(to_v(tokens))], axis=1)
+                lengths = context.shape[1] + tokens.shape[1] * shared(reference.read)
             out = ops.attention(
-                split(q), split(k), split(v), implementation=self.implementation
+                split(q), split(k), split(v), lengths=lengths, implementation=self.implementation
             ).reshape(x.shape)
         return dense(features, name="to_out_0", dtype=self.dtype)(out)
 
@@ -74,9 +105,33 @@ def is_constant(module: nn.Module, context: Array) -> bool:
     return context.shape[1] == 1 and not module.is_initializing()
 
 
+def reference_tokens(collection: Mapping) -> dict:
+    """What a pass that wrote the reference leaves: nested {block: {"tokens": (b, f s, c)}}.
+
+    collection: "reference" of the variables that `apply(..., mutable="reference")` returns; f s are
+    the positions of all frames of the pass, one reference picture is one frame.
+    """
+    is_written = lambda leaf: isinstance(leaf, tuple)  # Flax keeps a tuple, an entry per call
+    return jax.tree.map(lambda leaf: leaf[-1], dict(collection), is_leaf=is_written)
+
+
+def reference_variables(tokens: Mapping, read: Array) -> dict:
+    """The collection "reference" of a pass that reads it, to be given to `apply`.
+
+    tokens: of `reference_tokens`, leaves (b, m, c), a row for each clip of the pass; read (b,)
+    bool: rows where it is False attend to their own tokens alone.
+    """
+    if "tokens" in tokens:
+        return {"tokens": tokens["tokens"], "read": read}
+    return {name: reference_variables(child, read) for name, child in tokens.items()}
+
+
 class TransformerBlock(nn.Module):
     """Self-attention over positions, cross-attention to the context, feed-forward
-    (`BasicTransformerBlock`)."""
+    (`BasicTransformerBlock`).
+
+    Self-attention takes in the reference's tokens where there are some (see the file's head).
+    """
 
     heads: int
     dtype: DTypeLike = jnp.float32
@@ -87,8 +142,10 @@ class TransformerBlock(nn.Module):
         of x."""
         b, f, s, c = x.shape
         norm = lambda name: layer_norm(name=name, dtype=self.dtype)
-        y = norm("norm1")(x).reshape(b * f, s, c)  # frames are batch rows here
-        y = Attention(self.heads, dtype=self.dtype, name="attn1")(y, y)
+        y = norm("norm1")(x)
+        reference = self._reference(y)
+        y = y.reshape(b * f, s, c)  # frames are batch rows here
+        y = Attention(self.heads, dtype=self.dtype, name="attn1")(y, y, reference=reference)
         x = x + y.reshape(x.shape)
         attn2 = Attention(self.heads, dtype=self.dtype, name="attn2")
         if is_constant(self, context):
@@ -97,6 +154,23 @@ class TransformerBlock(nn.Module):
             y = norm("norm2")(x).reshape(b, f * s, c)
             x = x + attn2(y, context).reshape(x.shape)
         return x + FeedForward(self.dtype, name="ff")(norm("norm3")(x))
+
+    def _reference(self, x: Array) -> Reference | None:
+        """Write x (b, f, s, c) as tokens, or read those of this block."""
+        b, f, s, c = x.shape
+        if self.is_initializing():
+            return None
+        if self.is_mutable_collection("reference"):
+            self.sow("reference", "tokens", x.reshape(b, f * s, c))
+            return None
+        if not self.has_variable("reference", "tokens"):
+            return None
+        tokens = self.get_variable("reference", "tokens")
+        if len(tokens) != b:
+            raise ValueError(
+                f"reference tokens of {len(tokens)} clips for a batch of {b}: give each its own"
+            )
+        return Reference(tokens, self.get_variable("reference", "read"))
 
 
 class SpatialTransformer(nn.Module):

@@ -7,6 +7,7 @@ float32 whatever the compute type. Parameter names are those of the released che
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import flax.linen as nn
 import jax
@@ -102,6 +103,32 @@ def dense(
 def layer_norm(*, name: str, dtype: DTypeLike = jnp.float32) -> nn.LayerNorm:
     """LayerNorm with the epsilon of every released network, 1e-5 (Flax's own default is 1e-6)."""
     return nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=name, use_fast_variance=False)
+
+
+class PixelEncoder(nn.Module):
+    """Picture-sized map to a latent-sized feature: convolutions that halve the grid three times.
+
+    The last convolution starts at zero, so an untrained encoder outputs zero. Source: diffusers'
+    `ControlNetConditioningEmbedding`.
+    """
+
+    features: int
+    widths: tuple[int, ...] = (16, 32, 96, 256)
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (..., 8h, 8w, c) -> (..., h, w, features)."""
+
+        def layer(x: Array, features: int, stride: int, name: str) -> Array:
+            bias = torch_bias(9 * x.shape[-1])
+            return conv(features, stride=stride, name=name, dtype=self.dtype, bias_init=bias)(x)
+
+        x = nn.silu(layer(x.astype(self.dtype), self.widths[0], 1, "conv_in"))
+        for i, (narrow, wide) in enumerate(pairwise(self.widths)):
+            x = nn.silu(layer(x, narrow, 1, f"blocks_{2 * i}"))
+            x = nn.silu(layer(x, wide, 2, f"blocks_{2 * i + 1}"))
+        return conv(self.features, name="conv_out", dtype=self.dtype, kernel_init=zeros)(x)
 
 
 class GroupNorm(nn.Module):

@@ -1,5 +1,5 @@
 """Skeleton pictures to features that join the U-Net after its input convolution: MimicMotion's
-PoseNet."""
+PoseNet and MusePose's PoseGuider."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import jax.numpy as jnp
 from jax.nn.initializers import zeros
 from jax.typing import DTypeLike
 
-from dispose_jax.networks.layers import conv
+from dispose_jax.networks.layers import PixelEncoder, conv
 
 Array = jax.Array
+
+# Called with skeletons (..., h, w, 3) in 0..1, not -1..1. It starts from a ControlNet's encoder of
+# pose pictures, hence the architecture, but for the last convolution, which starts at zero.
+PoseGuider = PixelEncoder
 
 
 def _he_normal(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:

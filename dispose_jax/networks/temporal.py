@@ -1,15 +1,21 @@
-"""What makes a picture model a video model: SVD's spatio-temporal transformer.
+"""What makes a picture model a video model: SVD's spatio-temporal transformer, AnimateDiff's motion
+module.
 
 Activations stay (b, f, s, c): all but the attention over frames acts on single tokens, so only its
-queries, keys and values are transposed. Names are the released ones.
+input and output are transposed. Names are the released ones.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.nn.initializers import zeros
 from jax.typing import DTypeLike
 
 from dispose_jax.networks.attention import Attention, TransformerBlock, is_constant
@@ -45,6 +51,19 @@ def context_of_positions(values: Array, positions: int, group: int) -> Array:
     return grouped.reshape(b, 1, positions, c)
 
 
+def over_frames(heads: int, x: Array, dtype: DTypeLike, name: str) -> Array:
+    """Self-attention between the frames of each position; makes its submodule in the calling
+    module.
+
+    x (b, f, s, c) -> the shape of x.
+    """
+    b, f, s, c = x.shape
+    rows = x.transpose(0, 2, 1, 3).reshape(b * s, f, c)
+    # Sequences of a few frames and a batch of all positions: explicit products beat any kernel.
+    y = Attention(heads, "explicit", dtype, name=name)(rows, rows)
+    return y.reshape(b, s, f, c).transpose(0, 2, 1, 3)
+
+
 class TemporalTransformerBlock(nn.Module):
     """Feed-forward, attention over frames, cross-attention, feed-forward; no mask, no position
     code."""
@@ -59,10 +78,7 @@ class TemporalTransformerBlock(nn.Module):
         b, f, s, c = x.shape
         norm = lambda name: layer_norm(name=name, dtype=self.dtype)
         x = x + FeedForward(self.dtype, name="ff_in")(norm("norm_in")(x))
-        # Sequences of a few frames and a batch of all positions: explicit products beat any kernel.
-        rows = norm("norm1")(x).transpose(0, 2, 1, 3).reshape(b * s, f, c)
-        y = Attention(self.heads, "explicit", self.dtype, name="attn1")(rows, rows)
-        x = x + y.reshape(b, s, f, c).transpose(0, 2, 1, 3)
+        x = x + over_frames(self.heads, norm("norm1")(x), self.dtype, "attn1")
         attn2 = Attention(self.heads, dtype=self.dtype, name="attn2")
         if is_constant(self, context):
             x = x + context_of_positions(attn2(None, context, c), s, self.context_group)
@@ -104,3 +120,94 @@ class SpatioTemporalTransformer(nn.Module):
             )(y + frames[:, None], context)
             y = AlphaBlender(name="time_mixer")(y, z)
         return x + dense(c, name="proj_out", dtype=self.dtype)(y).reshape(x.shape)
+
+
+class MotionSizes(NamedTuple):
+    """Of all motion modules of a network; the defaults are those of every release.
+
+    groups: of their first norm, whatever the rest of the network has. positions: frames at most.
+    """
+
+    heads: int = 8
+    groups: int = 32
+    positions: int = 128
+
+
+def position_code(positions: int, channels: int) -> np.ndarray:
+    """The sinusoids that tell motion modules the frame's index, (1, positions, channels) float32.
+
+    Channel 2 i is the sine, 2 i + 1 the cosine of index * 10000^(-2 i / channels); channels even.
+    Checkpoints hold it as `pos_encoder.pe`, once for each attention.
+    """
+    frequencies = np.exp(np.arange(0, channels, 2) * (-math.log(10000) / channels))
+    angles = np.arange(positions)[:, None] * frequencies
+    code = np.stack([np.sin(angles), np.cos(angles)], axis=-1)  # positions channels/2 2
+    return code.reshape(1, positions, channels).astype(np.float32)
+
+
+class MotionBlock(nn.Module):
+    """Two attentions over frames that are told the frames' order, and a feed-forward layer.
+
+    Neither the context nor the time enters. positions: see MotionSizes.
+    """
+
+    heads: int
+    positions: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (b, f, s, c) -> the shape of x; f <= positions."""
+        f, c = x.shape[1], x.shape[3]
+        norm = lambda name: layer_norm(name=name, dtype=self.dtype)
+        code = jnp.asarray(position_code(self.positions, c)[:, :f, None], self.dtype)
+        for i in range(2):
+            y = norm(f"norms_{i}")(x) + code
+            x = x + over_frames(self.heads, y, self.dtype, f"attention_blocks_{i}")
+        return x + FeedForward(self.dtype, name="ff")(norm("ff_norm")(x))
+
+
+class MotionModule(nn.Module):
+    """Norm, projection, one MotionBlock, projection back, residual (AnimateDiff: Guo et al. 2023).
+
+    The last projection starts at zero, so that an untrained module leaves the pictures as they are.
+    Fields: see MotionSizes.
+    """
+
+    heads: int
+    groups: int
+    positions: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (b, f, h, w, c) -> the shape of x; frame 0 has position 0. Raises ValueError if there
+        are more frames than positions."""
+        b, f, h, w, c = x.shape
+        if f > self.positions:
+            raise ValueError(
+                f"{f} frames at once, but the motion modules know {self.positions} positions: "
+                "use shorter windows or clips"
+            )
+        y = GroupNorm(1e-6, self.groups, dtype=self.dtype, name="norm")(x)
+        y = dense(c, name="proj_in", dtype=self.dtype)(y.reshape(b, f, h * w, c))
+        y = MotionBlock(self.heads, self.positions, self.dtype, name="transformer_blocks_0")(y)
+        y = dense(c, name="proj_out", dtype=self.dtype, kernel_init=zeros)(y)
+        return x + y.reshape(x.shape)
+
+
+def split_motion(params: Mapping) -> tuple[dict, dict]:
+    """A denoiser's parameters, any leaves -> (the picture model's, the motion modules'), nested as
+    they were."""
+    picture, motion = {}, {}
+    for name, child in params.items():
+        if name.startswith("motion_modules_"):
+            motion[name] = child
+        elif isinstance(child, Mapping):
+            inner = split_motion(child)
+            for part, values in zip((picture, motion), inner):
+                if values:
+                    part[name] = values
+        else:
+            picture[name] = child
+    return picture, motion

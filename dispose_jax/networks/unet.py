@@ -1,8 +1,8 @@
 """The U-Net family: an Encoder (down path and middle) and a U-Net that adds the way up.
 
-SVD, Stable Diffusion 1.5 (DIFT) and the ControlNet are all built from the Encoder here; `Flavour`
-says which blocks it is made of. Activations are (b, f, h, w, c); a picture model treats frames as
-independent.
+SVD, Stable Diffusion 1.5 (DIFT, MusePose's denoiser and its reference) and the ControlNets are all
+built from the Encoder here; `Flavour` says which blocks it is made of. Activations are
+(b, f, h, w, c); a picture model treats frames as independent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ from dispose_jax.networks.resnet import (
     SpatioTemporalResnetBlock,
     Upsample,
 )
-from dispose_jax.networks.temporal import SpatioTemporalTransformer
+from dispose_jax.networks.temporal import (
+    MotionModule,
+    MotionSizes,
+    SpatioTemporalTransformer,
+)
 from dispose_jax.types import Residuals
 
 Array = jax.Array
@@ -32,10 +36,12 @@ Array = jax.Array
 class Flavour:
     """What the blocks of a U-Net have in common.
 
-    temporal: None (pictures) or "mixed" (SVD: every block blends a spatial and a temporal part).
-    context_group: rows that share the released context order, 1 = each its own (temporal.py).
-    spatial_only: skip every temporal part, as the originals do for pictures. remat: for gradients,
-    compute what is inside a block again instead of keeping it; its input alone is kept.
+    temporal: None (pictures), "mixed" (SVD: every block blends a spatial and a temporal part) or
+    "motion_module" (MusePose: pictures, with a module over frames after every layer, of sizes
+    motion). context_group: rows that share the released context order, 1 = each its own
+    (temporal.py). spatial_only: skip every temporal part, as the originals do for pictures. remat:
+    for gradients, compute what is inside a block again instead of keeping it; its input alone is
+    kept.
     """
 
     temporal: str | None = None
@@ -43,11 +49,18 @@ class Flavour:
     context_group: int = 1
     spatial_only: bool = False
     remat: bool = False
+    motion: MotionSizes = MotionSizes()
     dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        if self.temporal not in (None, "mixed", "motion_module"):
+            raise ValueError(
+                f"temporal is {self.temporal!r}: expected None, 'mixed' or 'motion_module'"
+            )
 
     def resnet(self, features: int, epsilon: float, name: str) -> nn.Module:
         """A residual block called with (x, emb)."""
-        if self.temporal is None:
+        if self.temporal != "mixed":
             block = self._kept(ResnetBlock)
             return block(features, epsilon, self.groups, self.dtype, name=name)
         return self._kept(SpatioTemporalResnetBlock)(
@@ -62,11 +75,18 @@ class Flavour:
 
     def transformer(self, heads: int, name: str) -> nn.Module:
         """A transformer called with (x, context)."""
-        if self.temporal is None:
+        if self.temporal != "mixed":
             return self._kept(SpatialTransformer)(heads, self.groups, self.dtype, name=name)
         return self._kept(SpatioTemporalTransformer)(
             heads, self.groups, self.context_group, self.spatial_only, self.dtype, name=name
         )
+
+    def over_time(self, x: Array, name: str) -> Array:
+        """x (b, f, h, w, c) through a layer's motion module, if there is one; makes it in the
+        calling module."""
+        if self.temporal != "motion_module" or self.spatial_only:
+            return x
+        return self._kept(MotionModule)(*self.motion, self.dtype, name=name)(x)
 
     def _kept(self, block: type[nn.Module]) -> type[nn.Module]:
         return nn.remat(block) if self.remat else block
@@ -74,7 +94,7 @@ class Flavour:
     def epsilon(self, place: str) -> float:
         """Norm epsilon of the residual blocks; SVD's factory loses the configured 1e-5 in most
         places."""
-        if self.temporal is None:
+        if self.temporal != "mixed":
             return 1e-5
         return {"attention": 1e-6, "plain": 1e-5, "mid": 1e-5, "up": 1e-6}[place]
 
@@ -98,6 +118,7 @@ class DownBlock(nn.Module):
             x = self.flavour.resnet(self.features, epsilon, f"resnets_{i}")(x, emb)
             if self.heads:
                 x = self.flavour.transformer(self.heads, f"attentions_{i}")(x, context)
+            x = self.flavour.over_time(x, f"motion_modules_{i}")
             skips.append(x)
         if not self.last:
             x = Downsample(self.features, dtype=self.flavour.dtype, name="downsamplers_0")(x)
@@ -118,6 +139,7 @@ class MidBlock(nn.Module):
         epsilon = self.flavour.epsilon("mid")
         x = self.flavour.resnet(self.features, epsilon, "resnets_0")(x, emb)
         x = self.flavour.transformer(self.heads, "attentions_0")(x, context)
+        x = self.flavour.over_time(x, "motion_modules_0")
         return self.flavour.resnet(self.features, epsilon, "resnets_1")(x, emb)
 
 
@@ -146,6 +168,7 @@ class UpBlock(nn.Module):
             x = self.flavour.resnet(self.features, epsilon, f"resnets_{i}")(x, emb)
             if self.heads:
                 x = self.flavour.transformer(self.heads, f"attentions_{i}")(x, context)
+            x = self.flavour.over_time(x, f"motion_modules_{i}")
         if not self.last:
             x = Upsample(self.features, self.flavour.dtype, name="upsamplers_0")(x, size)
         return x
@@ -216,7 +239,8 @@ class UNet(nn.Module):
     """Encoder, then the same way back up; predicts what the noise schedule asks for.
 
     added_width: sinusoids per added time id (SVD); unused without ids. `stop_after_up` of the call
-    ends early.
+    ends early. head: the last norm and convolution; without them (MusePose's reference, whose
+    tokens alone matter: attention.py) the last hidden map is the result.
     """
 
     channels: tuple[int, ...]
@@ -225,6 +249,7 @@ class UNet(nn.Module):
     layers: int = 2
     out_channels: int = 4
     added_width: int = 256
+    head: bool = True
 
     @nn.compact
     def __call__(
@@ -242,7 +267,8 @@ class UNet(nn.Module):
         """x (b, f, h, w, c), t (b,), context (b, l, e) -> (b, f, h, w, out_channels) float32.
 
         added_time (b, 3); added, per_level: see Encoder; residuals join the skips and the middle.
-        With stop_after_up = i the result is the output of up block i, after its upsampling.
+        With stop_after_up = i the result is the output of up block i, after its upsampling; without
+        a head that of the last one, (b, f, h, w, channels[0]).
         """
         dtype = self.flavour.dtype
         emb = embed_time(t, added_time, self.channels[0], self.added_width, dtype)
@@ -261,5 +287,7 @@ class UNet(nn.Module):
             x = block(x, emb, context, taken, size)
             if i == stop_after_up:
                 return x
+        if not self.head:
+            return x
         x = GroupNorm(1e-5, self.flavour.groups, dtype=dtype, name="conv_norm_out")(x)
         return conv(self.out_channels, name="conv_out", dtype=dtype)(nn.silu(x)).astype(jnp.float32)
