@@ -20,14 +20,18 @@ _FRAME_CONVS = {r"temporal_res_block\.conv[12]\.": 1}
 
 
 class Spelling(NamedTuple):
-    """How one network is spelt in PyTorch: rename rules, and trailing unit axes by key pattern."""
+    """How one network is spelt in PyTorch: rename rules, and trailing unit axes by key pattern, of
+    layers that it always has and of such that some sizes have."""
 
     rules: tuple[Rule, ...] = ()
     unit_axes: dict[str, int] = {}
+    unit_axes_if_any: dict[str, int] = {}
 
 
 UNET_VIDEO = Spelling((_ENCODER, _TIME_MLP), _FRAME_CONVS)
 UNET_PICTURE = Spelling((_ENCODER, _TIME_MLP), {r"\.proj_(in|out)\.": 2})
+# Of MusePose's denoiser, which is UNET_PICTURE otherwise; their projections are matrices in both.
+MOTION_MODULES = Spelling((_ENCODER, (r"\.(motion_modules\.\d+)\.", r".\1.temporal_transformer.")))
 POSE_NET = Spelling(((r"^output_scale$", "scale"),))
 MOTION_ENCODER = Spelling(
     (
@@ -36,7 +40,9 @@ MOTION_ENCODER = Spelling(
     )
 )
 POINT_ENCODER = Spelling(((r"^levels\.", "model_list."),))
-VAE_VIDEO = Spelling((), _FRAME_CONVS | {r"time_conv_out\.": 1})
+_VAE_AXES = _FRAME_CONVS | {r"time_conv_out\.": 1}
+VAE_VIDEO = Spelling((), _VAE_AXES)
+VAE = Spelling((), {}, _VAE_AXES)  # a picture's, but the small model of either base has a video's
 PLAIN = Spelling()
 
 # RAFT's names in its authors' files -> torchvision's, which are ours.
