@@ -211,8 +211,11 @@ def test_results_never_replace_what_is_read(tmp_path):
             prepared(tmp_path, sources=sources)
 
 
-def test_everything_at_once_over_two_windows_and_explained(tmp_path):
-    settings = config("full", guidance_scale=(1.0, 2.0), max_frames=5, decode_chunk=6)
+def test_everything_at_once_over_two_windows_stretched_and_explained(tmp_path):
+    settings = config(
+        "full", guidance_scale=(1.0, 2.0), max_frames=5, decode_chunk=6, shown_height=50
+    )
+    settings.skeleton.update({"fit": "musepose", "style": "musepose"})
     work, said = prepared(tmp_path, settings, explain=True)
     job.run(work)
     assert names(tmp_path) == {
@@ -225,6 +228,8 @@ def test_everything_at_once_over_two_windows_and_explained(tmp_path):
     film = video.read(tmp_path / "a.mp4", 1)
     explained = video.read(tmp_path / "a.explain.mp4", 1)
     assert len(film.frames) == len(explained.frames) == 5
+    height, width = image.read(DEMO.reference).shape[:2]
+    assert film.frames.shape[1:3] == (50, 50 * width // height // 2 * 2)
     assert explained.info.fps == film.info.fps
     sheet = image.read(tmp_path / "a.explain.png")
     assert sheet.shape[0] > 5 * 256  # five rows of six columns
