@@ -125,12 +125,18 @@ def bicubic_align_corners(x: Array, size: Size) -> Array:
 def bicubic_antialiased(x: Array, size: Size, low: float, high: float) -> Array:
     """Pillow's bicubic resize: (..., h, w, c) -> (..., *size, c).
 
-    Overshoot is cut to low..high after the columns and again after the rows, where Pillow also
-    rounds to 8 bits, which this does not.
+    Overshoot is cut to low..high after each axis, where Pillow also rounds to 8 bits, which this
+    does not. Columns come first unless many more rows are lost, as in Pillow 13; older ones always
+    begin with the columns.
     """
-    rows, columns = (antialiased_cubic_matrix(*axis) for axis in zip(size, x.shape[-3:-1]))
-    x = jnp.clip(_apply("...hwc,Ww->...hWc", x, columns), low, high)
-    return jnp.clip(_apply("...hwc,Hh->...Hwc", x, rows), low, high)
+    h, w = x.shape[-3:-1]
+    rows, columns = (antialiased_cubic_matrix(*axis) for axis in zip(size, (h, w)))
+    passes = [("...hwc,Ww->...hWc", columns), ("...hwc,Hh->...Hwc", rows)]
+    if h - size[0] > max(0, 2 * (w - size[1])):
+        passes.reverse()
+    for subscripts, matrix in passes:
+        x = jnp.clip(_apply(subscripts, x, matrix), low, high)
+    return x
 
 
 def area(x: Array, size: Size) -> Array:

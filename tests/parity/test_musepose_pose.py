@@ -36,7 +36,8 @@ def variants(case: cases.Case, suffix: str) -> list[str]:
 
 def aligned(case: cases.Case, name: str):
     """Sizes (width, height), the alignment, and the poses with the reference's in front."""
-    given = {k.removeprefix(f"{name}."): v for k, v in case.inputs.items() if k.startswith(name)}
+    prefix = f"{name}."
+    given = {k.removeprefix(prefix): v for k, v in case.inputs.items() if k.startswith(prefix)}
     reference = [given[f"ref_{part}"] for part in ("body", "subset", "hands", "faces")]
     driving = [given[f"video_{part}"] for part in ("body", "subset", "hands", "faces")]
     reference, driving = pose_of(*(part[None] for part in reference)), pose_of(*driving)
