@@ -16,6 +16,7 @@ import numpy as np
 from converters import mapping
 from converters.mapping import ConversionError
 from converters.releases import Release
+from dispose_jax.networks.temporal import position_code
 
 
 @dataclass
@@ -86,10 +87,14 @@ def to_flax(
     return params, Report(source, len(rest), dtypes, ignored)
 
 
-def to_torch(row: Release, params: Mapping[str, Mapping], source: str) -> dict[str, np.ndarray]:
+def to_torch(
+    row: Release, params: Mapping[str, Mapping], source: str, *, positions: int = 128
+) -> dict[str, np.ndarray]:
     """A release's state dict from params {network: nested dict}, counters written as 0.
 
-    Raises ConversionError if a network does not fit its rules or holds values that are not finite.
+    positions: frames that the tables of attention over frames are written for, which matters to the
+    originals when they read the file. Raises ConversionError if a network does not fit its rules or
+    holds values that are not finite.
     """
     tensors = {}
     for network, entries in derive(row, params).items():
@@ -97,6 +102,11 @@ def to_torch(row: Release, params: Mapping[str, Mapping], source: str) -> dict[s
     _check_values(tensors, source)
     if row.counters:
         tensors |= {key: np.zeros((), np.int64) for key in _counters(tensors)}
+    if row.frame_codes:
+        shapes = {key: tensor.shape for key, tensor in tensors.items()}
+        dtype = next(iter(tensors.values())).dtype
+        for key, channels in _frame_codes(shapes).items():
+            tensors[key] = position_code(positions, channels).astype(dtype)
     return {row.module + key: tensor for key, tensor in tensors.items()}
 
 
@@ -104,7 +114,7 @@ def _respell(
     row: Release, tensors: Mapping[str, np.ndarray], expected: Mapping[str, tuple], source: str
 ):
     """Tensors under the keys used here, without the common prefix, and the other keys met."""
-    if row.module or any(row.file.endswith(end) for end in (".pth", ".tar")):
+    if row.module or any(row.file.endswith(end) for end in (".pth", ".tar", ".ckpt")):
         prefix = row.module or "module."  # what training on several devices leaves
         if tensors and all(key.startswith(prefix) for key in tensors):
             tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
@@ -133,6 +143,9 @@ def _ignored(
         return "constants"
     if row.counters and key in _counters(expected):
         return "counters"
+    if row.frame_codes and (channels := _frame_codes(expected).get(key)):
+        _check_frame_code(key, tensor, channels, source)
+        return "constants"
     for pattern in row.unused:
         if re.search(pattern, key) and not any(re.search(pattern, other) for other in expected):
             return "of networks not used here"
@@ -143,6 +156,35 @@ def _counters(keys: Iterable[str]) -> list[str]:
     """The batch counters that belong to the norms among the keys."""
     end = ".running_mean"
     return [k.removesuffix(end) + ".num_batches_tracked" for k in keys if k.endswith(end)]
+
+
+def _frame_codes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """The tables of frame positions of the attentions among the keys, and their channels."""
+    end = ".to_q.weight"
+    return {
+        key.removesuffix(end) + ".pos_encoder.pe": shape[1]
+        for key, shape in shapes.items()
+        if key.endswith(end)
+    }
+
+
+def _check_frame_code(key: str, tensor: np.ndarray, channels: int, source: str) -> None:
+    """Raise ConversionError unless a tensor is the sinusoid of frame positions, of any length."""
+    if tensor.ndim != 3 or tensor.shape[0] != 1 or tensor.shape[2] != channels:
+        raise ConversionError(
+            f"{source}: {key} has shape {list(tensor.shape)}, expected [1, frames, {channels}]"
+        )
+    frames = tensor.shape[1]
+    # Angles were float32, which tells less the later the frame; then the file's own rounding.
+    tolerance = 1e-4 + 1e-6 * frames
+    if jnp.issubdtype(tensor.dtype, jnp.floating):
+        tolerance += jnp.finfo(tensor.dtype).eps
+    difference = np.abs(tensor.astype(np.float32) - position_code(frames, channels)).max(initial=0)
+    if not difference <= tolerance:  # a difference that is not a number is none either
+        raise ConversionError(
+            f"{source}: {key} is not the sinusoid of frame positions that it should be; they "
+            f"differ by up to {difference:.2g}"
+        )
 
 
 def _check_values(tensors: Mapping[str, np.ndarray], source: str) -> None:

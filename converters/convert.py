@@ -14,7 +14,7 @@ import argparse
 import importlib.util
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from converters import checkpoints, doctor, files, releases
@@ -51,8 +51,10 @@ def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dty
     """
     networks = all_networks(config)
     found = doctor.find(source)
-    rows = [releases.release(name) for name in only] or [
-        row for row in doctor.rows(networks) if row.name in found and not row.only_if_asked
+    rows = [_asked_for(name, networks, config.base) for name in only] or [
+        row
+        for row in doctor.rows(networks, config.base)
+        if row.name in found and not row.only_if_asked
     ]
     absent = [row for row in rows if row.name not in found]
     if absent:
@@ -62,14 +64,12 @@ def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dty
     if not rows:
         raise ValueError(
             f"{source}: none of the released files in it; "
-            f"python -m converters.convert check {source} says what is expected where"
+            f"python -m converters.convert check {source} --config {config.name} says what is "
+            "expected where"
         )
     params, origins = {}, {}
     for row in rows:
         path = found[row.name]
-        foreign = [name for name in row.networks if name not in networks]
-        if foreign:
-            raise ValueError(f"--only {row.name}: the config has no network {foreign[0]}")
         shapes = {name: networks[name].shapes for name in row.networks}
         converted, report = checkpoints.to_flax(row, files.read(path), shapes, str(path))
         for name, tree in converted.items():
@@ -84,7 +84,18 @@ def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dty
     yield f"written: {target} with {', '.join([*params, *pose_files])}"
     for name in networks:
         if name not in params and not releases.serves_training(name):
-            yield f"not in it: {name}, which comes from {bundle.RELEASED_IN[name]}"
+            yield f"not in it: {name}, which comes from {bundle.source_of(config.base, name)}"
+
+
+def _asked_for(name: str, networks: Mapping, base: str) -> releases.Release:
+    """The release of that name, if it is one for these networks. Raises ValueError if not."""
+    row = releases.release(name)
+    if row not in releases.serving(base):
+        raise ValueError(f"--only {name}: a file for the base {row.base}, the config's is {base}")
+    foreign = [network for network in row.networks if network not in networks]
+    if foreign:
+        raise ValueError(f"--only {name}: the config has no network {foreign[0]}")
+    return row
 
 
 def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
@@ -99,7 +110,7 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
     owner = {name: folder for folder in sources for name in described[folder]["networks"]}
     held = set(owner)
     rows, claimed = [], set()
-    for row in releases.RELEASES:
+    for row in releases.serving(config.base):
         if held.issuperset(row.networks) and not claimed.intersection(row.networks):
             rows.append(row)
             claimed.update(row.networks)
@@ -109,7 +120,7 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
     taken = [target / row.file for row in rows if (target / row.file).exists()]
     if taken:
         raise ValueError(f"{taken[0]}: already exists; remove it or choose another folder")
-    left = [_not_written(name, held) for name in sorted(held - claimed)]
+    left = [_not_written(name, held, config.base) for name in sorted(held - claimed)]
     if not rows:
         raise ValueError(f"{sources[-1]}: no file can be written from it: {'; '.join(left)}")
     for row in rows:
@@ -118,9 +129,10 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
             folder = owner[name]
             options = {"model": config.model, "quirks": described[folder]["quirks"]}
             if name == "motion_encoder":
-                _check_motion_fields(folder, options)
+                _check_motion_fields(folder, row.file, options)
             params |= bundle.load([folder], {name: networks[name].shapes}, **options)
-        tensors = checkpoints.to_torch(row, params, str(sources[-1]))
+        tables = {"positions": config.model.motion_modules.positions} if row.frame_codes else {}
+        tensors = checkpoints.to_torch(row, params, str(sources[-1]), **tables)
         files.write(target / row.file, tensors, wrapper=row.wrapper, dtype=dtype)
         yield f"{target / row.file}: {len(tensors)} tensors of {' and '.join(row.networks)}"
         if row.name == "sd15_vae":
@@ -135,23 +147,23 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
     yield from (f"not written: {reason}" for reason in left)
 
 
-def _not_written(name: str, held: set[str]) -> str:
+def _not_written(name: str, held: set[str], base: str) -> str:
     """Why a network that a bundle holds is in no file."""
-    row = next((row for row in releases.RELEASES if name in row.networks), None)
+    row = next((row for row in releases.serving(base) if name in row.networks), None)
     if row is None:
         return f"{name}, which no released file holds"
     others = ", ".join(other for other in row.networks if other not in held)
     return f"{name}, because {Path(row.file).name} needs {others} too; add a bundle that has it"
 
 
-def _check_motion_fields(folder: Path, options: dict) -> None:
+def _check_motion_fields(folder: Path, file: str, options: dict) -> None:
     """Raise ValueError unless a bundle's motion encoder reads both fields, as the released one."""
     found = bundle.load([folder], ["motion_encoder"], **options)["motion_encoder"]
     absent = [field for field in ("sparse", "dense") if field not in found]
     if absent:
         raise ValueError(
             f"{folder}: its motion encoder was trained without the {absent[0]} field (an ablation "
-            "such as variant=no_cmp), so it cannot become DisPose.pth, which holds both; train "
+            f"such as variant=no_cmp), so it cannot become {file}, which holds both; train "
             "variant=full to export it"
         )
 
@@ -162,8 +174,8 @@ def check(folder: Path, config, *, verify: bool = False):
     if (folder / bundle.DESCRIPTION).is_file():
         findings = doctor.check_bundle(folder, networks, config, verify)
     else:
-        findings = doctor.check_weights(folder, networks)
-    return findings, doctor.next_step(folder, findings, config.name)
+        findings = doctor.check_weights(folder, networks, config.base)
+    return findings, doctor.next_step(folder, findings, config)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

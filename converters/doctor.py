@@ -51,17 +51,17 @@ def find(folder: str | Path) -> dict[str, Path]:
     return found
 
 
-def check_weights(folder: str | Path, networks: Mapping[str, Network]) -> list[Finding]:
+def check_weights(folder: str | Path, networks: Mapping[str, Network], base: str) -> list[Finding]:
     """Every released file that the networks need: found or not, and how many tensors fit.
 
-    networks: of the config (models/networks.py). Files of weights that no row expects are named
-    too.
+    networks, base: of the config (models/networks.py). Files of weights that no row expects are
+    named too.
     """
-    found, findings = find(folder), []
-    for row in rows(networks):
+    found, findings, needed = find(folder), [], rows(networks, base)
+    for row in needed:
         if row.name in found:
             findings.append(_examine(row, found[row.name], networks))
-        elif not (row.only_if_asked or row.for_training):
+        elif row.is_expected:
             detail = f"expected {Path(folder) / row.file}; from {origin(row)}"
             findings.append(Finding(row.name, "missing", detail))
     for name, released in releases.POSE_FILES.items():
@@ -73,7 +73,7 @@ def check_weights(folder: str | Path, networks: Mapping[str, Network]) -> list[F
             findings.append(Finding(name, "missing", detail))
     known = set(found.values())
     others = [p for p in _walk(Path(folder)) if p not in known and p.suffix in _SUFFIXES]
-    keys = {row.file: _keys(row, networks) for row in rows(networks)} if others else {}
+    keys = {row.file: _keys(row, networks) for row in needed} if others else {}
     findings += [_identify(path, keys) for path in others]
     return findings
 
@@ -89,7 +89,7 @@ def check_bundle(
         if entry is None and releases.serves_training(name):
             continue
         if entry is None:
-            detail = f"made from {bundle.RELEASED_IN.get(name, 'a training run')} by to-flax"
+            detail = f"comes from {bundle.source_of(config.base, name)}"
             findings.append(Finding(name, "missing", detail))
             continue
         options = {"model": config.model, "quirks": config.quirks, "verify": verify}
@@ -103,9 +103,10 @@ def check_bundle(
     return findings
 
 
-def rows(networks: Mapping[str, Network]) -> list[Release]:
-    """The releases whose networks a config has, all of them."""
-    return [row for row in RELEASES if all(name in networks for name in row.networks)]
+def rows(networks: Mapping[str, Network], base: str) -> list[Release]:
+    """The releases for a config's base whose networks it has, all of them."""
+    serving = releases.serving(base)
+    return [row for row in serving if all(name in networks for name in row.networks)]
 
 
 def origin(row: Release) -> str:
@@ -113,8 +114,8 @@ def origin(row: Release) -> str:
     return f"{releases.address(row)}; licence: {row.licence}"
 
 
-def next_step(folder: str | Path, findings: Iterable[Finding], config_name: str) -> str:
-    """What to do now, in a sentence."""
+def next_step(folder: str | Path, findings: Iterable[Finding], config) -> str:
+    """What to do now with the findings on a folder for a config, in a sentence."""
     states = {name: state for name, state, _ in findings}
     is_bundle = (Path(folder) / bundle.DESCRIPTION).is_file()
     rows_missing = [n for n, state in states.items() if state == "missing"]
@@ -122,14 +123,19 @@ def next_step(folder: str | Path, findings: Iterable[Finding], config_name: str)
     if "wrong" in states.values():
         return "replace the files marked wrong, then check again"
     if is_bundle:
-        if required:
+        if set(required) & bundle.RELEASED_IN[config.base].keys():
             return "convert the released files of the missing networks into a second bundle"
-        return f"python sample.py --config {config_name} --weights {folder}"
+        if required:
+            return (
+                f"train {', '.join(required)}, which nobody has published: python train.py "
+                f"--config {config.name} --weights {folder} --workdir RUN; or use variant=base"
+            )
+        return f"python sample.py --config {config.name} --weights {folder}"
     if required:
         names = ",".join(required)
         return f"python -m converters.download --to {folder} --only {names}, then check again"
     return (
-        f"python -m converters.convert to-flax --from {folder} --to BUNDLE --config {config_name}"
+        f"python -m converters.convert to-flax --from {folder} --to BUNDLE --config {config.name}"
     )
 
 

@@ -3,9 +3,10 @@
   python -m converters.download --to weights                      (says what, under which licences)
   python -m converters.download --to weights --accept-licences    (fetches it)
 
-Hugging Face needs the extra: pip install "dispose-jax[download]". Stable Video Diffusion is gated:
-its licence is accepted on its page, and the machine logged in with `hf auth login`. What only
-training uses is fetched when named: --only raft.
+`--config` names the model whose files are meant (default configs/svd.py). Hugging Face needs the
+extra: pip install "dispose-jax[download]". Stable Video Diffusion is gated: its licence is accepted
+on its page, and the machine logged in with `hf auth login`. What only training uses is fetched when
+named: --only raft.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from converters import releases
+from converters import convert, releases
 
 
 class Item(NamedTuple):
@@ -32,11 +33,12 @@ class Item(NamedTuple):
     licence: str
 
 
-def items(only: Sequence[str] = ()) -> list[Item]:
-    """What sampling needs, or the named releases ("dwpose" among them)."""
+def items(base: str, only: Sequence[str] = ()) -> list[Item]:
+    """What sampling with a base needs, or the named releases ("dwpose" among them)."""
     every = {
         row.name: [Item(row.name, row.repository, row.remote, row.download_to, row.licence)]
         for row in releases.RELEASES
+        if row.repository
     }
     every["dwpose"] = [
         Item(
@@ -51,9 +53,8 @@ def items(only: Sequence[str] = ()) -> list[Item]:
     unknown = [name for name in only if name not in every]
     if unknown:
         raise ValueError(f"--only {unknown[0]}: not one of {', '.join(every)}")
-    optional = {r.name for r in releases.RELEASES if r.only_if_asked or r.for_training}
-    names = only or [name for name in every if name not in optional]
-    return [item for name in names for item in every[name]]
+    expected = [row.name for row in releases.serving(base) if row.is_expected]
+    return [item for name in only or [*expected, "dwpose"] for item in every[name]]
 
 
 def fetch(item: Item, target: Path) -> Path:
@@ -109,11 +110,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m converters.download", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--to", type=Path, required=True, help="folder for the weights")
+    parser.add_argument("--config", default="configs/svd.py", help="file.py[:argument]")
     parser.add_argument("--only", default="", help="names, separated by commas")
     parser.add_argument("--accept-licences", action="store_true")
     options = parser.parse_args(arguments)
     try:
-        wanted = items(tuple(filter(None, options.only.split(","))))
+        config = convert.load_config(options.config)
+        wanted = items(config.base, tuple(filter(None, options.only.split(","))))
         for item in wanted:
             print(f"{item.name}: {item.repository}/{item.remote}\n  licence: {item.licence}")
             if options.accept_licences:
@@ -122,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if options.accept_licences:
-        print(f"next: python -m converters.convert check {options.to}")
+        print(f"next: python -m converters.convert check {options.to} --config {options.config}")
     else:
         print("nothing was downloaded; read the licences, then add --accept-licences")
     return 0

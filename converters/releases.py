@@ -26,8 +26,11 @@ class Release:
     """One released file. Patterns are regular expressions, on the path (places) or the key (the
     rest).
 
-    module: prefix of all keys as released; files without it are read too. counters: whether norms
-    count batches. repository: on Hugging Face, or the address that the remote path is appended to.
+    base: of the configs that it serves, since networks of one name differ; "": of all. module:
+    prefix of all keys as released; files without it are read too. frame_codes: whether attention
+    over frames has its table of positions beside it. counters: whether norms count batches.
+    repository: on Hugging Face, or the address that the remote path is appended to; "": nobody has
+    published such a file, it comes from training.
     """
 
     name: str
@@ -37,11 +40,13 @@ class Release:
     repository: str
     remote: str  # path in there
     licence: str
+    base: str = ""
     download_to: str = ""  # folder that the remote path goes below
     wrapper: str | None = None  # entry of the dictionary that a written file holds them in
     module: str = ""
     aliases: tuple[Rule, ...] = ()  # other spellings that are met -> the one here
     constants: tuple[str, ...] = ()  # 0, 1, 2, ...; compared when present, never written
+    frame_codes: bool = False  # sinusoids of any length; compared when present, always written
     counters: bool = False
     unused: tuple[str, ...] = ()
     only_if_asked: bool = False  # holds a network that another release is preferred for
@@ -51,11 +56,21 @@ class Release:
     def networks(self) -> tuple[str, ...]:
         return tuple(part.network for part in self.parts)
 
+    @property
+    def is_expected(self) -> bool:
+        """Whether a folder of weights lacks something without it."""
+        return bool(self.repository) and not (self.only_if_asked or self.for_training)
+
 
 _SVD_LICENCE = "Stability AI Community License; accept it on the repository's page first"
 # The model's folder, right above the network's or above a snapshot in Hugging Face's cache.
-_SD15 = r"(stable-diffusion-v1-?5|sd-?v?1[.-]?5)[^/]*(/snapshots/[^/]+)?"
-_SVD = r"(stable-video-diffusion|svd|img2vid)[^/]*(/snapshots/[^/]+)?"
+_SNAPSHOT = r"[^/]*(/snapshots/[^/]+)?"
+_SD15 = r"(stable-diffusion-v1-?5|sd-?v?1[.-]?5)" + _SNAPSHOT
+_SVD = r"(stable-video-diffusion|svd|img2vid)" + _SNAPSHOT
+# MusePose and Moore-AnimateAnyone ask for it in their common folder.
+_VARIATIONS = rf"(sd-image-variations{_SNAPSHOT}|/pretrained_weights)"
+_MUSEPOSE = r"musepose[^/]*"
+_MOORE = rf"(animate[-_]?anyone{_SNAPSHOT}|/pretrained_weights)"
 _WEIGHTS = (
     r"(diffusion_pytorch_model|model)\.safetensors$",
     r"(diffusion_pytorch_model|model)\.fp16\.safetensors$",
@@ -64,32 +79,78 @@ _WEIGHTS = (
 )
 _SVD_REPOSITORY = "stabilityai/stable-video-diffusion-img2vid-xt-1-1"
 _SD15_REPOSITORY = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+_SD15_LICENCE = "CreativeML Open RAIL-M"
+_VARIATIONS_REPOSITORY = "lambdalabs/sd-image-variations-diffusers"
 _VAE_ALIASES = (
     (r"(attentions\.\d+)\.query\.", r"\1.to_q."),
     (r"(attentions\.\d+)\.key\.", r"\1.to_k."),
     (r"(attentions\.\d+)\.value\.", r"\1.to_v."),
     (r"(attentions\.\d+)\.proj_attn\.", r"\1.to_out.0."),
 )
+_POSITION_IDS = (r"^vision_model\.embeddings\.position_ids$",)
+_HEAD = (r"^conv_(norm_)?out\.",)  # of a whole U-Net; the reference's output is not used
 
 
 def _folder_release(family: str, folder: str, network: str, spelling: rules.Spelling, **more):
     """A network in a diffusers folder, which has one file per network."""
-    root, repository, licence, variant = {
-        "svd": (_SVD, _SVD_REPOSITORY, _SVD_LICENCE, ".fp16"),  # as the official run loads it
-        "sd15": (_SD15, _SD15_REPOSITORY, "CreativeML Open RAIL-M", ""),
+    root, repository, licence, base, end = {
+        # half precision, as the official run loads it
+        "svd": (_SVD, _SVD_REPOSITORY, _SVD_LICENCE, "svd", ".fp16.safetensors"),
+        "sd15": (_SD15, _SD15_REPOSITORY, _SD15_LICENCE, "", ".safetensors"),
+        "variations": (_VARIATIONS, _VARIATIONS_REPOSITORY, _SD15_LICENCE, "sd15", ".bin"),
     }[family]
     stem = "diffusion_pytorch_model" if folder in ("vae", "unet") else "model"
     above = repository.split("/")[1]
+    fields = {"name": f"{family}_{folder}", "remote": f"{folder}/{stem}{end}"} | more
     return Release(
-        name=f"{family}_{folder}",
         parts=(Part(network, spelling),),
         file=f"{above}/{folder}/{stem}.safetensors",
         places=tuple(rf"(?i){root}/{folder}/{end}" for end in _WEIGHTS),
         repository=repository,
-        remote=f"{folder}/{stem}{variant}.safetensors",
         download_to=above,
         licence=licence,
-        **more,
+        base=base,
+        **fields,
+    )
+
+
+def _animate_anyone(
+    project: str, root: str, folder: str, remote: str, repository: str, licence: str, **more
+) -> tuple[Release, ...]:
+    """The four files of MusePose, or of Moore-AnimateAnyone, which it grew from: the same networks.
+
+    root: pattern of the folder they lie in; folder: where ours puts them; remote: theirs.
+    """
+    networks = {
+        "denoising_unet": ("unet", rules.UNET_PICTURE, {}),
+        "motion_module": ("motion_modules", rules.MOTION_MODULES, {"frame_codes": True}),
+        "reference_unet": ("reference", rules.UNET_PICTURE, {"unused": _HEAD}),
+        "pose_guider": ("pose_encoder", rules.PLAIN, {}),
+    }
+    return tuple(
+        Release(
+            name=f"{project}_{stem}",
+            parts=(Part(network, spelling),),
+            file=f"{folder}/{stem}.pth",
+            places=(rf"(?i){root}/{stem}\.(pth|safetensors)$",),
+            repository=repository,
+            remote=f"{remote}{stem}.pth",
+            download_to="" if remote else folder,
+            licence=licence,
+            base="sd15",
+            **fields,
+            **more,
+        )
+        for stem, (network, spelling, fields) in networks.items()
+    )
+
+
+def _dispose(controlnet: rules.Spelling) -> tuple[Part, ...]:
+    """What DisPose trains, under one file's prefixes; only the ControlNet depends on the base."""
+    return (
+        Part("controlnet", controlnet),
+        Part("motion_encoder", rules.MOTION_ENCODER, "controlnet_cond_embedding."),
+        Part("point_encoder", rules.POINT_ENCODER, "point_adapter."),
     )
 
 
@@ -105,20 +166,18 @@ RELEASES = (
         repository="tencent/MimicMotion",
         remote="MimicMotion_1-1.pth",
         licence="research and education only (Tencent), and the Stability AI Community License",
+        base="svd",
         unused=(r"^(vae|image_encoder)\.",),
     ),
     Release(
         name="dispose",
-        parts=(
-            Part("controlnet", rules.UNET_VIDEO),
-            Part("motion_encoder", rules.MOTION_ENCODER, "controlnet_cond_embedding."),
-            Part("point_encoder", rules.POINT_ENCODER, "point_adapter."),
-        ),
+        parts=_dispose(rules.UNET_VIDEO),
         file="DisPose.pth",
         places=(r"DisPose\.(pth|safetensors)$",),
         repository="lihxxx/DisPose",
         remote="DisPose.pth",
         licence="none stated; see the repository's page",
+        base="svd",
     ),
     _folder_release("svd", "vae", "vae", rules.VAE_VIDEO, aliases=_VAE_ALIASES),
     _folder_release(
@@ -126,9 +185,82 @@ RELEASES = (
         "image_encoder",
         "image_encoder",
         rules.PLAIN,
-        constants=(r"^vision_model\.embeddings\.position_ids$",),
+        constants=_POSITION_IDS,
     ),
     _folder_release("svd", "unet", "unet", rules.UNET_VIDEO, only_if_asked=True),
+    *_animate_anyone(
+        "musepose",
+        root=_MUSEPOSE,
+        folder="MusePose",
+        remote="MusePose/",
+        repository="TMElyralab/MusePose",
+        licence="non-commercial research only (MusePose)",
+    ),
+    _folder_release(
+        "variations",
+        "image_encoder",
+        "image_encoder",
+        rules.PLAIN,
+        remote="image_encoder/pytorch_model.bin",
+        constants=_POSITION_IDS,
+    ),
+    Release(
+        name="vae_ft_mse",
+        parts=(Part("vae", rules.VAE),),
+        file="sd-vae-ft-mse/diffusion_pytorch_model.safetensors",
+        places=tuple(rf"(?i)sd-vae-ft-mse{_SNAPSHOT}/{end}" for end in _WEIGHTS),
+        repository="stabilityai/sd-vae-ft-mse",
+        remote="diffusion_pytorch_model.safetensors",
+        download_to="sd-vae-ft-mse",
+        licence="MIT",
+        base="sd15",
+        aliases=_VAE_ALIASES,
+    ),
+    Release(
+        name="dispose_sd15",  # the SD1.5 part loads in diffusers' ControlNetModel too
+        parts=_dispose(rules.UNET_PICTURE),
+        file="DisPose_sd15.pth",
+        places=(r"DisPose_sd15\.(pth|safetensors)$",),
+        repository="",
+        remote="",
+        licence="that of whoever trained it",
+        base="sd15",
+    ),
+    *_animate_anyone(
+        "moore",
+        root=_MOORE,
+        folder="AnimateAnyone",
+        remote="",
+        repository="patrolli/AnimateAnyone",
+        licence="Apache-2.0",
+        only_if_asked=True,
+    ),
+    # What the base's own training starts from.
+    Release(
+        name="animatediff",
+        parts=(Part("motion_modules", rules.MOTION_MODULES),),
+        file="mm_sd_v15_v2.ckpt",
+        places=(
+            r"mm_sd_v15_v2[^/]*\.(ckpt|pth|safetensors)$",
+            r"mm_sd_v1[45][^/]*\.(ckpt|pth|safetensors)$",
+        ),
+        repository="guoyww/animatediff",
+        remote="mm_sd_v15_v2.ckpt",
+        licence="Apache-2.0",
+        base="sd15",
+        frame_codes=True,
+        only_if_asked=True,
+    ),
+    _folder_release("variations", "unet", "unet", rules.UNET_PICTURE, only_if_asked=True),
+    _folder_release(
+        "variations",
+        "unet",
+        "reference",
+        rules.UNET_PICTURE,
+        name="variations_reference",
+        unused=_HEAD,
+        only_if_asked=True,
+    ),
     _folder_release("sd15", "unet", "dift_unet", rules.UNET_PICTURE),
     _folder_release(
         "sd15",
@@ -192,9 +324,16 @@ POSE_LICENCE = "Apache-2.0"
 
 def address(row: Release) -> str:
     """The page or the file where a release is to be had."""
+    if not row.repository:
+        return "a training run, as nobody has published one"
     if row.repository.startswith("https://"):
         return f"{row.repository}/{row.remote}"
     return f"https://huggingface.co/{row.repository} ({row.remote})"
+
+
+def serving(base: str) -> list[Release]:
+    """The releases for the configs of a base."""
+    return [row for row in RELEASES if row.base in ("", base)]
 
 
 def serves_training(network: str) -> bool:

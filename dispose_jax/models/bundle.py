@@ -29,20 +29,34 @@ FORMAT = 1
 DESCRIPTION = "bundle.json"
 POSE_FILES = ("detector.onnx", "whole_body.onnx")
 
-# Which released file a network comes from, for the error that names what is missing.
-RELEASED_IN = {
-    "unet": "MimicMotion_1-1.pth",
-    "pose_encoder": "MimicMotion_1-1.pth",
-    "controlnet": "DisPose.pth",
-    "motion_encoder": "DisPose.pth",
-    "point_encoder": "DisPose.pth",
-    "vae": "stable-video-diffusion-img2vid-xt-1-1/vae",
-    "image_encoder": "stable-video-diffusion-img2vid-xt-1-1/image_encoder",
+# Which released file a network of a base comes from, for the error that names what is missing.
+_HELPERS = {
     "dift_unet": "stable-diffusion-v1-5/unet",
     "dift_vae": "stable-diffusion-v1-5/vae",
     "dift_text_encoder": "stable-diffusion-v1-5/text_encoder",
     "cmp": "ckpt_iter_42000.pth.tar",
     "raft": "raft_large_C_T_SKHT_V2-ff5fadd5.pth",
+}
+RELEASED_IN = {
+    "svd": {
+        "unet": "MimicMotion_1-1.pth",
+        "pose_encoder": "MimicMotion_1-1.pth",
+        "controlnet": "DisPose.pth",
+        "motion_encoder": "DisPose.pth",
+        "point_encoder": "DisPose.pth",
+        "vae": "stable-video-diffusion-img2vid-xt-1-1/vae",
+        "image_encoder": "stable-video-diffusion-img2vid-xt-1-1/image_encoder",
+        **_HELPERS,
+    },
+    "sd15": {
+        "unet": "MusePose/denoising_unet.pth",
+        "motion_modules": "MusePose/motion_module.pth",
+        "reference": "MusePose/reference_unet.pth",
+        "pose_encoder": "MusePose/pose_guider.pth",
+        "vae": "sd-vae-ft-mse",
+        "image_encoder": "sd-image-variations-diffusers/image_encoder",
+        **_HELPERS,
+    },
 }
 
 
@@ -212,14 +226,21 @@ def owners(
     for name in networks:
         having = [folder for folder, content in contents.items() if name in content["networks"]]
         if not having:
-            released = RELEASED_IN.get(name, "a training run")
+            base = next(iter(contents.values()))["base"]
             raise ValueError(
                 f"{', '.join(map(str, contents))}: no {name}.safetensors, which this run needs; it "
-                f"is made from {released} by "
-                "python -m converters.convert to-flax --from WEIGHTS --to BUNDLE"
+                f"comes from {source_of(base, name)}"
             )
         found[name] = having[-1], contents[having[-1]]["networks"][name]
     return found
+
+
+def source_of(base: str, network: str) -> str:
+    """What a base's network comes from: a released file and the command, or training."""
+    released = RELEASED_IN.get(base, {}).get(network)
+    if released is None:
+        return "a training run"
+    return f"{released} by python -m converters.convert to-flax --from WEIGHTS --to BUNDLE"
 
 
 def pose_file(folders: Sequence[str | Path], name: str) -> Path | None:

@@ -5,47 +5,58 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 
-from converters import releases, rules
-from converters.releases import Part, Release
+from converters import releases
+from converters.releases import Release
 from dispose_jax.networks.clip import TextTransformer, VisionTransformer
 from dispose_jax.networks.cmp import CMP
 from dispose_jax.networks.controlnet import ControlNet
 from dispose_jax.networks.motion_encoder import MotionEncoder
 from dispose_jax.networks.point_encoder import PointEncoder
-from dispose_jax.networks.pose_encoder import PoseNet
+from dispose_jax.networks.pose_encoder import PoseGuider, PoseNet
 from dispose_jax.networks.raft import RAFT
+from dispose_jax.networks.temporal import MotionSizes, split_motion
 from dispose_jax.networks.unet import Flavour, UNet
 from dispose_jax.networks.vae import VAE
 from tests.parity.cases import load_manifest
 
-# No release row holds a whole SD1.5 autoencoder, as only its encoder is used; its keys are checked
-# all the same.
-PICTURE_VAE = Release(
-    name="sd15_vae_whole",
-    parts=(Part("vae", rules.PLAIN),),
-    file="vae.safetensors",
-    places=(),
-    repository="",
-    remote="",
-    licence="",
-    aliases=releases.release("sd15_vae").aliases,
-)
+DENOISER, MOTION = "musepose_denoising_unet", "musepose_motion_module"
+
+
+def load(manifest: str) -> dict:
+    """The manifest of one file.
+
+    The motion modules are built as the denoiser's, so they take its config; and the small
+    denoiser's manifest describes both of the files that it is saved as.
+    """
+    kind, _, size = manifest.partition(".")
+    if kind not in (DENOISER, MOTION):
+        return load_manifest(manifest)
+    whole = load_manifest(f"{DENOISER}.{size}")
+    if size == "full":
+        return whole | {"tensors": load_manifest(manifest)["tensors"]}
+    own = lambda key: (".motion_modules." in key) == (kind == MOTION)
+    return whole | {"tensors": {key: v for key, v in whole["tensors"].items() if own(key)}}
 
 
 def torch_shapes(manifest: str) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(shape) for key, (shape, _) in load_manifest(manifest)["tensors"].items()}
+    return {key: tuple(shape) for key, (shape, _) in load(manifest)["tensors"].items()}
 
 
 @cache
 def shapes_of(manifest: str) -> dict:
     """{network: tree of shapes} of what a manifest holds, from its config alone."""
-    return _TABLE[manifest.split(".")[0]][1](load_manifest(manifest)["config"])
+    whole = _built(manifest.replace(MOTION, DENOISER))  # one network in two files
+    return {network: whole[network] for network in release_of(manifest).networks}
+
+
+@cache
+def _built(manifest: str) -> dict:
+    return _TABLE[manifest.split(".")[0]][1](load(manifest)["config"])
 
 
 def release_of(manifest: str) -> Release:
     """The row of converters.releases that reads this manifest's file."""
-    row = _TABLE[manifest.split(".")[0]][0]
-    return releases.release(row) if isinstance(row, str) else row
+    return releases.release(_TABLE[manifest.split(".")[0]][0])
 
 
 def _shapes(module, *inputs, **named) -> dict:
@@ -99,18 +110,40 @@ def _dispose(config: dict) -> dict:
     }
 
 
-def _picture_unet(config: dict) -> dict:
+def _sd15_unet(config: dict, flavour: Flavour, **more) -> dict:
     channels = tuple(config["block_out_channels"])
-    unet = UNet(
-        channels,
-        (config["attention_head_dim"],) * len(channels),
-        Flavour(groups=config["norm_num_groups"]),
-        layers=config["layers_per_block"],
-        out_channels=config["out_channels"],
-    )
+    heads = (config["attention_head_dim"],) * len(channels)
+    unet = UNet(channels, heads, flavour, config["layers_per_block"], **more)
     x = jnp.zeros((1, 1, 8, 8, config["in_channels"]))
     context = jnp.zeros((1, 77, config["cross_attention_dim"]))
-    return {"dift_unet": _shapes(unet, x=x, t=jnp.zeros(1), context=context)}
+    return _shapes(unet, x=x, t=jnp.zeros(1), context=context)
+
+
+def _picture_unet(config: dict) -> dict:
+    flavour = Flavour(groups=config["norm_num_groups"])
+    return {"dift_unet": _sd15_unet(config, flavour, out_channels=config["out_channels"])}
+
+
+def _denoiser(config: dict) -> dict:
+    unet, motion = config["unet"], config["additional"]["motion_module_kwargs"]
+    sizes = MotionSizes(
+        heads=motion["num_attention_heads"],
+        positions=motion["temporal_position_encoding_max_len"],
+    )
+    flavour = Flavour("motion_module", unet["norm_num_groups"], motion=sizes)
+    picture, modules = split_motion(_sd15_unet(unet, flavour, out_channels=unet["out_channels"]))
+    return {"unet": picture, "motion_modules": modules}
+
+
+def _reference(config: dict) -> dict:
+    flavour = Flavour(groups=config["unet"]["norm_num_groups"])
+    return {"reference": _sd15_unet(config["unet"], flavour, head=False)}
+
+
+def _pose_guider(config: dict) -> dict:
+    widths = tuple(config["block_out_channels"])
+    guider = PoseGuider(config["conditioning_embedding_channels"], widths)
+    return {"pose_encoder": _shapes(guider, jnp.zeros((1, 1, 16, 16, 3)))}
 
 
 def _vae(config: dict, name: str, **named) -> dict:
@@ -184,10 +217,15 @@ _TABLE = {
     "e2e_image_encoder": ("svd_image_encoder", _vision),
     "sd15_unet": ("sd15_unet", _picture_unet),
     "dift_unet": ("sd15_unet", _picture_unet),
-    "sd15_vae": (PICTURE_VAE, partial(_vae, name="vae")),
+    "sd15_vae": ("vae_ft_mse", partial(_vae, name="vae")),
     "dift_vae": ("sd15_vae", partial(_vae, name="dift_vae", method="encode")),
     "sd15_text_encoder": ("sd15_text_encoder", _text),
     "dift_text": ("sd15_text_encoder", _text),
     "cmp": ("cmp", _cmp),
     "raft_large": ("raft", _raft),
+    DENOISER: (DENOISER, _denoiser),
+    MOTION: (MOTION, _denoiser),
+    "musepose_reference_unet": ("musepose_reference_unet", _reference),
+    "musepose_pose_guider": ("musepose_pose_guider", _pose_guider),
+    "sd_image_variations_image_encoder": ("variations_image_encoder", _vision),
 }

@@ -141,11 +141,15 @@ def test_networks_that_mimicmotion_may_carry_are_dropped_and_counted():
 
 
 def test_every_network_names_the_file_it_comes_from_when_it_is_absent():
-    rows = {n: row for row in releases.RELEASES for n in row.networks if not row.only_if_asked}
-    assert rows.keys() == bundle.RELEASED_IN.keys()
-    for network, row in rows.items():
-        assert bundle.RELEASED_IN[network] in row.file
-    assert {name for name in rows if releases.serves_training(name)} == {"raft"}
+    for base in ("svd", "sd15"):
+        given = [row for row in releases.serving(base) if row.is_expected or row.for_training]
+        rows = {name: row for row in given for name in row.networks}
+        assert rows.keys() == bundle.RELEASED_IN[base].keys()
+        assert sum(len(row.networks) for row in given) == len(rows), "a network in two files"
+        for network, row in rows.items():
+            assert bundle.RELEASED_IN[base][network] in row.file
+        assert {name for name in rows if releases.serves_training(name)} == {"raft"}
+    assert bundle.source_of("sd15", "controlnet") == "a training run"
     assert set(releases.POSE_FILES) == set(bundle.POSE_FILES)
 
 

@@ -12,7 +12,7 @@ from dispose_jax.models import bundle
 from dispose_jax.models import networks as model_networks
 
 CONFIG = "configs/svd.py:size=tiny"
-ROWS = [row for row in releases.RELEASES if not row.only_if_asked]
+ROWS = [row for row in releases.serving("svd") if not row.only_if_asked]
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,10 @@ import inspect
 import numpy as np
 import pytest
 
-from converters import checkpoints, files
+from configs import sd15
+from converters import checkpoints, files, releases
 from dispose_jax.models import bundle
+from dispose_jax.models import networks as model_networks
 from tests.converters import built
 from tests.converters.test_networks import keyed
 from tests.parity.cases import load_manifest
@@ -23,6 +25,12 @@ def from_config(kind: type, config: dict):
     return kind(**{name: value for name, value in config.items() if name in known})
 
 
+def without_head(module):
+    """A U-Net as MusePose saves its reference."""
+    module.conv_norm_out, module.conv_out = None, torch.nn.Identity()
+    return module
+
+
 def vision_model(config: dict):
     return transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**config))
 
@@ -33,12 +41,17 @@ MODULES = {
     "svd_image_encoder.tiny": vision_model,
     "sd15_unet.tiny": lambda c: from_config(diffusers.UNet2DConditionModel, c),
     "sd15_vae.tiny": lambda c: from_config(diffusers.AutoencoderKL, c),
+    f"{built.DENOISER}.tiny": lambda c: from_config(diffusers.UNet2DConditionModel, c["unet"]),
+    "musepose_reference_unet.tiny": lambda c: without_head(
+        from_config(diffusers.UNet2DConditionModel, c["unet"])
+    ),
+    "sd_image_variations_image_encoder.tiny": vision_model,
 }
 
 
 @pytest.mark.parametrize("manifest", MODULES)
 def test_exported_networks_load_with_no_key_missing_or_left_over(tmp_path, manifest):
-    module = MODULES[manifest](load_manifest(manifest)["config"])
+    module = MODULES[manifest](built.load(manifest)["config"])
     original = keyed(manifest, np.float32)
     suffix = "pth" if "unet" in manifest else "safetensors"
     path = export(tmp_path, manifest, f"model.{suffix}", original)
@@ -69,6 +82,51 @@ def test_the_text_encoder_loads_from_its_folder_with_no_key_missing_or_left_over
     state = {key.removeprefix("text_model."): value for key, value in module.state_dict().items()}
     for key, value in bare.items():
         np.testing.assert_array_equal(state[key].numpy(), value, err_msg=key)
+
+
+def test_dispose_on_the_second_base_loads_and_computes_as_a_controlnet(tmp_path):
+    config = sd15.get_config("size=tiny")
+    names = ("controlnet", "motion_encoder", "point_encoder")
+    networks = model_networks.build(config)
+    params = model_networks.random({name: networks[name] for name in names}, seed=5)
+    row = releases.release("dispose_sd15")
+    files.write(tmp_path / row.file, checkpoints.to_torch(row, params, "random"))
+    state = torch.load(tmp_path / row.file, weights_only=True)
+
+    sizes = config.model.unet
+    levels, channels = len(sizes.channels), config.model.vae.latent_channels
+    module = diffusers.ControlNetModel(
+        in_channels=channels,
+        down_block_types=("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
+        block_out_channels=tuple(sizes.channels),
+        layers_per_block=sizes.layers,
+        attention_head_dim=tuple(sizes.heads),
+        norm_num_groups=sizes.groups,
+        cross_attention_dim=config.model.image_encoder.projection,
+    )
+    module.controlnet_cond_embedding = torch.nn.Identity()  # the motion encoder is in its place
+    added = ("controlnet_cond_embedding.", "point_adapter.")
+    module.load_state_dict({k: v for k, v in state.items() if not k.startswith(added)}, strict=True)
+
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: rng.standard_normal(shape, np.float32)
+    x, context = normal(2, 1, 12, 8, channels), normal(2, 3, module.config.cross_attention_dim)
+    motion, t = normal(2, 1, 12, 8, sizes.channels[0]), np.array([3.0, 700.0])
+    ours = networks["controlnet"].module.apply(
+        {"params": params["controlnet"]}, x, t, context, motion=motion
+    )
+    channels_first = lambda x: torch.from_numpy(np.moveaxis(np.asarray(x)[:, 0], -1, 1).copy())
+    with torch.no_grad():
+        down, mid = module(
+            channels_first(x),
+            torch.from_numpy(t),
+            torch.from_numpy(context),
+            controlnet_cond=channels_first(motion),
+            return_dict=False,
+        )
+    for theirs, found in zip((*down, mid), (*ours.skips, ours.mid), strict=True):
+        assert theirs.std() > 0.01
+        torch.testing.assert_close(channels_first(found), theirs, rtol=1e-4, atol=1e-4)
 
 
 def export(folder, manifest, name, original):

@@ -39,12 +39,23 @@ def test_nothing_is_fetched_before_the_licences_are_accepted(hub, tmp_path, caps
     assert "nothing was downloaded" in out
 
 
-def test_what_is_fetched_lies_where_the_doctor_looks(hub, tmp_path, capsys):
-    assert download.main(["--to", str(tmp_path), "--accept-licences"]) == 0
-    asked = lambda row: row.only_if_asked or row.for_training
-    wanted = {row.name for row in releases.RELEASES if not asked(row)}
+@pytest.mark.parametrize("base", ["svd", "sd15"])
+def test_what_is_fetched_lies_where_the_doctor_looks(hub, tmp_path, capsys, base):
+    config = f"configs/{base}.py"
+    arguments = ["--to", str(tmp_path), "--accept-licences", "--config", config]
+    assert download.main(arguments) == 0
+    wanted = {row.name for row in releases.serving(base) if row.is_expected}
     assert set(doctor.find(tmp_path)) == wanted | set(releases.POSE_FILES)
-    assert "converters.convert check" in capsys.readouterr().out
+    assert f"converters.convert check {tmp_path} --config {config}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in releases.RELEASES if row.only_if_asked], ids=lambda row: row.name
+)
+def test_what_is_fetched_when_named_lies_where_the_doctor_looks_too(hub, tmp_path, row):
+    arguments = ["--to", str(tmp_path), "--only", row.name, "--accept-licences"]
+    assert download.main(arguments) == 0
+    assert row.name in doctor.find(tmp_path)
 
 
 def test_only_the_named_releases_are_fetched(hub, tmp_path):
@@ -63,7 +74,7 @@ def test_a_file_with_an_address_of_its_own_is_fetched_and_its_digest_checked(
     content = b"weights"
     name = f"raft_large_X-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     (tmp_path / name).write_bytes(content)
-    item = download.items(["raft"])[0]
+    item = download.items("svd", ["raft"])[0]
     assert item.repository == "https://download.pytorch.org/models"
     served = {f"{item.repository}/{name}": tmp_path / name}
     monkeypatch.setattr(
