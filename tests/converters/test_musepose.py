@@ -1,18 +1,15 @@
 """What is particular to the files of the second base: tables of positions, start weights, its own
 DisPose, and which file serves which base."""
 
-from functools import partial
-
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 
+from configs import sd15
 from converters import checkpoints, doctor, files, mapping, releases
 from converters.mapping import ConversionError
-from dispose_jax.networks.controlnet import ControlNet
-from dispose_jax.networks.unet import Flavour
+from dispose_jax.models import networks as model_networks
 from tests.converters import built
 from tests.converters.test_networks import keyed, same_bits
 
@@ -62,14 +59,6 @@ def test_tables_are_written_for_as_many_positions_as_the_model_has(frames):
     assert written.keys() == tensors.keys()
     assert written[TABLE].shape == (1, frames, 96) and written[TABLE].dtype == np.float16
     np.testing.assert_allclose(written[TABLE], sinusoid(frames, 96), atol=1e-3)
-
-
-def test_the_full_size_tables_lie_where_the_released_file_has_them():
-    expected = built.torch_shapes(f"{built.MOTION}.full")
-    tables = {key: shape for key, shape in expected.items() if key.endswith(".pe")}
-    weights = {key: shape for key, shape in expected.items() if key not in tables}
-    found = checkpoints._frame_codes(weights)
-    assert {key: (1, 128, channels) for key, channels in found.items()} == tables
 
 
 def halves(table):
@@ -154,28 +143,53 @@ def test_motion_modules_in_the_denoisers_file_are_unexpected():
             checkpoints.to_flax(row, both, built.shapes_of(denoiser), "denoising_unet.pth")
 
 
-def test_dispose_on_this_base_has_the_first_bases_names_less_what_does_not_exist():
-    # No file was published: the picture model's encoder, and what DisPose adds to any base.
-    config = built.load(f"{built.DENOISER}.full")["config"]["unet"]
-    channels = tuple(config["block_out_channels"])
-    net = ControlNet(channels, (config["attention_head_dim"],) * len(channels), Flavour())
-    x = jnp.zeros((1, 1, 8, 8, config["in_channels"]))
-    context = jnp.zeros((1, 1, config["cross_attention_dim"]))
-    init = partial(net.init, x=x, t=jnp.zeros(1), context=context)
-    shapes = {"controlnet": jax.eval_shape(init, jax.random.key(0))["params"]}
-    first_base = built.shapes_of("dispose.full")
-    shapes |= {name: first_base[name] for name in ("motion_encoder", "point_encoder")}
-    maps = checkpoints.derive(releases.release("dispose_sd15"), shapes)
-    derived = {entry.key: entry.shape for entries in maps.values() for entry in entries.values()}
+@pytest.fixture(scope="module")
+def full_size():
+    """The networks that the full-size config builds; shapes are traced when asked for."""
+    return model_networks.build(sd15.get_config())
 
+
+def derived(name: str, networks) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of the weights that a release must have for these networks."""
+    row = releases.release(name)
+    maps = checkpoints.derive(row, {network: networks[network].shapes for network in row.networks})
+    return {entry.key: entry.shape for entries in maps.values() for entry in entries.values()}
+
+
+RELEASED = {
+    "musepose_denoising_unet": 686,
+    "musepose_motion_module": 588,
+    "musepose_reference_unet": 682,
+    "musepose_pose_guider": 16,
+    "sd_image_variations_image_encoder": 392,
+    "sd15_vae": 248,
+}
+
+
+@pytest.mark.parametrize("manifest", RELEASED)
+def test_the_full_size_config_has_exactly_the_tensors_of_the_released_file(full_size, manifest):
+    expected = built.torch_shapes(f"{manifest}.full")
+    assert len(expected) == RELEASED[manifest]
+    row = built.release_of(f"{manifest}.full")
+    found = derived(row.name, full_size)
+    if row.frame_codes:
+        tables = checkpoints._frame_codes(found)
+        positions = full_size["motion_modules"].module.flavour.motion.positions
+        found |= {key: (1, positions, channels) for key, channels in tables.items()}
+    assert found == expected
+
+
+def test_dispose_on_this_base_has_the_first_bases_names_less_what_does_not_exist(full_size):
+    # No file was published: the picture model's encoder, and what DisPose adds to any base.
+    found = derived("dispose_sd15", full_size)
     is_decoder = lambda key: key.startswith(("up_blocks.", "conv_norm_out.", "conv_out."))
     base = built.torch_shapes(f"{built.DENOISER}.full")
     expected = {key: shape for key, shape in base.items() if not is_decoder(key)}
     added = ("controlnet_", "point_adapter.")
     released = built.torch_shapes("dispose.full").items()
     expected |= {key: shape for key, shape in released if key.startswith(added)}
-    assert derived == expected
-    assert sum(np.prod(shape) for shape in derived.values()) == 364_397_184
+    assert found == expected
+    assert sum(np.prod(shape) for shape in found.values()) == 364_397_184
 
 
 PLACES = {

@@ -16,10 +16,10 @@ from tests.parity import keyed_weights
 
 KINDS = ["mimicmotion", "dispose", "svd_unet", "svd_vae", "svd_image_encoder"]
 KINDS += ["sd15_unet", "sd15_vae", "sd15_text_encoder", "cmp"]
-KINDS += [built.DENOISER, built.MOTION, "musepose_reference_unet", "musepose_pose_guider"]
-KINDS += ["sd_image_variations_image_encoder"]
+MUSEPOSE = [built.DENOISER, built.MOTION, "musepose_reference_unet", "musepose_pose_guider"]
+MUSEPOSE += ["sd_image_variations_image_encoder"]  # full: test_musepose.py
 FULL = [f"{kind}.full" for kind in [*KINDS, "raft_large"]]
-TINY = [f"{kind}.tiny" for kind in KINDS] + ["raft_large.full"]  # which is small as it is
+TINY = [f"{kind}.tiny" for kind in KINDS + MUSEPOSE] + ["raft_large.full"]  # small as it is
 
 
 def keyed(manifest: str, dtype) -> dict[str, np.ndarray]:
