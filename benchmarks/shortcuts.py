@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure, step
-from dispose_jax.models import mimicmotion, networks
+from dispose_jax import dry_run
+from dispose_jax.models import choose, networks
 from dispose_jax.motion import field
 from dispose_jax.motion.tracks import Impulses
 from dispose_jax.networks.cmp import CMP
@@ -68,9 +69,11 @@ def _denoiser(setting: Setting):
     # Two tokens of context have no released order: each row reads its own.
     s.config.quirks.time_context_order = "per_clip"
     built = s.networks
-    model = mimicmotion.build(s.config, built)
+    model = choose.build(s.config, built)
     params = s.params("unet", "controlnet")
-    shapes = step.conditioning_shapes(s.config, s.frames, s.height, s.width, s.dtype)
+    signals = dry_run.signal_shapes(s.config, s.frames, s.height, s.width)
+    weights = step.weight_shapes(built)
+    shapes, _ = dry_run.condition_shapes(model, weights, signals, s.frames, s.height, s.width)
     conditioning = measure.random_tree(shapes)
     conditioning = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), conditioning)
     x = s.normal(2, s.frames, s.height // 8, s.width // 8, s.config.model.vae.latent_channels)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,9 @@ from benchmarks import measure
 from configs.svd import get_config
 from dispose_jax import animate, counts, dry_run
 from dispose_jax.data.image import target_size
-from dispose_jax.models import mimicmotion, networks
-from dispose_jax.types import Conditioning
+from dispose_jax.models import choose, networks
+from dispose_jax.models.protocol import generated
+from dispose_jax.types import Params
 
 
 def run(
@@ -32,16 +34,14 @@ def run(
     """Figures of a step: seconds, FLOPs and bytes. num_frames of the clip, the reference
     included."""
     built = networks.build(config, dtype)
-    model = mimicmotion.build(config, built)
-    names = [name for name in dry_run.STAGES["sampling"] if name in built]
-    shapes = {
-        name: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), built[name].shapes)
-        for name in names
-    }
+    model = choose.build(config, built)
+    every = weight_shapes(built)
+    shapes = {name: every[name] for name in model.stages["sampling"] if name in built}
     params = measure.random_tree(shapes)
-    conditioning = conditioning_shapes(config, num_frames, height, width, dtype)
-    channels = config.model.vae.latent_channels
-    latents = jax.ShapeDtypeStruct((1, num_frames, height // 8, width // 8, channels), jnp.float32)
+    signals = dry_run.signal_shapes(config, num_frames, height, width)
+    conditioning, _ = dry_run.condition_shapes(model, every, signals, num_frames, height, width)
+    made = generated(model, num_frames)
+    latents = jax.ShapeDtypeStruct((1, made, *model.latent_shape(height, width)), jnp.float32)
     sampling = animate.Sampling(
         steps=repeats + 1,
         window=config.sample.window,
@@ -49,7 +49,7 @@ def run(
         guidance_scale=config.sample.guidance_scale,
         window_batch=config.sample.window_batch,
     )
-    plan = model.windows(num_frames, sampling.window, sampling.overlap)
+    plan = model.windows(made, sampling.window, sampling.overlap)
     halves = 2 if max(jnp.atleast_1d(jnp.asarray(sampling.guidance_scale))) > 1 else 1
     call = dry_run.denoise_jaxpr(model, shapes, conditioning, latents, 1, plan.frames.shape[1])
     flops = sum(counts.flops_by_module(call).values()) * len(plan.frames) * halves
@@ -82,24 +82,10 @@ def run(
     return figures | ({"tflop_per_cpu_s": rate / 1e12} if measure.on_cpu() else {})
 
 
-def conditioning_shapes(config, f: int, height: int, width: int, dtype) -> Conditioning:
-    """Shapes of what model.condition gives for a clip of f frames."""
-    struct = jax.ShapeDtypeStruct
-    sizes, channels = config.model, tuple(config.model.unet.channels)
-    grid = (height // 8, width // 8)
-    per_frame = struct((1, f, *grid, channels[0]), dtype)
-    points = tuple(
-        struct((1, f, height // stride, width // stride, c), dtype)
-        for stride, c in zip(networks.strides(len(channels)), channels)
-    )
-    return Conditioning(
-        context=struct((1, 1, sizes.image_encoder.projection), dtype),
-        pose_features=per_frame,
-        image_latents=struct((1, *grid, sizes.vae.latent_channels), jnp.float32),
-        added_time=struct((1, 3), jnp.float32),
-        motion=per_frame if config.control.motion else None,
-        points=points if config.control.points else None,
-    )
+def weight_shapes(built: Mapping[str, networks.Network]) -> Params:
+    """Shapes of all weights in the types that the networks compute in."""
+    cast = lambda net: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, net.dtype), net.shapes)
+    return {name: cast(net) for name, net in built.items()}
 
 
 def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

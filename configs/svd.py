@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict, FieldReference
 
-from configs.common import CONTROL, control, learnt, parse_arg
+from configs import common
+from configs.common import CONTROL, defaults, parse_arg
 
 FULL = {
+    **common.FULL,
     "unet": {
         "channels": (320, 640, 1280, 1280),
         "heads": (5, 10, 20, 20),
@@ -24,15 +26,7 @@ FULL = {
         "added_width": 256,  # sinusoids per added time id
     },
     "pose_encoder": {"widths": (16, 32, 64, 128)},
-    "motion_encoder": {"widths": (16, 32, 96, 256)},
-    "point_encoder": {"width": 128},
-    "vae": {
-        "widths": (128, 256, 512, 512),
-        "latent_channels": 4,
-        "layers": 2,
-        "groups": 32,
-        "scale": 0.18215,  # latents are this times the autoencoder's
-    },
+    "vae": common.VAE,
     "image_encoder": {  # CLIP ViT-H/14
         "width": 1280,
         "layers": 32,
@@ -43,34 +37,11 @@ FULL = {
         "image_size": 224,
         "activation": "gelu",
     },
-    "dift": {  # Stable Diffusion 1.5, read for diffusion features
-        "channels": (320, 640, 1280, 1280),
-        "heads": (8, 8, 8, 8),
-        "layers": 2,
-        "groups": 32,
-        "vae_widths": (128, 256, 512, 512),
-        "vae_layers": 2,
-        "latent_channels": 4,
-        "scale": 0.18215,
-        "vocabulary": 49408,
-        "text_width": 768,
-        "text_layers": 12,
-        "text_heads": 12,
-        "text_hidden": 3072,
-    },
-    "cmp": {
-        "layers": (3, 4, 6, 3),
-        "image_features": 256,
-        "sparse_features": 16,
-        "bins": 99,
-        "fmax": 50.0,
-        "base_width": 64,
-        "decoder_width": 128,
-    },
 }
 
-# 64 x 64 pictures on two CPU cores; in float16 all of it stays below 40 MB.
+# In float16 all of it stays below 40 MB.
 TINY = {
+    **common.TINY,
     "unet": {
         "channels": (64, 96, 128),
         "heads": (2, 3, 4),
@@ -79,218 +50,52 @@ TINY = {
         "added_width": 32,
     },
     "pose_encoder": {"widths": (8, 16, 32, 64)},
-    "motion_encoder": {"widths": (8, 16, 32, 64)},
-    "point_encoder": {"width": 64},
-    "vae": {
-        "widths": (16, 32, 64, 96),
-        "latent_channels": 16,
-        "layers": 1,
-        "groups": 2,  # few: norms over less than eight channels lose the colours
-        "scale": 1.0,  # the training gives every latent channel unit power
-    },
-    "image_encoder": {
-        "width": 64,
-        "layers": 2,
-        "heads": 4,
-        "hidden": 256,
-        "projection": 64,
-        "patch": 16,
-        "image_size": 64,
-        "activation": "gelu",
-    },
-    "dift": {
-        "channels": (32, 64, 64, 64),
-        "heads": (2, 2, 2, 2),
-        "layers": 1,
-        "groups": 2,
-        "vae_widths": (16, 32, 64, 96),
-        "vae_layers": 1,
-        "latent_channels": 16,
-        "scale": 1.0,
-        "vocabulary": 49408,
-        "text_width": 8,
-        "text_layers": 1,
-        "text_heads": 2,
-        "text_hidden": 16,
-    },
-    "cmp": {
-        "layers": (1, 1, 1, 1),
-        "image_features": 32,
-        "sparse_features": 16,
-        "bins": 81,
-        "fmax": 40.0,
-        "base_width": 12,
-        "decoder_width": 32,
-    },
+    "vae": common.TINY_VAE,
+    "image_encoder": common.TINY_IMAGE_ENCODER,
 }
 
-# What the released weights were made with, and what a text book would do (our own models).
+# What the released weights were made with; our own models take the other column.
 RELEASED = {
-    "residuals": "accumulated",  # early skips count up to four times; or "once"
+    "residuals": "accumulated",
     "time_context_order": "released",  # guidance halves mix in temporal attention; or "per_clip"
-    "missing_joints": "released",  # a missing joint writes a vector to the corner; or "drop"
-    "point_levels": "released",  # one correspondence map, resized; or "paper": each level's own
+    "missing_joints": "released",
+    "point_levels": "released",
 }
-TEXTBOOK = {
-    "residuals": "once",
-    "time_context_order": "per_clip",
-    "missing_joints": "drop",
-    "point_levels": "paper",
-}
-
+TEXTBOOK = {**common.TEXTBOOK, "time_context_order": "per_clip"}
 
 # Stages of training: what learns, and what is minimised (training/objectives.py).
 STAGES = {
     "dispose": (("controlnet", "motion_encoder", "point_encoder"), "video"),
     "base": (("unet", "pose_encoder", "image_encoder"), "video"),
-    "image": (("dift_unet", "dift_text_encoder"), "image"),
-    "cmp": (("cmp",), "cmp"),
-    "vae": (("vae",), "autoencoder"),
-    "decoder": (("vae",), "autoencoder"),  # on a frozen encoder, whole windows at a time
+    **common.STAGES,
 }
-# How the small networks learn on a CPU: steps, clips, frames of a clip, learning rate, optimizer.
+# Steps, clips, frames of a clip with the reference, learning rate, optimizer.
 TINY_STAGES = {
     "dispose": (3000, 4, 8, 1e-3, "muon"),
     "base": (4000, 4, 8, 2e-3, "muon"),
-    "image": (1500, 32, 1, 2e-3, "muon"),
-    "cmp": (2500, 8, 3, 4e-3, "adamw"),
-    "vae": (3000, 4, 2, 2e-3, "muon"),
-    "decoder": (2000, 1, 8, 1e-3, "muon"),
+    **common.TINY_STAGES,
 }
-PAPER = (10_000, 8, 16, 2e-5, "adamw")
+PAPER = (10_000, 8, 16, 2e-5, "adamw")  # at full size, whatever the stage
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The configuration for an argument such as "size=tiny,variant=no_motion,stage=base"."""
     choice = parse_arg(arg, size=("full", "tiny"), variant=tuple(CONTROL), stage=tuple(STAGES))
     tiny = choice["size"] == "tiny"
-
-    config = ConfigDict()
+    recipes = TINY_STAGES if tiny else dict.fromkeys(STAGES, PAPER)
+    config = defaults(choice, STAGES, recipes)
     config.base = "svd"
     config.name = "configs/svd.py" + (":size=tiny" if tiny else "")  # what a bundle belongs to
     config.bundled = "svd_tiny" if tiny else ""  # folder of assets/ with weights for this config
-    config.seed = 42
     config.model = TINY if tiny else FULL
     config.quirks = TEXTBOOK if tiny else RELEASED
-    config.control = control("base" if choice["stage"] == "base" else choice["variant"])
 
-    skeleton = config.skeleton = ConfigDict()
-    # How driving poses come to the reference's body, and how they are drawn; or musepose, moore.
-    skeleton.fit = "mimicmotion"
-    skeleton.style = "mimicmotion"
-    skeleton.canvas = 256 if tiny else 2160  # short side painted on: strokes are 8 of its pixels
-
-    motion = config.motion = ConfigDict()
-    motion.kernel = 23 if tiny else 199  # of the sparse field's Gaussian, odd, pixels
-    motion.sigma = 2.25 if tiny else 20.0  # its deviation: follows the short side
-    motion.cmp_size = 64 if tiny else 384  # side of the square that CMP works in
-    motion.chunk = 8  # frames completed at a time
-
-    dift = config.dift = ConfigDict()
-    dift.prompt = "photo of a human"
-    dift.tokenizer = ""  # folder of SD1.5's tokenizer, needed for any other prompt
-    dift.timestep = 261  # of 1000
-    dift.up_block = 1  # whose output is read: 1/16 of the picture
-    dift.ensemble = 2 if tiny else 8  # draws of the noise
-    dift.chunk = 2 if tiny else 4  # draws in memory at a time
-
-    sample = config.sample = ConfigDict()
-    sample.resolution = 64 if tiny else 576  # short side; the other one keeps 9 : 16
-    sample.height = 64 if tiny else 0  # both or neither: override resolution
-    sample.width = 64 if tiny else 0
-    # 0: the reference is cropped to the size. Else it is stretched to it, and finished frames get
-    # its shape again, so many pixels high.
-    sample.shown_height = 0
-    sample.stride = 2  # every n-th driving frame, times one more per 24 fps of the source
-    sample.max_frames = 0  # driving frames used, after the stride; 0: all
-    sample.window = 8 if tiny else 16  # frames denoised together
-    sample.overlap = 3 if tiny else 6
-    sample.steps = 8 if tiny else 25
+    sample = config.sample
     sample.sigma_max = 50.0 if tiny else 700.0  # highest noise level
     sample.sigma_min = 0.05 if tiny else 0.002  # lowest one before none
-    # A number, or one for the first and one for the last frame; 1 turns guidance off.
-    sample.guidance_scale = FieldReference(1.0 if tiny else 2.0, field_type=object)
     sample.noise_aug = 0.02 if tiny else 0.0  # noise on the reference before it is encoded
     sample.conditioning_fps = 7  # told to the network (as one less), whatever the video's
     sample.motion_bucket = 127
-    sample.control_scale = 1.0
-    sample.decode_chunk = 8  # frames decoded together, which see each other
-    sample.decode_rest = "whole" if tiny else "short"  # those left over: as a whole chunk, or alone
-    sample.fps = 0.0  # of the written video; 0: the source's over the stride used
-    sample.window_batch = 1  # windows at a time on each device
-    sample.features_on_host = False  # for clips whose control features do not fit the device
-    sample.dtype = "auto"  # of the networks: bfloat16 on GPU and TPU, float32 on CPU
-
-    steps, batch, frames, rate, optimizer = TINY_STAGES[choice["stage"]] if tiny else PAPER
-    train = config.train = ConfigDict()
-    train.stage = choice["stage"]
-    train.trainable, train.objective = STAGES[choice["stage"]]
-    if train.stage == "dispose":  # of these, what the variant has
-        train.trainable = learnt(config.control)
-    train.decoder_only = train.stage == "decoder"
-    train.steps = steps
-    train.batch = batch  # clips of a step, over all devices
-    train.accumulate = 1  # parts that a step's batch is worked through in
-    train.frames = frames  # of a clip, the reference included
-    train.width = 64 if tiny else 768
-    train.height = 64 if tiny else 1024
-    train.encode_chunk = 16 if tiny else 4  # frames of every clip through the autoencoder at a time
-    train.start = "shallow" if tiny else "released"  # of fresh networks (training/state.py)
-    train.copy_add_embedding = True  # ControlNet; the released one starts this part at random
-
-    # What is minimised (training/objectives.py).
-    train.sigmas = "lognormal"  # noise levels; or "cosine"
-    train.sigma_mean = 1.0 if tiny else 0.7  # of the logarithm, for lognormal
-    train.sigma_std = 1.2 if tiny else 1.6
     # On the reference: a deviation, or mean and deviation of its logarithm.
-    train.noise_aug = FieldReference(0.02, field_type=object)
-    train.dropout = "joint"  # what guidance takes away is dropped together; or "svd_xtend"
-    train.drop_rate = 0.1
-    train.point_drop_rate = 0.0  # of joints, for a whole clip
-    train.region = "none"  # where the loss weighs more: hands, face or joints
-    train.region_weight = 4.2
-    train.skip_reference = False  # leave frame 0 out of the loss
-    train.guides = "joints" if tiny else "flow"  # of CMP: as in sampling, or the flow's watershed
-    train.kl_weight = 1e-4  # autoencoder
-    train.figure_weight = 3.0  # autoencoder and cmp: the person's pixels, where they are known
-
-    # How it is minimised. Not stated in the paper: SVD_Xtend's and MusePose's values.
-    train.optimizer = optimizer  # adamw or muon
-    train.learning_rate = rate
-    train.warmup = 100 if tiny else 500
-    train.decay = "cosine" if tiny else "constant"
-    train.b1 = 0.9
-    train.b2 = 0.99 if tiny else 0.999
-    train.epsilon = 1e-8
-    train.weight_decay = 0.0 if tiny or train.decoder_only else 1e-2
-    train.clip = 1.0  # of the gradients' norm
-
-    train.dtype = "auto"  # of the arithmetic; what learns is kept in float32
-    train.remat = "none" if tiny else "layer"  # what is computed again instead of kept
-    train.mesh = ConfigDict()
-    train.mesh.data = 0  # devices that share out the clips; 0: all that are left
-    train.mesh.fsdp = 1  # devices that also share out the parameters
-    train.mesh.frames = 1  # devices that share out the frames of a clip
-    train.mesh.smallest = 4.0  # MiB; smaller tensors are on every device
-
-    train.log_every = 10
-    train.save_every = 200 if tiny else 500
-    train.keep = 2  # checkpoints
-    train.sample_every = 500 if tiny else 1000  # steps between pictures of the progress; 0: none
-
-    data = config.data = ConfigDict()
-    data.source = "synthetic" if tiny else ""  # or a folder of dispose_jax.data.prepare
-    # Of synthetic clips, the share whose reference stands in a way of its own.
-    data.apart = 0.9 if train.objective == "video" else 0.5
-    data.clips_per_video = 8
-    data.stride = 2  # every n-th frame, times one more per 24 fps
-    data.reference = "near"  # where frame 0 comes from: ref_window frames around, or "first"
-    data.ref_window = 64
-    data.flow = "auto"  # optical flow: raft, dis, or raft where the weights have it
-    data.flow_short_side = 384
-    data.guide_kernel = 15  # of the watershed's maxima, odd
-    data.guide_bg_ratio = 1 / 6400  # density of the regular points
-    data.max_guides = 256
-    data.workers = 0  # processes that read; 0: threads
-    data.prefetch = 16  # examples read ahead
+    config.train.noise_aug = FieldReference(0.02, field_type=object)
     return config

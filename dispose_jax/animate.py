@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dispose_jax.diffusion import guidance, windows
-from dispose_jax.models.protocol import Model
+from dispose_jax.models.protocol import Model, generated
 from dispose_jax.types import Array, Conditioning, ControlSignals, Params
 
 Progress = Callable[[int, int], None]  # done, total
@@ -50,9 +50,13 @@ def condition(
 
 
 def check(model: Model, num_frames: int, sampling: Sampling) -> None:
-    """Raise ValueError for numbers that `sample` cannot work with, before any long work."""
-    model.windows(num_frames, sampling.window, sampling.overlap)
-    guidance.scales(sampling.guidance_scale, num_frames)
+    """Raise ValueError for numbers that `sample` cannot work with, before any long work.
+
+    num_frames: of the clip, the reference included.
+    """
+    made = generated(model, num_frames)
+    model.windows(made, sampling.window, sampling.overlap)
+    guidance.scales(sampling.guidance_scale, made)
     model.schedule.levels(sampling.steps)
     if sampling.window_batch < 1:
         raise ValueError(f"sample.window_batch is {sampling.window_batch}: expected 1 or more")
@@ -61,11 +65,15 @@ def check(model: Model, num_frames: int, sampling: Sampling) -> None:
 def initial_noise(
     model: Model, key: Array, num_frames: int, latent_shape: tuple[int, int, int], window: int
 ) -> Array:
-    """Standard normal latents (1, f, h, w, c); one window long and repeated where the model says
-    so."""
-    length = min(window, num_frames) if model.repeats_noise else num_frames
+    """Standard normal latents (1, f, h, w, c) of the frames that are generated; one window long
+    and repeated where the model says so.
+
+    num_frames: of the clip, the reference included; latent_shape: h, w, c of a frame.
+    """
+    made = generated(model, num_frames)
+    length = min(window, made) if model.repeats_noise else made
     noise = jax.random.normal(key, (1, length, *latent_shape))
-    return noise[:, np.arange(num_frames) % length]
+    return noise[:, np.arange(made) % length]
 
 
 def sample(
@@ -99,14 +107,13 @@ def sample(
     params = jax.device_put(params, whole)
     batches = list(_batches(plan, min(sampling.window_batch * count, _round_up(plan, count))))
 
-    shared = conditioning.replace(pose_features=None, motion=None, points=None)
-    hoisted = jax.device_put(_hoist(model, halves, params, shared), whole)
+    hoisted = jax.device_put(_hoist(model, halves, params, conditioning.shared), whole)
     if sampling.features_on_host:
-        conditioning = jax.device_get(conditioning)
+        conditioning = conditioning.replace(**jax.device_get(conditioning.per_frame))
 
     x = jax.device_put(model.schedule.start(noise, levels), whole)
     zeros = np.zeros((halves, *noise.shape[1:]), np.float32)
-    for step, (level, lower) in enumerate(zip(levels[:-1], levels[1:])):
+    for step, (level, lower) in enumerate(levels):
         blend = jax.device_put(zeros, whole)
         for frames, weights in batches:
             rows = jax.device_put(_rows(conditioning, frames), spread)
@@ -193,14 +200,9 @@ def _batches(plan: windows.Windows, size: int) -> Iterator[tuple[np.ndarray, np.
 
 def _rows(conditioning: Conditioning, frames: np.ndarray) -> Conditioning:
     """Conditioning of one clip -> one row per window, frames (windows, t)."""
-    picked = conditioning.at(frames)  # per-frame leaves are (1, windows, t, ...) now
-    per_frame = {
-        name: jax.tree.map(lambda x: x[0], getattr(picked, name))
-        for name in ("pose_features", "motion", "points")
-    }
-    repeat = lambda x: jnp.repeat(x, len(frames), axis=0)
-    shared = picked.replace(pose_features=None, motion=None, points=None)
-    return jax.tree.map(repeat, shared).replace(**per_frame)
+    picked = conditioning.at(frames).per_frame  # leaves are (1, windows, t, ...) now
+    rows = jax.tree.map(lambda x: jnp.repeat(x, len(frames), axis=0), conditioning.shared)
+    return rows.replace(**jax.tree.map(lambda x: x[0], picked))
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)

@@ -49,7 +49,7 @@ def build(config, networks: Mapping[str, Any]) -> Recipe:
     """How a config's control signals are made, from its networks: {name: what has a `.module`}."""
     module = lambda name: networks[name].module if name in networks else None
     features = None
-    if module("dift_unet") is not None:
+    if config.control.points:
         features = dift.Dift(
             vae=module("dift_vae"),
             unet=module("dift_unet"),

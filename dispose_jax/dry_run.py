@@ -15,22 +15,16 @@ import numpy as np
 from jax.extend.core import Jaxpr
 from jax.typing import DTypeLike
 
+from dispose_jax import control
 from dispose_jax.counts import flops, flops_by_module, in_bytes, in_flops, line, live_bytes, size
 from dispose_jax.data.image import check_size
 from dispose_jax.diffusion import guidance
-from dispose_jax.models import mimicmotion, networks
+from dispose_jax.models import choose, networks
 from dispose_jax.models.networks import Network
-from dispose_jax.models.protocol import Model
+from dispose_jax.models.protocol import Model, generated
 from dispose_jax.networks.cmp import CMP
 from dispose_jax.types import Conditioning, ControlSignals, Params
 
-# Each stage's weights are loaded for it and dropped after it.
-STAGES = {
-    "control signals": ("dift_vae", "dift_unet", "dift_text_encoder", "cmp"),
-    "conditioning": ("image_encoder", "vae", "pose_encoder", "motion_encoder", "point_encoder"),
-    "sampling": ("unet", "controlnet"),
-    "decoding": ("vae",),
-}
 _JOINTS = 18
 _struct = jax.ShapeDtypeStruct
 
@@ -44,19 +38,18 @@ def report(config, num_frames: int, height: int, width: int, dtype: DTypeLike) -
     """
     check_size(height, width)
     built = networks.build(config, dtype)
-    model = mimicmotion.build(config, built)
-    sample = config.sample
-    plan = model.windows(num_frames, sample.window, sample.overlap)
+    model = choose.build(config, built)
+    recipe = control.build(config, built)
+    sample, made = config.sample, generated(model, num_frames)
+    plan = model.windows(made, sample.window, sample.overlap)
     num_windows, window = plan.frames.shape
-    guided = guidance.scales(sample.guidance_scale, num_frames).max() > 1
+    guided = guidance.scales(sample.guidance_scale, made).max() > 1
     halves = 2 if guided else 1
     params = {name: _params(network) for name, network in built.items()}
 
-    signals = _signals(config, num_frames, height, width)
-    conditioning, condition = _condition(model, params, signals, num_frames, height, width)
-    latents = _struct(
-        (1, num_frames, height // 8, width // 8, config.model.vae.latent_channels), jnp.float32
-    )
+    signals = signal_shapes(config, num_frames, height, width)
+    conditioning, condition = condition_shapes(model, params, signals, num_frames, height, width)
+    latents = _struct((1, made, *model.latent_shape(height, width)), jnp.float32)
     rows = min(sample.window_batch, num_windows) * halves
     call = denoise_jaxpr(model, params, conditioning, latents, rows, window)
     by_network = {name: amount // rows for name, amount in flops_by_module(call).items()}
@@ -66,12 +59,13 @@ def report(config, num_frames: int, height: int, width: int, dtype: DTypeLike) -
     work |= {"conditioning": condition, "denoising": sample.steps * step}
     work["decoding"] = _decode(model, params, latents, sample.decode_chunk)
 
-    resident = [params[name] for name in STAGES["sampling"] if name in params]
+    stages = {"control signals": recipe.networks, **model.stages}
+    resident = [params[name] for name in stages["sampling"] if name in params]
     lines = [
         f"{num_frames - 1} frames and the reference at {width} x {height}, "
         f"computing in {jnp.dtype(dtype).name}",
         "",
-        *_weights(built, params),
+        *_weights(stages, built, params),
         "",
         *_arrays(signals, conditioning, latents),
         "",
@@ -118,7 +112,7 @@ def _params(network: Network) -> Params:
     return jax.tree.map(lambda x: _struct(x.shape, network.dtype), network.shapes)
 
 
-def _signals(config, f: int, height: int, width: int) -> ControlSignals | None:
+def signal_shapes(config, f: int, height: int, width: int) -> ControlSignals | None:
     """Shapes of what control.for_sampling gives; None for the base model alone."""
     motion, points = config.control.motion, config.control.points
     if not motion and not points:
@@ -134,7 +128,7 @@ def _signals(config, f: int, height: int, width: int) -> ControlSignals | None:
     )
 
 
-def _condition(
+def condition_shapes(
     model: Model, params: Params, signals, f: int, height: int, width: int
 ) -> tuple[Conditioning, int]:
     """Shapes of a clip's Conditioning, and the FLOPs of making it."""
@@ -186,10 +180,12 @@ def _decode(model: Model, params: Params, latents, chunk: int) -> int:
     return (full * part(chunk) if full else 0) + (part(rest) if rest else 0)
 
 
-def _weights(built: dict[str, Network], params: Params) -> Iterator[str]:
+def _weights(
+    stages: dict[str, tuple[str, ...]], built: dict[str, Network], params: Params
+) -> Iterator[str]:
     """The table of networks by stage."""
     yield "Weights, loaded for their stage and dropped after it"
-    for stage, names in STAGES.items():
+    for stage, names in stages.items():
         used = [name for name in names if name in params]
         if not used:
             continue
@@ -211,6 +207,7 @@ def _arrays(signals, conditioning: Conditioning, latents) -> Iterator[str]:
         "sparse flow": getattr(signals, "sparse_flow", None),
         "dense flow": getattr(signals, "dense_flow", None),
         "pose features": conditioning.pose_features,
+        "reference tokens": conditioning.reference,
         "motion features": conditioning.motion,
         "point features": conditioning.points,
         "latents": latents,
@@ -218,5 +215,6 @@ def _arrays(signals, conditioning: Conditioning, latents) -> Iterator[str]:
     for name, tree in kept.items():
         leaves = jax.tree.leaves(tree)
         if leaves:
-            shapes = " + ".join(" x ".join(map(str, leaf.shape[1:])) for leaf in leaves)
-            yield line(name, in_bytes(size(leaves)), f"{shapes} {leaves[0].dtype.name}")
+            shapes = " + ".join(" x ".join(map(str, leaf.shape[1:])) for leaf in leaves[:4])
+            more = f" + {len(leaves) - 4} more" if len(leaves) > 4 else ""
+            yield line(name, in_bytes(size(leaves)), f"{shapes}{more} {leaves[0].dtype.name}")

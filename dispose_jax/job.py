@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from dispose_jax import animate, control, dry_run, explain, record, settings
 from dispose_jax.data import image, inputs, output, video
-from dispose_jax.models import mimicmotion, networks
+from dispose_jax.models import choose, networks
 from dispose_jax.pose import draw
 from dispose_jax.types import ControlSignals
 from dispose_jax.weights import Weights
@@ -27,8 +27,6 @@ from dispose_jax.weights import Weights
 LATENTS = ".latents.safetensors"
 ENDINGS = (".json", ".preview.png", LATENTS, ".explain.png", ".explain.mp4")  # beside the video
 SIGNAL_NOISE, CONDITION_NOISE, LATENT_NOISE = range(3)  # purposes of the seed
-CONDITION_NETWORKS = ("image_encoder", "vae", "pose_encoder", "motion_encoder", "point_encoder")
-SAMPLE_NETWORKS = ("unet", "controlnet")
 
 
 @dataclass
@@ -54,7 +52,7 @@ class Job:
         self.networks = networks.build(
             self.config, networks.compute_dtype(self.config.sample.dtype)
         )
-        self.model = mimicmotion.build(self.config, self.networks)
+        self.model = choose.build(self.config, self.networks)
         self.recipe = control.build(self.config, self.networks)
         self.weights = Weights(self.given, self.networks, self.config)
         if self.weights.random:
@@ -109,7 +107,8 @@ def run(job: Job) -> Path:
             job.weights.pose_folder,
             job.say,
         )
-        animate.check(job.model, clip.num_frames + 1, job.sampling)
+        spare = inputs.padding(config.sample, clip.num_frames)
+        animate.check(job.model, clip.num_frames + spare + 1, job.sampling)
         preview = draw.preview(clip.reference, clip.pose.at([1]))
         image.write_png(job.path(".preview.png"), preview)
     for warning in clip.warnings:
@@ -124,11 +123,13 @@ def run(job: Job) -> Path:
     latents = record.saved_latents(kept, fingerprint)
     signals = shown = None
     if job.explain or latents is None:
-        signals = _signals(job, clip)
+        whole = inputs.prolonged(clip, spare)
+        signals = _signals(job, whole)
     if job.explain:
-        shown = jax.device_get(signals)
+        shown = jax.device_get(signals.at(slice(len(clip.skeletons))))
     if latents is None:
-        latents = _sample(job, clip, signals)
+        latents = _sample(job, whole, signals)
+        latents = latents[:, : latents.shape[1] - spare]
         try:
             record.save_latents(kept, latents, fingerprint)
         except OSError as error:  # no reason to lose them
@@ -151,6 +152,7 @@ def plan(config, sources: inputs.Sources) -> str:
     """What a run would need: parameters, memory and FLOPs, before any weight is read."""
     settings.check(config)
     num_frames, height, width = inputs.measure(sources, config.sample)
+    num_frames += inputs.padding(config.sample, num_frames)
     dtype = networks.compute_dtype(config.sample.dtype)
     return dry_run.report(config, num_frames + 1, height, width, dtype)
 
@@ -174,19 +176,19 @@ def _sample(job: Job, clip: inputs.Clip, signals: ControlSignals | None) -> np.n
         used = signals if config.control.motion or config.control.points else None
         conditioning = animate.condition(
             model,
-            job.weights.load(CONDITION_NETWORKS),
+            job.weights.load(model.stages["conditioning"]),
             clip.reference,
             clip.skeletons,
             used,
             _key(config.seed, CONDITION_NOISE),
         )
         jax.block_until_ready(conditioning)
-    sampling, shape = job.sampling, conditioning.image_latents.shape[1:]
+    sampling, shape = job.sampling, model.latent_shape(*clip.reference.shape[:2])
     noise = animate.initial_noise(
         model, _key(config.seed, LATENT_NOISE), clip.num_frames + 1, shape, sampling.window
     )
     with job.stage("sampling", sampling.steps) as progress:
-        params = job.weights.load(SAMPLE_NETWORKS)
+        params = job.weights.load(model.stages["sampling"])
         latents = animate.sample(model, params, conditioning, noise, sampling, progress)
         latents = np.asarray(jax.block_until_ready(latents))
     if not np.isfinite(latents).all():
@@ -201,7 +203,8 @@ def _decode(job: Job, clip: inputs.Clip, latents: np.ndarray) -> np.ndarray | No
     """Latents -> the video; its frames too if they are to be shown."""
     kept = []
     with job.stage("decoding", len(latents[0]), "frame") as progress:
-        params, chunk = job.weights.load(["vae"]), job.config.sample.decode_chunk
+        params = job.weights.load(job.model.stages["decoding"])
+        chunk = job.config.sample.decode_chunk
         with video.writer(job.output, clip.fps) as write:
             parts = animate.decode(
                 job.model, params, latents, chunk, progress, rest=job.config.sample.decode_rest

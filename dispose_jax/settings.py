@@ -32,6 +32,7 @@ LIMITS = {
     "sample.window": (2, math.inf),
     "sample.overlap": (0, math.inf),
     "sample.steps": (1, math.inf),
+    "sample.window_stride": (1, 30),
     "sample.sigma_max": (1e-3, 1e6),
     "sample.sigma_min": (1e-6, 1e3),
     "sample.guidance_scale": (0, 1000),
@@ -51,6 +52,7 @@ LIMITS = {
     "train.height": (64, math.inf),
     "train.encode_chunk": (1, math.inf),
     "train.sigma_std": (0, 100),
+    "train.noise_offset": (0, 10),
     "train.drop_rate": (0, 1 / 3),
     "train.point_drop_rate": (0, 1),
     "train.region_weight": (0, 1e6),
@@ -86,11 +88,13 @@ CHOICES = {
     "skeleton.fit": ("mimicmotion", "musepose", "moore"),
     "skeleton.style": ("mimicmotion", "musepose", "moore"),
     "sample.decode_rest": ("short", "whole"),
+    "sample.betas": ("linear", "scaled_linear"),
     "sample.dtype": ("auto", "float32", "bfloat16", "float16"),
     "control.motion": ((), ("sparse",), ("dense",), ("sparse", "dense")),
     "control.motion_into": ("controlnet", "unet"),
     "control.points_into": ("controlnet", "unet"),
-    "train.sigmas": ("lognormal", "cosine"),
+    "train.sigmas": ("lognormal", "cosine", "times"),
+    "train.control_start": ("unet", "dift_unet"),
     "train.dropout": ("joint", "svd_xtend"),
     "train.region": ("none", "hands", "face", "joints"),
     "train.guides": ("flow", "joints"),
@@ -188,6 +192,8 @@ def check(config) -> None:
     """Raise ValueError for the first value that no run can work with."""
     values = dict(leaves(config))
     for name, (low, high) in LIMITS.items():
+        if name not in values:  # of the other base
+            continue
         value = values[name]
         numbers = value if isinstance(value, (tuple, list)) else (value,)
         wrong = [n for n in numbers if not isinstance(n, (int, float)) or not low <= n <= high]
@@ -195,6 +201,8 @@ def check(config) -> None:
             span = f"{low} or more" if high == math.inf else f"{low} to {high}"
             raise ValueError(f"{name} is {value!r}: expected {span}")
     for name, choices in CHOICES.items():
+        if name not in values:
+            continue
         value = values[name]
         if (tuple(value) if isinstance(value, list) else value) not in choices:
             raise ValueError(
@@ -210,7 +218,7 @@ def check(config) -> None:
         raise ValueError(
             f"sample.max_frames is {values['sample.max_frames']}: expected 0 (all), 2 or more"
         )
-    if values["sample.sigma_min"] >= values["sample.sigma_max"]:
+    if values.get("sample.sigma_min", 0) >= values.get("sample.sigma_max", 1):
         raise ValueError(
             f"sample.sigma_min is {values['sample.sigma_min']}: expected less than "
             f"sample.sigma_max, {values['sample.sigma_max']}"

@@ -105,10 +105,23 @@ class ControlSignals:
     visible: Array  # (b, f, 18) bool
     point_features: Array | None  # (b, 18, d) of the reference's keypoints, zero where hidden
 
+    def at(self, frames) -> ControlSignals:
+        """The signals of some frames: an index array or a slice."""
+        dense = None if self.dense_flow is None else self.dense_flow[:, frames]
+        return self.replace(
+            sparse_flow=self.sparse_flow[:, frames],
+            dense_flow=dense,
+            cells=self.cells[:, frames],
+            visible=self.visible[:, frames],
+        )
+
 
 @struct.dataclass
 class Conditioning:
-    """All that the denoiser needs and that no sampling step changes. Absent parts are None."""
+    """All that the denoiser needs and that no sampling step changes. Absent parts are None.
+
+    f counts the frames that are generated: with the reference on SVD, without it on SD1.5.
+    """
 
     context: Array  # (b, l, d) cross-attention tokens
     pose_features: Array | None = (
@@ -116,6 +129,8 @@ class Conditioning:
     )
     image_latents: Array | None = None  # (b, h/8, w/8, c) of the reference (SVD)
     added_time: Array | None = None  # (b, 3) fps, motion bucket, noise augmentation (SVD)
+    reference: dict | None = None  # the reference's tokens by module path, leaves (b, s, c) (SD1.5)
+    read_reference: Array | None = None  # (b,) bool: rows that attend to them
     motion: Array | None = None  # (b, f, h/8, w/8, c) encoded motion field
     points: tuple[Array, ...] | None = (
         None  # per level (b, f, h/16.., w/16.., c) encoded correspondence map
@@ -125,11 +140,17 @@ class Conditioning:
     def at(self, frames) -> Conditioning:
         """Conditioning of some frames: per-frame leaves are indexed, the rest stays."""
         take = lambda leaf: leaf[:, frames]
-        return self.replace(
-            pose_features=jax.tree.map(take, self.pose_features),
-            motion=jax.tree.map(take, self.motion),
-            points=jax.tree.map(take, self.points),
-        )
+        return self.replace(**jax.tree.map(take, self.per_frame))
+
+    @property
+    def per_frame(self) -> dict:
+        """The parts whose leaves are (b, f, ..), by name."""
+        return {name: getattr(self, name) for name in ("pose_features", "motion", "points")}
+
+    @property
+    def shared(self) -> Conditioning:
+        """All but the per-frame parts."""
+        return self.replace(**dict.fromkeys(self.per_frame))
 
 
 @struct.dataclass

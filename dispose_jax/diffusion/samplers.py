@@ -1,4 +1,5 @@
-"""Samplers: noise levels, what the network sees at a level, and the step to the next one."""
+"""Noise as a base model knows it: levels, what the network sees and is to predict at a level, and
+the sampler's step to the next one."""
 
 from __future__ import annotations
 
@@ -6,22 +7,28 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dispose_jax.diffusion import prediction, schedules
 
 Array = jax.Array
 
+CLEAN = -1  # the level of Ddim that has no noise
+
 
 class Schedule(Protocol):
-    """A way from noise to data; levels are decreasing numbers, the last one is "clean"."""
+    """A way from noise to data. A level is one float32 number per clip, high ones are noisy.
+
+    In the methods that take level and arrays, it is broadcastable to them.
+    """
 
     def levels(self, steps: int) -> np.ndarray:
-        """Noise levels, (steps + 1,) float32."""
+        """Where each sampling step starts and where it leads, (steps, 2) float32."""
         ...
 
     def start(self, noise: Array, levels: np.ndarray) -> Array:
-        """Standard normal noise -> the latent at levels[0]."""
+        """Standard normal noise -> the latent at the first level."""
         ...
 
     def scale_input(self, x: Array, level: Array) -> Array:
@@ -34,6 +41,18 @@ class Schedule(Protocol):
 
     def step(self, x: Array, output: Array, level: Array, lower: Array) -> Array:
         """The latent at the lower level, from the network's output at this one."""
+        ...
+
+    def noised(self, clean: Array, noise: Array, level: Array) -> Array:
+        """The latent at a level, in training."""
+        ...
+
+    def target(self, clean: Array, noise: Array, level: Array) -> Array:
+        """What the network should predict there."""
+        ...
+
+    def weight(self, level: Array) -> Array:
+        """Of the square error there."""
         ...
 
 
@@ -54,14 +73,15 @@ class Euler:
     rho: float = 7.0
 
     def levels(self, steps: int) -> np.ndarray:
-        return schedules.karras_sigmas(
+        sigmas = schedules.karras_sigmas(
             steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho
         )
+        return np.stack([sigmas[:-1], sigmas[1:]], axis=1)
 
     def start(self, noise: Array, levels: np.ndarray) -> Array:
         # The released scheduler's factor for its "leading" spacing: the data's own variance counts
         # too.
-        return noise * np.sqrt(np.square(levels[0]) + 1)
+        return noise * np.sqrt(np.square(levels[0, 0]) + 1)
 
     def scale_input(self, x: Array, level: Array) -> Array:
         return prediction.scale_input(x, level)
@@ -71,3 +91,64 @@ class Euler:
 
     def step(self, x: Array, output: Array, level: Array, lower: Array) -> Array:
         return euler_step(x, prediction.clean_from_v(x, output, level), level, lower)
+
+    def noised(self, clean: Array, noise: Array, level: Array) -> Array:
+        return prediction.add_noise(clean, noise, level)
+
+    def target(self, clean: Array, noise: Array, level: Array) -> Array:
+        return prediction.v_target(clean, noise, level)
+
+    def weight(self, level: Array) -> Array:
+        return jnp.ones_like(level)  # EDM's weight is in the target, see prediction.v_target
+
+
+@dataclass(frozen=True)
+class Ddim:
+    """DDIM without added noise (Song et al. 2021, eta 0) over a thousand times, the levels.
+
+    Defaults are MusePose's: Stable Diffusion's betas brought to zero terminal signal (betas,
+    zero_terminal: see schedules.alphas_cumprod), v-prediction, trailing times. prediction: "v" or
+    "epsilon"; spacing: "trailing" or "leading".
+    """
+
+    betas: str = "scaled_linear"
+    zero_terminal: bool = True
+    prediction: str = "v"
+    spacing: str = "trailing"
+
+    def levels(self, steps: int) -> np.ndarray:
+        times = getattr(schedules, f"{self.spacing}_times")(steps)
+        # As released: a fixed stride, which is not always the distance to the next time.
+        lower = np.maximum(times - 1000 // steps, CLEAN)
+        return np.stack([times, lower], axis=1).astype(np.float32)
+
+    def start(self, noise: Array, levels: np.ndarray) -> Array:
+        return noise
+
+    def scale_input(self, x: Array, level: Array) -> Array:
+        return x
+
+    def time(self, level: Array) -> Array:
+        return level
+
+    def step(self, x: Array, output: Array, level: Array, lower: Array) -> Array:
+        clean, noise = prediction.unmix(x, output, self.alpha(level), self.prediction)
+        return prediction.mix(clean, noise, self.alpha(lower))
+
+    def noised(self, clean: Array, noise: Array, level: Array) -> Array:
+        return prediction.mix(clean, noise, self.alpha(level))
+
+    def target(self, clean: Array, noise: Array, level: Array) -> Array:
+        if self.prediction == "epsilon":
+            return noise
+        return prediction.velocity(clean, noise, self.alpha(level))
+
+    def weight(self, level: Array) -> Array:
+        return prediction.min_snr_weight(self.alpha(level), self.prediction)
+
+    def alpha(self, level: Array) -> Array:
+        """Share of the signal's power at times 0..999, all of it at CLEAN."""
+        table = schedules.alphas_cumprod(betas=self.betas, zero_terminal=self.zero_terminal)
+        level = jnp.asarray(level)
+        known = jnp.asarray(table)[jnp.maximum(level, 0).astype(jnp.int32)]
+        return jnp.where(level < 0, 1.0, known)

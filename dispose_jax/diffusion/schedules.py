@@ -25,14 +25,54 @@ def karras_sigmas(
     return np.append(sigmas, 0.0).astype(np.float32)
 
 
-def alphas_cumprod(num_steps: int = 1000, start: float = 0.00085, end: float = 0.012) -> np.ndarray:
-    """Remaining signal power after each training step, (num_steps,) float32, "scaled linear" betas.
+def alphas_cumprod(
+    num_steps: int = 1000,
+    start: float = 0.00085,
+    end: float = 0.012,
+    *,
+    betas: str = "scaled_linear",
+    zero_terminal: bool = False,
+) -> np.ndarray:
+    """Remaining signal power after each training step, (num_steps,) float32, decreasing.
 
-    Source: Stable Diffusion's DDPM schedule, in float64 so that the product of a thousand factors
-    keeps its digits.
+    betas: from start to end evenly ("linear") or evenly in their square roots ("scaled_linear",
+    Stable Diffusion). zero_terminal: shift and scale the signal's amplitude so that none is left
+    after the last step and the first step stays (Lin et al. 2024, alg. 1). In float64, so that the
+    product of a thousand factors keeps its digits. Raises ValueError for other betas.
     """
-    betas = np.linspace(start**0.5, end**0.5, num_steps, dtype=np.float64) ** 2
-    return np.cumprod(1 - betas).astype(np.float32)
+    if betas not in ("linear", "scaled_linear"):
+        raise ValueError(f"betas are {betas!r}: expected 'linear' or 'scaled_linear'")
+    power = 2 if betas == "scaled_linear" else 1
+    steps = np.linspace(start ** (1 / power), end ** (1 / power), num_steps, dtype=np.float64)
+    alphas = np.cumprod(1 - steps**power)
+    if zero_terminal:
+        amplitude = np.sqrt(alphas)
+        first, last = amplitude[0], amplitude[-1]
+        alphas = np.square((amplitude - last) * first / (first - last))
+    return alphas.astype(np.float32)
+
+
+def trailing_times(steps: int, num_steps: int = 1000) -> np.ndarray:
+    """Times of a sampler, (steps,) int64, decreasing, the first one the last training step.
+
+    Source: diffusers' "trailing" spacing. Raises ValueError unless 1 <= steps <= num_steps.
+    """
+    _check_steps(steps, num_steps)
+    return np.round(np.arange(num_steps, 0, -num_steps / steps)).astype(np.int64)[:steps] - 1
+
+
+def leading_times(steps: int, num_steps: int = 1000, offset: int = 1) -> np.ndarray:
+    """Times of a sampler, (steps,) int64, decreasing by num_steps // steps to the offset.
+
+    Source: diffusers' "leading" spacing. Raises ValueError unless 1 <= steps <= num_steps.
+    """
+    _check_steps(steps, num_steps)
+    return np.arange(steps, dtype=np.int64)[::-1] * (num_steps // steps) + offset
+
+
+def _check_steps(steps: int, most: int) -> None:
+    if not 1 <= steps <= most:
+        raise ValueError(f"sample.steps is {steps}: expected 1 to {most}")
 
 
 def lognormal_sigmas(key: Array, count: int, *, mean: float, std: float) -> Array:
@@ -60,3 +100,8 @@ def cosine_sigmas(key: Array, count: int, *, sigma_data: float = 0.5) -> Array:
 
     logsnr = (1 - t) * shifted(32) + t * shifted(64)
     return sigma_data * jnp.exp(-logsnr / 2)
+
+
+def uniform_times(key: Array, count: int, num_steps: int = 1000) -> Array:
+    """Times for training, (count,) float32: whole numbers below num_steps, equally likely."""
+    return jax.random.randint(key, (count,), 0, num_steps).astype(jnp.float32)

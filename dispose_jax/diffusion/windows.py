@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,59 @@ def anchored(num_frames: int, window: int, overlap: int) -> Windows:
     middle = (np.arange(length) + 0.5) * 2 / length
     weights = np.minimum(middle, 2 - middle)
     return Windows(frames, weights.astype(np.float32))
+
+
+def uniform(
+    num_frames: int,
+    window: int,
+    overlap: int,
+    *,
+    stride: int = 1,
+    closed: bool = False,
+    step: int = 0,
+) -> Windows:
+    """Windows at even distances that all weigh the same (AnimateDiff's "uniform" contexts).
+
+    The last ones go round to the first frames. stride: how many scales of them there are; those of
+    the k-th take every 2^k-th frame. closed: as many more windows as make the clip a loop. step:
+    shifts them along the van der Corput sequence; the released pipelines leave it at 0. A clip that
+    is no longer than a window is one window. Raises ValueError unless 0 <= overlap < window and
+    there is a frame.
+    """
+    if num_frames < 1:
+        raise ValueError(f"{num_frames} frames: at least one driving frame is needed")
+    if not 0 <= overlap < window or stride < 1:
+        raise ValueError(
+            f"sample.overlap is {overlap}, sample.window {window} and the windows' stride "
+            f"{stride}: need 0 <= overlap < window and stride 1 or more"
+        )
+    rows = [range(num_frames)]
+    if num_frames > window:
+        scales = min(stride, math.ceil(math.log2(num_frames / window)) + 1)
+        share = _reversed_bits(step)
+        shift = round(num_frames * share)
+        end = shift + (num_frames if closed else num_frames - overlap)
+        rows = [
+            [(start + every * i) % num_frames for i in range(window)]
+            for every in (2**k for k in range(scales))
+            for start in range(int(share * every) + shift, end, window * every - overlap)
+        ]
+    frames = np.array(rows, np.int32)
+    return Windows(frames, np.ones(frames.shape[1], np.float32))
+
+
+def _reversed_bits(number: int) -> float:
+    """The number's binary digits mirrored at the point: 1 -> 0.5, 2 -> 0.25, 3 -> 0.75."""
+    return int(f"{number:064b}"[::-1], 2) / 2**64
+
+
+def padded(num_frames: int, window: int, overlap: int) -> int:
+    """Frames with which `uniform` windows end with the clip instead of going round.
+
+    MusePose repeats the last pose that often; a clip no longer than the overlap stays as it is.
+    """
+    step = window - overlap
+    return num_frames + (step - (num_frames - window) % step) % step
 
 
 def total_weight(windows: Windows, num_frames: int) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 
 from dispose_jax import animate, control
 from dispose_jax.evaluation.clips import Clip
-from dispose_jax.models import bundle, mimicmotion, networks
+from dispose_jax.models import bundle, choose, networks
 from dispose_jax.types import ControlSignals, Params
 from dispose_jax.weights import RANDOM, Weights
 
@@ -80,7 +80,7 @@ class Arm:
         built = networks.build(config, networks.compute_dtype(config.sample.dtype))
         self.networks = built
         _check_held(variant, given, built)
-        self.model = mimicmotion.build(config, built)
+        self.model = choose.build(config, built)
         self.recipe = control.build(config, built)
         self.weights = Weights(given, built, config)
         sample = config.sample
@@ -148,7 +148,7 @@ class Arm:
         conditioning = animate.condition(
             model, params, clip.reference, clip.skeletons, signals, self._key(i, _CONDITION)
         )
-        count, shape = len(clip.skeletons), conditioning.image_latents.shape[1:]
+        count, shape = len(clip.skeletons), model.latent_shape(*clip.reference.shape[:2])
         noise = animate.initial_noise(model, self._key(i, _LATENTS), count, shape, count)
         # A clip is one window: more devices would have nothing to do.
         devices = jax.local_devices()[:1]

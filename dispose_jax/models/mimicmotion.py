@@ -15,13 +15,13 @@ import jax.numpy as jnp
 
 from dispose_jax.diffusion import windows
 from dispose_jax.diffusion.samplers import Euler, Schedule
+from dispose_jax.models import control_path
 from dispose_jax.models.control_path import ControlPath, map_frames
 from dispose_jax.models.networks import Network
-from dispose_jax.networks.attention import one_token_values
 from dispose_jax.networks.clip import VisionTransformer, clip_pixels
 from dispose_jax.networks.pose_encoder import PoseNet
 from dispose_jax.networks.unet import UNet
-from dispose_jax.networks.vae import VAE, sample_latents
+from dispose_jax.networks.vae import VAE, draw_latents
 from dispose_jax.types import Array, Conditioning, ControlSignals, Params
 
 
@@ -48,11 +48,19 @@ class MimicMotion:
     schedule: Schedule = field(default_factory=Euler)
     chunk: int = 8  # skeletons encoded at a time
 
+    stages = {
+        "conditioning": ("image_encoder", "vae", "pose_encoder", *control_path.ENCODERS),
+        "sampling": ("unet", "controlnet"),
+        "decoding": ("vae",),
+    }
     generates_reference = True
     repeats_noise = True
 
     def windows(self, num_frames: int, window: int, overlap: int) -> windows.Windows:
         return windows.anchored(num_frames, window, overlap)
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        return height // 8, width // 8, self.vae.latent_channels
 
     def condition(
         self,
@@ -96,13 +104,7 @@ class MimicMotion:
         )
 
     def hoist(self, params: Params, conditioning: Conditioning) -> Conditioning:
-        networks = {"unet": self.unet, "controlnet": self.control.controlnet}
-        cross = {
-            name: one_token_values(params[name], conditioning.context, module.flavour.dtype)
-            for name, module in networks.items()
-            if module is not None
-        }
-        return conditioning.replace(cross=cross)
+        return self.control.hoist(params, conditioning, self.unet)
 
     def denoise(self, params: Params, x: Array, t: Array, conditioning: Conditioning) -> Array:
         b, f, h, w, _ = x.shape
@@ -131,41 +133,30 @@ class MimicMotion:
         return jnp.concatenate(moments, axis=-1)
 
     def latents(self, posterior: Array, key: Array) -> Array:
-        mean, logvar = jnp.split(posterior.astype(jnp.float32), 2, axis=-1)
-        noise = jax.random.normal(key, mean.shape)
-        return self.latent_scale * sample_latents(mean, logvar, noise)
+        return self.latent_scale * draw_latents(posterior, key)
 
     def decode(self, params: Params, latents: Array) -> Array:
         latents = latents / self.latent_scale
         return self.vae.apply({"params": params["vae"]}, latents, method="decode")
 
 
-def build(config, networks: Mapping[str, Network], noise_aug=None) -> MimicMotion:
+def build(config, networks: Mapping[str, Network], *, training: bool = False) -> MimicMotion:
     """The model of a config from its networks (models/networks.py).
 
-    noise_aug: that of sampling if None, see MimicMotion.
+    training: with the noise on the reference that training uses.
     """
     module = lambda name: networks[name].module if name in networks else None
-    control = ControlPath(
-        module("motion_encoder"),
-        module("point_encoder"),
-        module("controlnet"),
-        motion_into=config.control.motion_into,
-        points_into=config.control.points_into,
-        scale=config.sample.control_scale,
-        residuals=config.quirks.residuals,
-        remat=networks["unet"].module.flavour.remat,
-    )
+    noise_aug = config.train.noise_aug if training else config.sample.noise_aug
     return MimicMotion(
         unet=module("unet"),
         pose_encoder=module("pose_encoder"),
         vae=module("vae"),
         image_encoder=module("image_encoder"),
-        control=control,
+        control=control_path.build(config, networks),
         image_size=config.model.image_encoder.image_size,
         latent_scale=config.model.vae.scale,
         fps=config.sample.conditioning_fps,
         motion_bucket=config.sample.motion_bucket,
-        noise_aug=config.sample.noise_aug if noise_aug is None else noise_aug,
+        noise_aug=noise_aug,
         schedule=Euler(config.sample.sigma_min, config.sample.sigma_max),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -22,11 +23,14 @@ from dispose_jax.networks.cmp import CMP
 from dispose_jax.networks.controlnet import ControlNet
 from dispose_jax.networks.motion_encoder import MotionEncoder
 from dispose_jax.networks.point_encoder import PointEncoder
-from dispose_jax.networks.pose_encoder import PoseNet
+from dispose_jax.networks.pose_encoder import PoseGuider, PoseNet
 from dispose_jax.networks.raft import RAFT, SMALLEST
+from dispose_jax.networks.temporal import MotionSizes, split_motion
 from dispose_jax.networks.unet import Flavour, UNet
 from dispose_jax.networks.vae import VAE
 from dispose_jax.types import Array, Params
+
+_PICTURE = np.zeros((1, 1, 64, 64, 3), np.float32)
 
 
 class Network(NamedTuple):
@@ -51,25 +55,32 @@ def build(config, dtype: DTypeLike = jnp.float32, *, training: bool = False) -> 
     Autoencoders and CMP compute in float32 whatever it is: they run once per clip, and their
     results are pictures and positions.
 
-    config: see configs/svd.py; read are model, control, quirks and the guidance that decides about
+    config: see configs/; read are base, model, control, quirks and the guidance that decides about
     context groups.
     """
     sizes, control = config.model, config.control
     flavour = Flavour(
-        "mixed",
-        sizes.unet.groups,
-        1 if training else context_group(config),
+        groups=sizes.unet.groups,
         remat=training and config.train.remat == "layer",
         dtype=dtype,
     )
-    networks = _base(sizes, flavour)
-    uses = {*control.motion} | ({"points"} if control.points else set())
-    if uses:
-        networks |= _control(sizes, control, config.quirks, flavour)
+    if config.base == "svd":
+        group = 1 if training else context_group(config)
+        flavour = replace(flavour, temporal="mixed", context_group=group)
+        networks = _mimicmotion(sizes, flavour)
+        inputs = _svd_inputs(sizes)
+    else:
+        networks = _musepose(sizes, flavour)
+        inputs = _picture_inputs(sizes)
+    if control.motion or control.points:
+        networks |= _control(sizes, control, config.quirks, flavour, inputs)
     if "dense" in control.motion:
         networks["cmp"] = _cmp(sizes.cmp)
+    features = _dift(sizes.dift, dtype)
     if control.points:
-        networks |= _dift(sizes.dift, dtype)
+        networks |= features
+    elif training and "controlnet" in networks and config.train.control_start in features:
+        networks[config.train.control_start] = features[config.train.control_start]
     return networks
 
 
@@ -123,37 +134,65 @@ def random(networks: Mapping[str, Network], seed: int, dtype: DTypeLike = np.flo
     }
 
 
-def _base(sizes, flavour: Flavour) -> dict[str, Network]:
-    """MimicMotion: U-Net, PoseNet, autoencoder, image encoder."""
-    dtype = flavour.dtype
+def _mimicmotion(sizes, flavour: Flavour) -> dict[str, Network]:
+    """U-Net, PoseNet, autoencoder, image encoder."""
     unet = UNet(
         flavour=flavour,
         out_channels=sizes.vae.latent_channels,
         **_unet_sizes(sizes.unet),
     )
-    pose = PoseNet(sizes.unet.channels[0], tuple(sizes.pose_encoder.widths), dtype)
-    vae = VAE(
-        tuple(sizes.vae.widths),
-        sizes.vae.latent_channels,
-        sizes.vae.layers,
-        sizes.vae.groups,
-        temporal=True,
-    )
-    clip = {k: v for k, v in sizes.image_encoder.items() if k != "image_size"}
-    side = sizes.image_encoder.image_size
-    picture = jnp.zeros((1, 1, 64, 64, 3))
+    x, named = _svd_inputs(sizes)
+    pose = PoseNet(sizes.unet.channels[0], tuple(sizes.pose_encoder.widths), flavour.dtype)
     return {
-        "unet": _network(unet, *_denoiser_inputs(sizes), added_time=jnp.zeros((1, 3))),
-        "pose_encoder": _network(pose, picture),
-        "vae": _network(vae, picture),
-        "image_encoder": _network(
-            VisionTransformer(**clip, dtype=dtype), jnp.zeros((1, side, side, 3))
-        ),
+        "unet": _network(unet, *x, **named),
+        "pose_encoder": _network(pose, _PICTURE),
+        "vae": _network(_vae(sizes.vae, temporal=True), _PICTURE),
+        "image_encoder": _image_encoder(sizes.image_encoder, flavour.dtype),
     }
 
 
-def _control(sizes, control, quirks, flavour: Flavour) -> dict[str, Network]:
-    """What of DisPose the ablation leaves."""
+def _musepose(sizes, flavour: Flavour) -> dict[str, Network]:
+    """Denoising U-Net, its motion modules, reference U-Net, pose guider, autoencoder, image
+    encoder.
+
+    The motion modules are parameters of the denoising U-Net's module, but a network of their own:
+    they are released and trained apart.
+    """
+    motion = MotionSizes(**sizes.motion_modules)
+    video = replace(flavour, temporal="motion_module", motion=motion)
+    shape = {**_unet_sizes(sizes.unet), "out_channels": sizes.vae.latent_channels}
+    x, _ = _picture_inputs(sizes)
+    whole = _network(UNet(flavour=video, **shape), *x)
+
+    def part(index: int) -> Network:
+        init = lambda key: {"params": split_motion(whole.init(key)["params"])[index]}
+        return whole._replace(init=init)
+
+    pose = PoseGuider(sizes.unet.channels[0], tuple(sizes.pose_encoder.widths), flavour.dtype)
+    return {
+        "unet": part(0),
+        "motion_modules": part(1),
+        "reference": _network(UNet(flavour=flavour, head=False, **shape), *x),
+        "pose_encoder": _network(pose, _PICTURE),
+        "vae": _network(_vae(sizes.vae, temporal=sizes.vae.temporal), _PICTURE),
+        "image_encoder": _image_encoder(sizes.image_encoder, flavour.dtype),
+    }
+
+
+def _vae(sizes, *, temporal: bool) -> VAE:
+    return VAE(
+        tuple(sizes.widths), sizes.latent_channels, sizes.layers, sizes.groups, temporal=temporal
+    )
+
+
+def _image_encoder(sizes, dtype: DTypeLike) -> Network:
+    fields = {k: v for k, v in sizes.items() if k != "image_size"}
+    side = sizes.image_size
+    return _network(VisionTransformer(**fields, dtype=dtype), jnp.zeros((1, side, side, 3)))
+
+
+def _control(sizes, control, quirks, flavour: Flavour, inputs) -> dict[str, Network]:
+    """What of DisPose the ablation leaves; inputs: of the ControlNet, as of the U-Net."""
     dtype = flavour.dtype
     networks = {}
     channels = tuple(sizes.unet.channels)
@@ -185,10 +224,9 @@ def _control(sizes, control, quirks, flavour: Flavour) -> dict[str, Network]:
             encoder, jnp.zeros((1, 18, width)), cells, jnp.ones((1, 1, 18), bool), size=(64, 64)
         )
     if "controlnet" in places:
+        x, named = inputs
         net = ControlNet(flavour=flavour, **_unet_sizes(sizes.unet))
-        networks["controlnet"] = _network(
-            net, *_denoiser_inputs(sizes), added_time=jnp.zeros((1, 3))
-        )
+        networks["controlnet"] = _network(net, *x, **named)
     return networks
 
 
@@ -239,18 +277,24 @@ def _dift(sizes, dtype: DTypeLike) -> dict[str, Network]:
 
 
 def _unet_sizes(sizes) -> dict:
-    return {
+    fields = {
         "channels": tuple(sizes.channels),
         "heads": tuple(sizes.heads),
         "layers": sizes.layers,
-        "added_width": sizes.added_width,
     }
+    return fields | ({"added_width": sizes.added_width} if "added_width" in sizes else {})
 
 
-def _denoiser_inputs(sizes) -> tuple[Array, Array, Array]:
-    """Latents beside the reference's, time, context."""
-    x = jnp.zeros((1, 1, 8, 8, 2 * sizes.vae.latent_channels))
-    return x, jnp.zeros(1), jnp.zeros((1, 1, sizes.image_encoder.projection))
+def _svd_inputs(sizes) -> tuple[tuple[Array, ...], dict[str, Array]]:
+    """Latents beside the reference's, time, context; added time ids."""
+    (x, t, context), _ = _picture_inputs(sizes)
+    return (jnp.concatenate([x, x], axis=-1), t, context), {"added_time": jnp.zeros((1, 3))}
+
+
+def _picture_inputs(sizes) -> tuple[tuple[Array, ...], dict[str, Array]]:
+    """Latents, time, context; nothing else."""
+    x = jnp.zeros((1, 1, 8, 8, sizes.vae.latent_channels))
+    return (x, jnp.zeros(1), jnp.zeros((1, 1, sizes.image_encoder.projection))), {}
 
 
 def _network(module: nn.Module, *inputs, **named) -> Network:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from dispose_jax.diffusion.samplers import Schedule
@@ -17,11 +18,17 @@ class Model(Protocol):
     """
 
     schedule: Schedule
-    generates_reference: bool  # frame 0 is denoised with the clip and dropped afterwards
+    stages: Mapping[str, tuple[str, ...]]  # "conditioning", "sampling", "decoding" -> networks
+    generates_reference: bool  # frame 0 is denoised with the clip and dropped afterwards; else
+    # conditioning, latents and what `denoise` gives are those of frames 1.. only
     repeats_noise: bool  # the initial noise is one window long
 
     def windows(self, num_frames: int, window: int, overlap: int) -> Windows:
-        """Which frames are denoised together."""
+        """Which frames are denoised together, of those that are generated."""
+        ...
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(h, w, c) of the latents of a picture of so many pixels."""
         ...
 
     def condition(
@@ -61,3 +68,8 @@ class Model(Protocol):
     def decode(self, params: Params, latents: Array) -> Array:
         """Latents -> frames (b, f, h, w, 3); frames decoded together see each other."""
         ...
+
+
+def generated(model: Model, num_frames: int) -> int:
+    """Frames that a model makes of a clip of so many, the reference included."""
+    return num_frames if model.generates_reference else num_frames - 1

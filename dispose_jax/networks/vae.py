@@ -232,3 +232,9 @@ def _resnet(block: UpBlock | MidBlock, features: int, name: str) -> nn.Module:
 def sample_latents(mean: Array, logvar: Array, noise: Array) -> Array:
     """A draw from the encoder's Gaussian: mean + exp(logvar / 2) noise, noise standard normal."""
     return mean + jnp.exp(0.5 * logvar) * noise
+
+
+def draw_latents(posterior: Array, key: Array) -> Array:
+    """A draw from means and log variances side by side, (..., 2 c) -> (..., c) float32."""
+    mean, logvar = jnp.split(posterior.astype(jnp.float32), 2, axis=-1)
+    return sample_latents(mean, logvar, jax.random.normal(key, mean.shape))

@@ -109,6 +109,7 @@ def start(
             run.trainable,
             {**frozen, **given},
             run.config.seed,
+            control_start=run.config.train.control_start,
             copy_add_embedding=run.config.train.copy_add_embedding,
             start=run.config.train.start,
         )
@@ -124,7 +125,7 @@ def open_weights(run: Run) -> Weights | None:
     Raises ValueError naming what is missing; no weight is read.
     """
     frozen, known = _from_bundles(run)
-    needed = (*frozen, *run.objective.goes_on)
+    needed = (*frozen, *run.objective.goes_on, *run.objective.starts_from)
     missing = [] if RANDOM in run.given else [name for name in needed if name not in _held(run)]
     if missing:
         raise ValueError(
@@ -137,7 +138,7 @@ def open_weights(run: Run) -> Weights | None:
 
 
 def load(run: Run, weights: Weights | None) -> tuple[Params, Params]:
-    """Weights on the host: the frozen networks, and trainable ones to start from."""
+    """Weights on the host: the frozen networks, and those that trainable ones start from."""
     if weights is None:
         return {}, {}
     if weights.random:
@@ -147,11 +148,11 @@ def load(run: Run, weights: Weights | None) -> tuple[Params, Params]:
 
 
 def _from_bundles(run: Run) -> tuple[list[str], list[str]]:
-    """Names of the frozen networks, and of trainable ones that a bundle holds."""
+    """Names of the frozen networks, and of those in a bundle that others start from."""
     frozen = [name for name in run.objective.networks if name not in run.trainable]
     held, goes_on = _held(run), run.objective.goes_on
     known = [n for n in run.trainable if n in held and (run.continues or n in goes_on)]
-    return frozen, known
+    return frozen, known + [n for n in run.objective.starts_from if n not in frozen]
 
 
 def _held(run: Run) -> set[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from dispose_jax import control
-from dispose_jax.models import mimicmotion
+from dispose_jax.models import choose
 from dispose_jax.models.networks import Network
 from dispose_jax.training import completion, pictures, show, video
 from dispose_jax.training.step import Loss
@@ -25,7 +25,7 @@ class Objective(NamedTuple):
 
     show(all params, a batch, key) -> (h, w, 3) uint8. finish(trained params, some training batches)
     -> what the bundle gets; it may hold more networks. goes_on: networks that learn but cannot
-    start from nothing.
+    start from nothing. starts_from: networks that others are copied from.
     """
 
     networks: tuple[str, ...]
@@ -33,6 +33,7 @@ class Objective(NamedTuple):
     show: Show
     finish: Finish = lambda params, batches: params
     goes_on: tuple[str, ...] = ()
+    starts_from: tuple[str, ...] = ()
 
 
 def build(config, networks: Mapping[str, Network]) -> Objective:
@@ -61,15 +62,20 @@ def build(config, networks: Mapping[str, Network]) -> Objective:
 
 
 def _video(config, networks: Mapping[str, Network]) -> Objective:
-    model = mimicmotion.build(config, networks, noise_aug=config.train.noise_aug)
+    model = choose.build(config, networks, training=True)
     controlled = config.control.motion or config.control.points
     recipe = control.build(config, networks) if controlled else None
-    used = ("unet", "pose_encoder", "vae", "image_encoder")
-    used += ("controlnet", "motion_encoder", "point_encoder") if controlled else ()
-    used += recipe.networks if controlled else ()
-    used = tuple(name for name in used if name in networks)
+    stages = (*model.stages.values(), recipe.networks if controlled else ())
+    used = tuple(dict.fromkeys(n for stage in stages for n in stage if n in networks))
     loss = video.VideoLoss(model, recipe, FrozenConfigDict(config.train))
-    return Objective(used, loss, partial(show.animation, loss, FrozenConfigDict(config.sample)))
+    start = config.train.control_start
+    copied = "controlnet" in config.train.trainable and start not in used
+    return Objective(
+        used,
+        loss,
+        partial(show.animation, loss, FrozenConfigDict(config.sample)),
+        starts_from=(start,) if copied else (),
+    )
 
 
 def _autoencoder(config, networks: Mapping[str, Network]) -> Objective:

@@ -71,8 +71,7 @@ def animation(loss: VideoLoss, sample, params: Params, batch: Batch, key: Array)
         overlap=0,
         guidance_scale=sample.guidance_scale,
     )
-    shape = conditioning.image_latents.shape[1:]
-    frames = one.skeletons.shape[1]
+    frames, shape = one.skeletons.shape[1], loss.model.latent_shape(*one.skeletons.shape[2:4])
     noise = animate.initial_noise(loss.model, noise_key, frames, shape, frames)
     devices = jax.local_devices()[:1]
     latents = animate.sample(loss.model, params, conditioning, noise, sampling, devices=devices)

@@ -42,14 +42,15 @@ def initial(
     seed: int,
     *,
     copy_add_embedding: bool,
+    control_start: str = "unet",
     start: str = "released",
 ) -> Params:
     """Parameters that training starts from, float32: given ones, else initialised from the seed.
 
     given: {network: tree}, frozen networks included. A ControlNet that is not given starts as a
-    copy of the U-Net's encoder; copy_add_embedding: the part that embeds fps and the like too,
-    which the released initialisation leaves random. start: how fresh networks begin, as PyTorch's
-    would ("released") or as `shallow` ones.
+    copy of the encoder of the U-Net control_start; copy_add_embedding: the part that embeds fps and
+    the like too, which the released initialisation leaves random. start: how fresh networks begin,
+    as PyTorch's would ("released") or as `shallow` ones.
     """
     params = {}
     for i, name in enumerate(trainable):
@@ -61,7 +62,7 @@ def initial(
         params[name] = jax.jit(networks[name].init)(key)["params"]
         if start == "shallow":
             params[name] = shallow(params[name])
-    unet = {**given, **params}.get("unet")
+    unet = {**given, **params}.get(control_start)
     if "controlnet" in trainable and "controlnet" not in given and unet is not None:
         params["controlnet"] = from_unet(params["controlnet"], unet, copy_add_embedding)
     return jax.tree.map(lambda x: np.asarray(x, np.float32), params)

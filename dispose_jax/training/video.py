@@ -1,7 +1,9 @@
-"""What the base model and DisPose minimise: the error of the predicted v on noised clips.
+"""What a base model and DisPose minimise: the error of the network's output on noised clips.
 
-The SVD recipe in EDM form (Karras et al. 2022; SVD_Xtend, MOFA-Video and ControlNeXt train like
-this): one noise level per clip, v-prediction, and dropped conditions so that guidance has meaning.
+One noise level per clip, drawn as the config says; what is predicted and how much it weighs is the
+model's schedule's. Conditions are dropped at random so that guidance has meaning. On SVD this is
+EDM's loss (Karras et al. 2022), as SVD_Xtend, MOFA-Video and ControlNeXt train; on Stable Diffusion
+MusePose's v-prediction.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
 from dispose_jax import control
-from dispose_jax.diffusion import prediction, schedules
+from dispose_jax.diffusion import schedules
 from dispose_jax.models.control_path import map_frames
 from dispose_jax.models.protocol import Model
 from dispose_jax.types import Array, Batch, Conditioning, ControlSignals, Params
@@ -41,19 +43,24 @@ class VideoLoss:
         clean = self.latents(params, batch, keys[0])
         _, conditioning = self.condition(params, batch, keys[1])
         conditioning = drop(model, conditioning, keys[2], train.dropout, train.drop_rate)
-        each = (-1, 1, 1, 1, 1)
-        sigma = noise_levels(train, keys[3], len(clean))
+        if not model.generates_reference:
+            clean = clean[:, 1:]
+        schedule, each = model.schedule, (-1, 1, 1, 1, 1)
+        level = noise_levels(train, keys[3], len(clean))
         noise = jax.random.normal(keys[4], clean.shape)
-        x = prediction.add_noise(clean, noise, sigma.reshape(each))
-        scaled = prediction.scale_input(x, sigma.reshape(each))
-        v = model.denoise(params, scaled, prediction.time_of(sigma), conditioning)
-        target = prediction.v_target(clean, noise, sigma.reshape(each))
-        return self.mean(jnp.square(v.astype(jnp.float32) - target), batch.region), {}
+        if train.noise_offset:
+            shape = (len(clean), 1, 1, 1, clean.shape[-1])
+            noise = noise + train.noise_offset * jax.random.normal(keys[5], shape)
+        wide = level.reshape(each)
+        seen = schedule.scale_input(schedule.noised(clean, noise, wide), wide)
+        output = model.denoise(params, seen, schedule.time(level), conditioning)
+        error = jnp.square(output.astype(jnp.float32) - schedule.target(clean, noise, wide))
+        return self.mean(error * schedule.weight(wide), batch.region), {}
 
     def mean(self, error: Array, region: Array | None) -> Array:
         """Mean of (b, f, h, w, c), weighed by the region (b, f, h, w) if there is one."""
         if region is not None:
-            error = error * region[..., None]
+            error = error * region[:, -error.shape[1] :, ..., None]
         return error[:, 1:].mean() if self.train.skip_reference else error.mean()
 
     def latents(self, params: Params, batch: Batch, key: Array) -> Array:
@@ -90,12 +97,14 @@ def to_float(pictures: Array) -> Array:
 
 
 def noise_levels(train, key: Array, count: int) -> Array:
-    """One sigma per clip, (count,), of the distribution that `config.train` names."""
+    """One level of the schedule per clip, (count,), of the distribution that `config.train`
+    names."""
     draw: dict[str, Callable] = {
         "lognormal": partial(
             schedules.lognormal_sigmas, mean=train.sigma_mean, std=train.sigma_std
         ),
         "cosine": schedules.cosine_sigmas,
+        "times": schedules.uniform_times,
     }
     return draw[train.sigmas](key, count)
 

@@ -1,0 +1,181 @@
+"""MusePose: Stable Diffusion 1.5 driven by skeleton pictures, with or without DisPose.
+
+The reference enters as one CLIP token and through a U-Net of its own, whose normed tokens the
+denoiser's self-attention reads beside its own. Motion modules make the frames a video. Only the
+driving frames are generated. Moore-AnimateAnyone is the same model with other numbers; how DisPose
+joins it is our decision where the paper is silent (docs/musepose.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import jax.numpy as jnp
+
+from dispose_jax.diffusion import windows
+from dispose_jax.diffusion.samplers import Ddim, Schedule
+from dispose_jax.models import control_path
+from dispose_jax.models.control_path import ControlPath, map_frames
+from dispose_jax.models.networks import Network
+from dispose_jax.networks.attention import reference_tokens, reference_variables
+from dispose_jax.networks.clip import VisionTransformer, clip_pixels
+from dispose_jax.networks.pose_encoder import PoseGuider
+from dispose_jax.networks.unet import UNet
+from dispose_jax.networks.vae import VAE, draw_latents
+from dispose_jax.types import Array, Conditioning, ControlSignals, Params
+
+
+@dataclass(frozen=True)
+class MusePose:
+    """The SD1.5 base; see models/protocol.py for what its methods mean.
+
+    latent_scale: diffused latents are this times the autoencoder's. clip_method: how the image
+    encoder sees the reference (networks/clip.py). draws_reference: the reference's latents are a
+    draw instead of the mean. window_stride, closed: see diffusion/windows.uniform.
+    """
+
+    unet: UNet
+    reference: UNet
+    pose_encoder: PoseGuider
+    vae: VAE
+    image_encoder: VisionTransformer
+    control: ControlPath
+    image_size: int
+    latent_scale: float
+    clip_method: str
+    draws_reference: bool
+    window_stride: int
+    closed: bool
+    schedule: Schedule = field(default_factory=Ddim)
+    chunk: int = 8  # frames through the pose encoder and the autoencoder at a time
+
+    stages = {
+        "conditioning": (
+            "image_encoder",
+            "vae",
+            "reference",
+            "pose_encoder",
+            *control_path.ENCODERS,
+        ),
+        "sampling": ("unet", "motion_modules", "controlnet"),
+        "decoding": ("vae",),
+    }
+    generates_reference = False
+    repeats_noise = False
+
+    def windows(self, num_frames: int, window: int, overlap: int) -> windows.Windows:
+        return windows.uniform(
+            num_frames, window, overlap, stride=self.window_stride, closed=self.closed
+        )
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        return height // 8, width // 8, self.vae.latent_channels
+
+    def condition(
+        self,
+        params: Params,
+        reference: Array,
+        skeletons: Array,
+        signals: ControlSignals | None,
+        key: Array,
+    ) -> Conditioning:
+        pixels = clip_pixels(reference, self.image_size, self.clip_method)
+        context = self.image_encoder.apply({"params": params["image_encoder"]}, pixels)[:, None]
+        latents = self.encode(params, reference[:, None])
+        if self.draws_reference:
+            latents = self.latents(latents, key)
+        else:
+            latents = self.latent_scale * jnp.split(latents, 2, axis=-1)[0]
+        _, written = self.reference.apply(
+            {"params": params["reference"]},
+            latents,
+            jnp.zeros(len(latents)),
+            context,
+            mutable=["reference"],
+        )
+        encode = partial(self.pose_encoder.apply, {"params": params["pose_encoder"]})
+        pose = map_frames(lambda x: encode((x + 1) / 2), skeletons[:, 1:], self.chunk)
+        encoded = {}
+        if signals is not None:
+            encoded = self.control.encode(params, signals.at(slice(1, None)))
+        return Conditioning(
+            context=context,
+            pose_features=pose,
+            reference=reference_tokens(written["reference"]),
+            read_reference=jnp.ones(len(context), bool),
+            **encoded,
+        )
+
+    def unconditional(self, conditioning: Conditioning, drop: Array) -> Conditioning:
+        # Pose, motion and points stay in both halves.
+        return conditioning.replace(
+            context=jnp.where(drop[:, None, None], 0, conditioning.context),
+            read_reference=conditioning.read_reference & ~drop,
+        )
+
+    def hoist(self, params: Params, conditioning: Conditioning) -> Conditioning:
+        return self.control.hoist(params, conditioning, self.unet)
+
+    def denoise(self, params: Params, x: Array, t: Array, conditioning: Conditioning) -> Array:
+        residuals, motion, points = self.control.apply(params, x, t, conditioning)
+        added = conditioning.pose_features
+        if motion is not None:
+            added = motion if added is None else added + motion
+        variables = {"params": merged(params["unet"], params["motion_modules"])}
+        variables["reference"] = reference_variables(
+            conditioning.reference, conditioning.read_reference
+        )
+        if conditioning.cross is not None:
+            variables["cross"] = conditioning.cross["unet"]
+        return self.unet.apply(
+            variables,
+            x,
+            t,
+            conditioning.context,
+            added=added,
+            per_level=points,
+            residuals=residuals,
+        )
+
+    def encode(self, params: Params, frames: Array) -> Array:
+        moments = self.vae.apply({"params": params["vae"]}, frames, method="encode")
+        return jnp.concatenate(moments, axis=-1)
+
+    def latents(self, posterior: Array, key: Array) -> Array:
+        return self.latent_scale * draw_latents(posterior, key)
+
+    def decode(self, params: Params, latents: Array) -> Array:
+        latents = latents / self.latent_scale
+        return self.vae.apply({"params": params["vae"]}, latents, method="decode")
+
+
+def merged(tree: Params, other: Params) -> Params:
+    """Two nested dicts as one; they share branches, not leaves."""
+    both = {k: merged(tree[k], other[k]) for k in tree.keys() & other.keys()}
+    return {**tree, **other, **both}
+
+
+def build(config, networks: Mapping[str, Network], *, training: bool = False) -> MusePose:
+    """The model of a config from its networks (models/networks.py).
+
+    training: with the reference as training sees it.
+    """
+    module = lambda name: networks[name].module if name in networks else None
+    sample = config.sample
+    return MusePose(
+        unet=module("unet"),
+        reference=module("reference"),
+        pose_encoder=module("pose_encoder"),
+        vae=module("vae"),
+        image_encoder=module("image_encoder"),
+        control=control_path.build(config, networks),
+        image_size=config.model.image_encoder.image_size,
+        latent_scale=config.model.vae.scale,
+        clip_method="crop" if training else "stretch",
+        draws_reference=training,
+        window_stride=sample.window_stride,
+        closed=sample.window_loop,
+        schedule=Ddim(betas=sample.betas),
+    )
