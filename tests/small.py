@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import svd
-from dispose_jax.models import mimicmotion, networks
+from configs import sd15, svd
+from dispose_jax.models import choose, networks
 from dispose_jax.types import Conditioning, ControlSignals, Pose
 from tests import blockwise
 
@@ -23,7 +23,7 @@ LATENTS = (8, 16, 4)  # height, width, channels
 _WIDTHS = (4, 4, 8, 8)
 
 _MODEL = {
-    "unet": {"channels": (8,), "heads": (2,), "layers": 1, "groups": 4, "added_width": 4},
+    "unet": {"channels": (8,), "heads": (2,), "layers": 1, "groups": 4},
     "pose_encoder": {"widths": _WIDTHS},
     "motion_encoder": {"widths": _WIDTHS},
     "point_encoder": {"width": 8},
@@ -53,12 +53,20 @@ _MODEL = {
 }
 
 
-def config(variant: str = "full", guidance: float = 2.0, **quirks: str) -> ConfigDict:
-    """The small configuration of a variant of the paper, released quirks unless named."""
-    config = svd.get_config(f"size=tiny,variant={variant}")
+def config(
+    variant: str = "full", guidance: float = 2.0, base: str = "svd", **quirks: str
+) -> ConfigDict:
+    """The small configuration of a variant of the paper; on SVD with released quirks unless
+    named."""
+    config = {"svd": svd, "sd15": sd15}[base].get_config(f"size=tiny,variant={variant}")
     for name, fields in _MODEL.items():
         config.model[name].update(fields)
-    config.quirks.update(svd.RELEASED | quirks)
+    if base == "svd":
+        config.model.unet.added_width = 4
+        config.quirks.update(svd.RELEASED)
+    else:
+        config.model.motion_modules.update(heads=2, groups=4)
+    config.quirks.update(quirks)
     config.sample.guidance_scale = guidance
     return config
 
@@ -89,15 +97,17 @@ def key(seed: int) -> jax.Array:
 
 
 @cache
-def build(variant: str = "full", guidance: float = 2.0, **quirks: str) -> SimpleNamespace:
+def build(
+    variant: str = "full", guidance: float = 2.0, base: str = "svd", **quirks: str
+) -> SimpleNamespace:
     """config, networks and model of a variant, random params of what conditions and denoises."""
-    made = config(variant, guidance, **quirks)
+    made = config(variant, guidance, base, **quirks)
     parts = networks.build(made)
     used = {name: part for name, part in parts.items() if not name.startswith(("cmp", "dift"))}
     return SimpleNamespace(
         config=made,
         networks=parts,
-        model=mimicmotion.build(made, parts),
+        model=choose.build(made, parts),
         params=networks.random(used, seed=3),
     )
 

@@ -9,21 +9,26 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from configs import common, svd
+from configs import common, sd15, svd
 from dispose_jax import control
-from dispose_jax.models import mimicmotion, networks
+from dispose_jax.models import choose, networks
 
 ROOT = Path(__file__).parents[1]
 SIZES = ("full", "tiny")
 
 
 def arguments():
-    return [f"size={size},variant={v}" for size, v in itertools.product(SIZES, common.CONTROL)]
+    made = [f"size={size},variant={v}" for size, v in itertools.product(SIZES, common.CONTROL)]
+    return [(base, argument) for base in (svd, sd15) for argument in made]
+
+
+def named(cases):
+    return [pytest.param(*case, id=f"{case[0].__name__[8:]}:{case[1]}") for case in cases]
 
 
 @cache
 def configs():
-    return [svd.get_config(argument) for argument in arguments()]
+    return [base.get_config(argument) for base, argument in arguments()]
 
 
 class Recorder:
@@ -41,6 +46,9 @@ class Recorder:
             return Recorder(value, self._read, path)
         self._read.add(path)
         return value
+
+    def __contains__(self, name):
+        return name in self._config
 
     def keys(self):
         return self._config.keys()
@@ -64,7 +72,7 @@ def read_by_builders():
     for config in configs():
         recorder = Recorder(config, read)
         built = networks.build(recorder)
-        mimicmotion.build(recorder, built)
+        choose.build(recorder, built)
         control.build(recorder, built)
     return read
 
@@ -106,9 +114,9 @@ def test_the_search_for_unread_keys_finds_one():
     assert ("sample", "colour") not in set(read_in_source())
 
 
-@pytest.mark.parametrize("argument", arguments())
-def test_every_argument_gives_a_config_that_builds(argument):
-    config = svd.get_config(argument)
+@pytest.mark.parametrize(("base", "argument"), named(arguments()))
+def test_every_argument_gives_a_config_that_builds(base, argument):
+    config = base.get_config(argument)
     size, variant = (part.split("=")[1] for part in argument.split(","))
     built = networks.build(config)
     control = common.CONTROL[variant]
@@ -118,7 +126,8 @@ def test_every_argument_gives_a_config_that_builds(argument):
     places = {config.control.motion_into} if control["motion"] else set()
     places |= {config.control.points_into} if control["points"] else set()
     assert ("controlnet" in built) == ("controlnet" in places), "it exists iff something enters it"
-    assert config.name == ("configs/svd.py:size=tiny" if size == "tiny" else "configs/svd.py")
+    file = f"configs/{base.__name__.removeprefix('configs.')}.py"
+    assert config.name == (f"{file}:size=tiny" if size == "tiny" else file)
     ConfigDict(config.to_dict()).lock()  # plain data: numbers, strings, tuples and dicts
     assert not any(callable(value) for value in flat_values(config))
 
@@ -131,10 +140,11 @@ def flat_values(config):
         yield value
 
 
-def test_ablations_change_the_control_path_and_nothing_else():
-    full = svd.get_config("variant=full").to_dict()
+@pytest.mark.parametrize("base", [svd, sd15], ids=["svd", "sd15"])
+def test_ablations_change_the_control_path_and_nothing_else(base):
+    full = base.get_config("variant=full").to_dict()
     for variant in common.CONTROL:
-        other = svd.get_config(f"variant={variant}").to_dict()
+        other = base.get_config(f"variant={variant}").to_dict()
         other["train"]["trainable"] = full["train"]["trainable"]  # what is absent cannot learn
         assert {k for k in full if full[k] != other[k]} <= {"control"}
 
@@ -183,6 +193,30 @@ def test_guided_released_weights_are_built_for_pairs_of_rows():
     unet = networks.build(svd.get_config(), jnp.bfloat16)["unet"].module
     assert unet.flavour.context_group == 2
     assert unet.flavour.dtype == jnp.bfloat16
+
+
+def test_moore_animate_anyone_is_the_same_model_run_with_other_numbers():
+    muse, moore = (sd15.get_config(f"release={name}").to_dict() for name in ("musepose", "moore"))
+    assert muse["model"] == moore["model"]
+    different = {k for k in muse["sample"] if muse["sample"][k] != moore["sample"][k]}
+    assert {"betas", "window", "steps", "window_loop"} <= different
+    assert {k for k in muse if muse[k] != moore[k]} == {"sample", "skeleton"}
+
+
+def test_a_base_learns_before_there_is_anything_of_dispose():
+    for stage in ("base", "motion"):
+        config = sd15.get_config(f"stage={stage},variant=full")
+        assert not config.control.motion and not config.control.points
+        built = networks.build(config, training=True)
+        assert set(config.train.trainable) <= set(built)
+        assert not {"controlnet", "motion_encoder", "point_encoder"} & set(built)
+
+
+def test_a_controlnet_that_starts_from_stable_diffusion_has_it_at_hand():
+    config = sd15.get_config("variant=no_point")
+    assert config.train.control_start == "dift_unet"
+    assert "dift_unet" in networks.build(config, training=True)
+    assert "dift_unet" not in networks.build(config)
 
 
 @pytest.mark.parametrize(

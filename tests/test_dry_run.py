@@ -9,7 +9,7 @@ import pytest
 
 from configs.svd import get_config
 from dispose_jax import counts, dry_run
-from dispose_jax.models import mimicmotion, networks
+from dispose_jax.models import choose, networks
 from dispose_jax.ops.attention import attention
 from dispose_jax.types import Conditioning
 from tests import small
@@ -75,7 +75,7 @@ def test_the_full_unet_costs_what_the_original_does_less_its_cross_attention():
 def test_flops_of_a_denoising_call_are_told_apart_by_network():
     config = small.config()
     built = networks.build(config)
-    model = mimicmotion.build(config, built)
+    model = choose.build(config, built)
     params = {name: built[name].shapes for name in ("unet", "controlnet")}
     conditioning = Conditioning(
         context=shape(1, 1, 8),

@@ -12,14 +12,15 @@ def test_levels_fall_from_the_largest_to_the_smallest_and_end_at_0():
     schedule = Euler(sigma_min=0.01, sigma_max=80.0, rho=5.0)
     levels = schedule.levels(9)
     assert levels.dtype == np.float32
-    np.testing.assert_allclose(levels[[0, -2, -1]], [80.0, 0.01, 0.0], rtol=1e-6)
-    assert (np.diff(levels) < 0).all()
-    even = np.diff(np.float64(levels[:-1]) ** (1 / 5))
+    np.testing.assert_array_equal(levels[1:, 0], levels[:-1, 1])  # each step goes on from there
+    np.testing.assert_allclose([levels[0, 0], *levels[-1]], [80.0, 0.01, 0.0], rtol=1e-6)
+    assert (np.diff(levels, axis=1) < 0).all()
+    even = np.diff(np.float64(levels[:, 0]) ** (1 / 5))
     np.testing.assert_allclose(even, even[0], rtol=1e-5)  # evenly spaced in sigma^(1/rho)
 
 
 def test_one_step_starts_at_the_largest_level():
-    np.testing.assert_array_equal(Euler().levels(1), np.float32([700.0, 0.0]))
+    np.testing.assert_array_equal(Euler().levels(1), np.float32([[700.0, 0.0]]))
 
 
 def test_no_steps_are_refused():
@@ -40,7 +41,7 @@ def solve(schedule, steps, x, clean_of):
     """Integrate with a denoiser that knows the answer, in the network's v-parametrisation."""
     levels = schedule.levels(steps)
     x = schedule.start(x, levels)
-    for level, lower in zip(levels[:-1], levels[1:], strict=True):
+    for level, lower in levels:
         clean = clean_of(x, level)
         # v of the scaled input, solved from its definition: clean = x / p - v sigma / sqrt(p)
         power = level**2 + 1
@@ -76,7 +77,7 @@ def test_the_network_sees_unit_variance_at_every_level():
     levels = schedule.levels(4)
     data, noise = np.random.default_rng(0).standard_normal((2, 100_000), np.float32)
     assert float(schedule.start(noise, levels).std()) == pytest.approx((400 + 1) ** 0.5, rel=0.02)
-    for level in levels[:-1]:
+    for level in levels[:, 0]:
         seen = schedule.scale_input(data + level * noise, level)
         assert float(seen.std()) == pytest.approx(1.0, rel=0.02)
         assert float(schedule.time(level)) == pytest.approx(np.log(level) / 4, abs=1e-6)

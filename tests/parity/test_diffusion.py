@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from dispose_jax import animate
-from dispose_jax.diffusion import guidance, schedules, windows
-from dispose_jax.diffusion.samplers import Euler
+from dispose_jax.diffusion import guidance, prediction, schedules, windows
+from dispose_jax.diffusion.samplers import Ddim, Euler
 from dispose_jax.types import Conditioning
-from tests.parity.cases import assert_close, load_case
+from tests.parity.cases import assert_close, load_case, record
 
 
 def channels_last(x):
@@ -31,8 +31,9 @@ def test_euler_steps_equal_the_original_scheduler():
     for steps in case.config["steps"]:
         levels = schedule.levels(steps)
         sigmas = case.outputs[f"sigmas_{steps}"]
-        np.testing.assert_allclose(levels, sigmas, rtol=1e-6)
-        times = schedule.time(jnp.asarray(levels[:-1]))
+        np.testing.assert_allclose(levels[:, 0], sigmas[:-1], rtol=1e-6)
+        np.testing.assert_allclose(levels[:, 1], sigmas[1:], rtol=1e-6)
+        times = schedule.time(jnp.asarray(levels[:, 0]))
         assert_close(case, f"timesteps_{steps}", times, 1e-6, relative=False)
         factor = schedule.start(np.ones(1, np.float32), levels)
         np.testing.assert_allclose(factor, case.outputs[f"init_noise_sigma_{steps}"], rtol=1e-6)
@@ -40,7 +41,7 @@ def test_euler_steps_equal_the_original_scheduler():
         x = schedule.start(channels_last(case.inputs[f"noise_{steps}"]), levels)
         outputs = channels_last(case.inputs[f"model_output_{steps}"])
         seen, latents = [], []
-        for level, lower, output in zip(levels[:-1], levels[1:], outputs, strict=True):
+        for (level, lower), output in zip(levels, outputs, strict=True):
             seen.append(schedule.scale_input(x, level))
             x = schedule.step(x, output, level, lower)
             latents.append(x)
@@ -58,6 +59,69 @@ def test_alphas_equal_those_of_stable_diffusion():
     )
     expected = case.outputs["dift_alphas_cumprod"]
     np.testing.assert_allclose(alphas[times], expected, rtol=3e-6)  # theirs is a float32 product
+
+
+def ddim_cases():
+    case, cases = load_case("musepose_ddim"), []
+    for name, settings in case.config.items():
+        schedule = Ddim(
+            betas=settings["beta_schedule"],
+            zero_terminal=settings.get("rescale_betas_zero_snr", False),
+            prediction="v" if settings.get("prediction_type") == "v_prediction" else "epsilon",
+            spacing=settings.get("timestep_spacing", "leading"),
+        )
+        cases.append(pytest.param(case, name, schedule, id=name))
+    return cases
+
+
+@pytest.mark.parametrize(("case", "name", "schedule"), ddim_cases())
+def test_ddim_equals_the_original_schedulers(case, name, schedule):
+    """MusePose, Moore-AnimateAnyone, and the latter's first version."""
+    tolerance = case.about["tolerance"]["value"]
+    expected = {k.removeprefix(f"{name}."): v for k, v in case.outputs.items() if name in k}
+    close = lambda output, ours: assert_close(case, f"{name}.{output}", ours, tolerance)
+
+    alphas = np.asarray(schedule.alpha(np.arange(1000)), np.float64)
+    close("alphas_cumprod", alphas)
+    # A ratio of vanishing numbers at the end: the original's own rounding shows there.
+    betas, reference = 1 - alphas / np.append(1.0, alphas[:-1]), expected["betas"]
+    rounding = 4 * np.finfo(np.float32).eps / np.sqrt(np.maximum(alphas, 1e-12))
+    allowed = tolerance * reference.std() + schedule.zero_terminal * rounding
+    difference = tolerance * (np.abs(betas - reference) / allowed).max()
+    record(case.name, f"{name}.betas", difference, tolerance)
+    for output in [o for o in expected if o.startswith("timesteps_")]:
+        levels = schedule.levels(int(output.split("_")[1]))
+        np.testing.assert_array_equal(levels[:, 0], expected[output])
+    sample, network = case.inputs["sample"], case.inputs["model_output"]
+    for output in [o for o in expected if o.startswith("prev_")]:
+        steps, index = map(int, output.split("_")[1:])
+        level, lower = schedule.levels(steps)[index]
+        close(output, schedule.step(sample, network, level, lower))
+        clean, _ = prediction.unmix(sample, network, schedule.alpha(level), schedule.prediction)
+        close(output.replace("prev", "x0"), clean)
+
+    times = case.inputs["train_timesteps"].astype(np.float32)
+    each = times.reshape(-1, 1, 1, 1, 1)
+    clean, noise = case.inputs["x0"], case.inputs["noise"]
+    close("noisy", schedule.noised(clean, noise, each))
+    close("min_snr_weight", schedule.weight(times))
+    close("velocity", prediction.velocity(clean, noise, schedule.alpha(each)))
+
+
+def test_uniform_windows_and_padding_equal_the_original_contexts():
+    about = load_case("musepose_context_windows").about
+    for case in about["cases"]:
+        plan = windows.uniform(
+            case["num_frames"],
+            case["context_size"],
+            case["context_overlap"],
+            stride=case["context_stride"],
+            closed=case["closed_loop"],
+            step=case["step"],
+        )
+        assert plan.frames.tolist() == case["windows"]
+    for case in about["padding"]:
+        assert windows.padded(case["frames"], case["slice"], case["overlap"]) == case["padded"]
 
 
 def test_windows_and_their_weights_equal_the_original_tiles():
@@ -89,7 +153,7 @@ class Direct:
     """A schedule whose only step returns the prediction: what remains is blending and guidance."""
 
     def levels(self, steps):
-        return np.linspace(1, 0, steps + 1, dtype=np.float32)
+        return np.array([[1, 0]] * steps, np.float32)
 
     def start(self, noise, levels):
         return noise
