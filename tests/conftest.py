@@ -1,4 +1,4 @@
-"""Test-wide settings: eight CPU devices and full float32 products, before jax starts."""
+"""Test-wide settings: eight CPU devices, full float32 products, and programs that compile fast."""
 
 import os
 
@@ -10,3 +10,20 @@ if "xla_force_host_platform_device_count" not in flags:
 import jax  # noqa: E402
 
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# Compiling is most of what the default tests cost, and this takes two thirds of that away.
+# Programs compute the same, only slower, so the heavy tests go without.
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_llvm_force_inline_before_split": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+
+
+def pytest_configure(config):
+    """Before anything compiles. XLA ends a process at a flag that it does not know, so other
+    versions than the one whose flags these are compile as always."""
+    if config.option.markexpr == "not full" and jax.__version_info__[:2] == (0, 10):
+        quick = (f"--{name}={str(value).lower()}" for name, value in QUICK.items())
+        os.environ["XLA_FLAGS"] = " ".join([os.environ["XLA_FLAGS"], *quick])

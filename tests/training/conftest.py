@@ -65,7 +65,7 @@ def start(tmp_path, compiled):
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
             "JAX_COMPILATION_CACHE_DIR": str(compiled),
         }
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
