@@ -62,10 +62,11 @@ def start(tmp_path, compiled):
     def go(name="run", *flags, devices=1, stay=10_000, largest=None):
         command = [sys.executable, "-m", "tests.training.toy", f"--config={tmp_path}/toy.py"]
         command += [f"--workdir={tmp_path / name}", f"--config.train.steps={stay}", *flags]
+        count = f"--xla_force_host_platform_device_count={devices}"
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}",  # the last one counts
             "JAX_COMPILATION_CACHE_DIR": str(compiled),
         }
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
