@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from dispose_jax import cli, settings
+from dispose_jax import cli, settings, weights
 from dispose_jax.training import loop, plan, together
 
 ASSETS = Path(__file__).parent / "assets"
@@ -35,9 +35,7 @@ def main(config):
         return
     if not WORKDIR.value:
         raise ValueError("--workdir is missing: name the directory of the run")
-    bundled = ASSETS / config.bundled
-    default = (str(bundled),) if config.bundled and bundled.is_dir() else ()
-    given = tuple(WEIGHTS.value) if WEIGHTS.value else default
+    given = tuple(WEIGHTS.value or weights.bundled(config, ASSETS))
     loop.train(loop.Run(config, given, Path(WORKDIR.value), continues=bool(WEIGHTS.value)))
 
 

@@ -88,7 +88,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = defaults(choice, STAGES, TINY_STAGES if tiny else FULL_STAGES)
     config.base = "sd15"
     config.name = "configs/sd15.py" + (":size=tiny" if tiny else "")  # what a bundle belongs to
-    config.bundled = ""  # folder of assets/ with weights for this config
+    # Folders of assets/ with weights for this config: what serves any base, then what does not.
+    config.bundled = ("svd_tiny", "sd15_tiny") if tiny else ()
     config.model = TINY if tiny else FULL
     config.quirks = common.TEXTBOOK
 

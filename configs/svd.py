@@ -26,7 +26,7 @@ FULL = {
         "added_width": 256,  # sinusoids per added time id
     },
     "pose_encoder": {"widths": (16, 32, 64, 128)},
-    "vae": common.VAE,
+    "vae": {**common.VAE, "temporal": True},
     "image_encoder": {  # CLIP ViT-H/14
         "width": 1280,
         "layers": 32,
@@ -50,7 +50,7 @@ TINY = {
         "added_width": 32,
     },
     "pose_encoder": {"widths": (8, 16, 32, 64)},
-    "vae": common.TINY_VAE,
+    "vae": {**common.TINY_VAE, "temporal": True},
     "image_encoder": common.TINY_IMAGE_ENCODER,
 }
 
@@ -86,7 +86,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = defaults(choice, STAGES, recipes)
     config.base = "svd"
     config.name = "configs/svd.py" + (":size=tiny" if tiny else "")  # what a bundle belongs to
-    config.bundled = "svd_tiny" if tiny else ""  # folder of assets/ with weights for this config
+    config.bundled = ("svd_tiny",) if tiny else ()  # folders of assets/ with weights
     config.model = TINY if tiny else FULL
     config.quirks = TEXTBOOK if tiny else RELEASED
 

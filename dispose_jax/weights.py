@@ -34,8 +34,25 @@ def choose(given: Sequence[str] | None, config, assets: Path) -> tuple[str, ...]
             f"{config.name} needs --weights: a bundle made by python -m converters.convert to-flax "
             "--from WEIGHTS --to BUNDLE, or 'random' to try the program"
         )
-    folder = assets / config.bundled
-    return (RANDOM, str(folder)) if (folder / bundle.DESCRIPTION).exists() else (RANDOM,)
+    return RANDOM, *bundled(config, assets)
+
+
+def bundled(config, assets: Path) -> tuple[str, ...]:
+    """Folders of assets that hold weights for a config, as far as they are there."""
+    folders = [assets / name for name in config.bundled]
+    return tuple(str(folder) for folder in folders if (folder / bundle.DESCRIPTION).exists())
+
+
+def offered(folders: Sequence[str | Path], config) -> set[str]:
+    """Names of the networks that bundles have for a config: of its base all, whether they fit or
+    not, of another those that serve any base."""
+    names = set()
+    for content in map(bundle.describe, folders):
+        if content["base"] == config.base:
+            names |= set(content["networks"])
+        else:
+            names |= bundle.offers(content, config.model, config.quirks)
+    return names
 
 
 class Weights:
@@ -52,7 +69,7 @@ class Weights:
         self._built, self._seed = built, config.seed
         self._belongs = {"model": config.model, "quirks": config.quirks}
         if RANDOM in given:
-            held = {name for folder in self.folders for name in bundle.describe(folder)["networks"]}
+            held = offered(self.folders, config)
             self.random = tuple(name for name in built if name not in held)
         if self.folders:
             bundled = [name for name in built if name not in self.random]

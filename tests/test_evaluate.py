@@ -19,7 +19,7 @@ from tests import small
 
 def get_config(argument):
     config = small.config()
-    config.bundled = "nothing"  # no such folder
+    config.bundled = ("nothing",)  # no such folder
     config.sample.update({"window": 4, "steps": 1})
     return config
 """

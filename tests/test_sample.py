@@ -26,7 +26,7 @@ from tests import small
 
 def get_config(argument):
     config = small.config(argument)
-    config.bundled = "nothing"  # no such folder: without --weights they are random
+    config.bundled = ("nothing",)  # no such folder: without --weights they are random
     config.sample.update({"resolution": 64, "max_frames": 2, "window": 4, "overlap": 1, "steps": 1})
     return config
 """

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dispose_jax import weights
-from dispose_jax.models import bundle
+from dispose_jax.models import bundle, networks
 from tests import small
 
 SOME = ("unet", "vae")
@@ -113,7 +113,7 @@ def test_a_folder_of_something_else_says_how_to_make_a_bundle(base, tmp_path):
 def test_full_size_needs_weights_and_the_small_model_takes_what_is_bundled(tmp_path):
     tiny, full = small.config(), small.svd.get_config()
     assert weights.choose(None, tiny, tmp_path) == (weights.RANDOM,)
-    bundled = tmp_path / tiny.bundled
+    bundled = tmp_path / tiny.bundled[0]
     bundled.mkdir()
     (bundled / bundle.DESCRIPTION).write_text("{}")
     assert weights.choose(None, tiny, tmp_path) == (weights.RANDOM, str(bundled))
@@ -132,3 +132,15 @@ def test_the_folder_of_the_pose_detector_is_found(base, tmp_path):
     assert opened(base, folder).pose_folder is None
     (tmp_path / "b" / bundle.POSE_FILES[0]).write_bytes(b"onnx")
     assert opened(base, folder).pose_folder == tmp_path / "b"
+
+
+def test_a_bundle_of_the_other_base_gives_what_serves_any_base(base, tmp_path):
+    folder = write(tmp_path / "b", base, base.networks)
+    other = small.config("base", base="sd15")
+    names = weights.offered([folder], other)
+    assert names == {"vae", "image_encoder"}
+    built = networks.build(other)
+    found = weights.Weights((weights.RANDOM, str(folder)), built, other)
+    assert set(found.random) == set(built) - names
+    with pytest.raises(ValueError, match="weights belong to another model"):
+        weights.Weights((str(folder),), {"unet": built["unet"]}, other)

@@ -132,7 +132,7 @@ def frame(picture: np.ndarray, size: tuple[int, int], shown_height: int) -> Fram
 
 
 def padding(sample, num_frames: int) -> int:
-    """How often the last of num_frames poses is to be repeated for the windows of `config.sample`."""
+    """How often the last of num_frames poses is to be repeated, by `config.sample`."""
     if not sample.window_pad:
         return 0
     return windows.padded(num_frames, sample.window, sample.overlap) - num_frames

@@ -59,6 +59,16 @@ RELEASED_IN = {
     },
 }
 
+# Networks that serve any base, and the part of `config.model` that says all about each.
+SECTIONS = {
+    "vae": "vae",
+    "image_encoder": "image_encoder",
+    "cmp": "cmp",
+    "dift_unet": "dift",
+    "dift_vae": "dift",
+    "dift_text_encoder": "dift",
+}
+
 
 class Origin(NamedTuple):
     """Where a network's weights come from."""
@@ -195,7 +205,7 @@ def load(
     earlier one.
 
     networks: names, or {name: tree of what has `.shape`} (from jax.eval_shape) to check every
-    tensor against. model, quirks: the config's, which each bundle must have been made for. Arrays
+    tensor against. model, quirks: the config's, which the bundles must have been made for. Arrays
     are read-only views of the mapped files; floating ones are cast, one at a time, to dtype if
     given. verify: compare digests too. Raises ValueError naming the folder, file or network, and
     what to do.
@@ -217,22 +227,41 @@ def owners(
 ) -> dict[str, tuple[Path, dict]]:
     """Which folder holds each network: {name: (folder, its entry)}, the last one that has it.
 
-    Reads the descriptions only. Raises ValueError as `load` does.
+    A bundle of another model may give the networks of SECTIONS if their sizes are equal. Reads the
+    descriptions only. Raises ValueError as `load` does.
     """
     if not folders:
         raise ValueError("--weights names no folder; give at least one bundle")
-    contents = {Path(folder): check(folder, model, quirks) for folder in folders}
+    contents = {Path(folder): describe(folder) for folder in folders}
     found = {}
     for name in networks:
         having = [folder for folder, content in contents.items() if name in content["networks"]]
         if not having:
+            for folder in contents:
+                check(folder, model, quirks)
             base = next(iter(contents.values()))["base"]
             raise ValueError(
                 f"{', '.join(map(str, contents))}: no {name}.safetensors, which this run needs; it "
                 f"comes from {source_of(base, name)}"
             )
-        found[name] = having[-1], contents[having[-1]]["networks"][name]
+        folder = having[-1]
+        if name not in offers(contents[folder], model, quirks):
+            check(folder, model, quirks)
+        found[name] = folder, contents[folder]["networks"][name]
     return found
+
+
+def offers(content: Mapping, model: Mapping, quirks: Mapping) -> set[str]:
+    """The networks that a bundle may give to this model with these quirks.
+
+    content: what `describe` gives. All of them if it was made for that; else those that serve any
+    base (SECTIONS) and have the same sizes.
+    """
+    made_for = plain({"model": model, "quirks": quirks})
+    if all(content[part] == made_for[part] for part in made_for):
+        return set(content["networks"])
+    same = lambda section: content["model"].get(section) == made_for["model"].get(section)
+    return {name for name in content["networks"] if name in SECTIONS and same(SECTIONS[name])}
 
 
 def source_of(base: str, network: str) -> str:

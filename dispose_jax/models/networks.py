@@ -146,7 +146,7 @@ def _mimicmotion(sizes, flavour: Flavour) -> dict[str, Network]:
     return {
         "unet": _network(unet, *x, **named),
         "pose_encoder": _network(pose, _PICTURE),
-        "vae": _network(_vae(sizes.vae, temporal=True), _PICTURE),
+        "vae": _network(_vae(sizes.vae), _PICTURE),
         "image_encoder": _image_encoder(sizes.image_encoder, flavour.dtype),
     }
 
@@ -174,15 +174,14 @@ def _musepose(sizes, flavour: Flavour) -> dict[str, Network]:
         "motion_modules": part(1),
         "reference": _network(UNet(flavour=flavour, head=False, **shape), *x),
         "pose_encoder": _network(pose, _PICTURE),
-        "vae": _network(_vae(sizes.vae, temporal=sizes.vae.temporal), _PICTURE),
+        "vae": _network(_vae(sizes.vae), _PICTURE),
         "image_encoder": _image_encoder(sizes.image_encoder, flavour.dtype),
     }
 
 
-def _vae(sizes, *, temporal: bool) -> VAE:
-    return VAE(
-        tuple(sizes.widths), sizes.latent_channels, sizes.layers, sizes.groups, temporal=temporal
-    )
+def _vae(sizes) -> VAE:
+    fields = {name: sizes[name] for name in ("latent_channels", "layers", "groups", "temporal")}
+    return VAE(tuple(sizes.widths), **fields)
 
 
 def _image_encoder(sizes, dtype: DTypeLike) -> Network:

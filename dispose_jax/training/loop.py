@@ -28,7 +28,7 @@ from dispose_jax.training.metrics import Metrics
 from dispose_jax.training.sources import Ahead, Source, check_weights, held_out, open_source
 from dispose_jax.training.state import TrainState
 from dispose_jax.types import Batch, Params
-from dispose_jax.weights import RANDOM, Weights
+from dispose_jax.weights import RANDOM, Weights, offered
 
 TRAINING, SHOWING = range(2)  # purposes of the seed
 FINISH_BATCHES = 16  # that the last touch of a stage may look at
@@ -156,9 +156,8 @@ def _from_bundles(run: Run) -> tuple[list[str], list[str]]:
 
 
 def _held(run: Run) -> set[str]:
-    """Names of all networks in the bundles given."""
-    folders = [folder for folder in run.given if folder != RANDOM]
-    return {name for folder in folders for name in bundle.describe(folder)["networks"]}
+    """Names of all networks in the bundles given that may serve this run."""
+    return offered([folder for folder in run.given if folder != RANDOM], run.config)
 
 
 def _steps(

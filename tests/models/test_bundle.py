@@ -211,3 +211,19 @@ def test_pose_files_are_copied_and_found_in_the_last_folder_that_has_them(tmp_pa
     shutil.copy(one / "detector.onnx", two)
     assert bundle.pose_file([one, two], "detector.onnx") == two / "detector.onnx"
     assert bundle.pose_file([one, two], "whole_body.onnx") is None
+
+
+def test_another_base_may_take_what_serves_any_base_and_nothing_else(tmp_path):
+    folder = write(tmp_path / "b")
+    content = bundle.describe(folder)
+    assert bundle.offers(content, **OPTIONS) == set(content["networks"])
+    sizes = {"widths": [4, 8]}
+    model = {"unet": {"channels": (8,)}, "vae": sizes, "cmp": {"bins": 3}}
+    other = {"model": model, "quirks": QUIRKS}
+    assert "vae" not in bundle.offers(content, **other)
+    content["model"] |= {"vae": sizes, "cmp": {"bins": 9}}
+    assert bundle.offers(content, **other) == {"vae"}
+    (folder / "bundle.json").write_text(json.dumps(content))
+    assert set(bundle.load([folder], ["vae"], **other)) == {"vae"}
+    with pytest.raises(ValueError, match="weights belong to another model.*model.unet.channels"):
+        bundle.load([folder], ["vae", "unet"], **other)

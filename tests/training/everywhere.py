@@ -29,7 +29,7 @@ def config(stage: str, mesh: str):
     made.control = control("base" if stage == "base" else "full")
     made.train.trainable, made.train.objective = svd.STAGES[stage]
     made.train.stage = stage
-    made.bundled = ""
+    made.bundled = ()
     made.dift.ensemble = made.dift.chunk = 1
     sizes = {"steps": 3, "batch": 8, "frames": 2, "log_every": 1, "save_every": 0, "warmup": 1}
     made.train.update({**sizes, "sample_every": 0, "learning_rate": 1e-3})

@@ -33,7 +33,7 @@ def get_config(argument):
 def config(**train):
     """A run of six steps that writes every measurement and a checkpoint after every second."""
     made = svd.get_config("size=tiny,stage=vae")
-    made.bundled = ""
+    made.bundled = ()
     small = {"steps": 6, "batch": 8, "frames": 4, "log_every": 1, "save_every": 2, "warmup": 2}
     made.train.update({**small, "sample_every": 0, "decay": "constant", **train})
     return made
