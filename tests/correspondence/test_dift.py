@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,9 @@ from dispose_jax.networks.clip import TextTransformer
 from dispose_jax.networks.unet import Flavour, UNet
 from dispose_jax.networks.vae import VAE
 from tests.drawn import drawn
+
+features = jax.jit(dift.features, static_argnums=0)
+noised_latents = jax.jit(dift.noised_latents, static_argnums=0)
 
 
 @pytest.fixture(scope="module")
@@ -49,20 +53,20 @@ def image():
 @pytest.mark.full
 def test_draws_in_chunks_give_the_same_features(extractor, params, image):
     key = jax.random.key(2)
-    together = dift.features(extractor, params, image, key)
+    together = features(extractor, params, image, key)
     assert together.shape == (4, 8, 16)
     one_by_one = dataclasses.replace(extractor, chunk=1)
-    apart = dift.features(one_by_one, params, image, key)
+    apart = features(one_by_one, params, image, key)
     np.testing.assert_allclose(apart, together, atol=2e-5)
 
     draws = jax.random.normal(key, (2, 2, 4, 8, 4))
-    noised = dift.noised_latents(extractor, params, image, *draws)
+    noised = noised_latents(extractor, params, image, *draws)
     assert np.abs(noised[0] - noised[1]).max() > 0.1  # otherwise there is nothing to average
 
 
 def test_key_decides_the_features(extractor, params, image):
     first, again, other = (
-        dift.features(extractor, params, image, jax.random.key(seed)) for seed in (5, 5, 6)
+        features(extractor, params, image, jax.random.key(seed)) for seed in (5, 5, 6)
     )
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-4
@@ -70,17 +74,18 @@ def test_key_decides_the_features(extractor, params, image):
 
 def test_noise_has_the_power_that_the_timestep_says(extractor, params, image):
     nothing, ones = jnp.zeros((2, 4, 8, 4)), jnp.ones((2, 4, 8, 4))
-    mean, logvar = extractor.vae.apply({"params": params["dift_vae"]}, image, method="encode")
+    encode = jax.jit(partial(extractor.vae.apply, method="encode"))
+    mean, logvar = encode({"params": params["dift_vae"]}, image)
     signal = 1.0  # computed once more, step by step, from the definition of the schedule
     for i in range(262):
         root = np.sqrt(0.00085) + i / 999 * (np.sqrt(0.012) - np.sqrt(0.00085))
         signal *= 1 - root**2
 
-    clean = dift.noised_latents(extractor, params, image, nothing, nothing)[0]
+    clean = noised_latents(extractor, params, image, nothing, nothing)[0]
     np.testing.assert_allclose(clean, np.sqrt(signal) * 0.18215 * mean, atol=1e-6)
-    noised = dift.noised_latents(extractor, params, image, nothing, ones)[0]
+    noised = noised_latents(extractor, params, image, nothing, ones)[0]
     np.testing.assert_allclose(noised - clean, np.full(mean.shape, np.sqrt(1 - signal)), atol=1e-6)
-    drawn = dift.noised_latents(extractor, params, image, ones, nothing)[0]
+    drawn = noised_latents(extractor, params, image, ones, nothing)[0]
     expected = np.sqrt(signal) * 0.18215 * np.exp(np.asarray(logvar) / 2)
     np.testing.assert_allclose(drawn - clean, expected, atol=1e-6)
 

@@ -11,6 +11,7 @@ from dispose_jax.correspondence import dift
 from dispose_jax.networks.clip import TextTransformer
 from dispose_jax.networks.unet import Flavour, UNet
 from dispose_jax.networks.vae import VAE
+from tests import small
 from tests.parity.cases import assert_close, convert, load_case, weights
 
 TOLERANCE = 5e-4  # the case's own sentence: max abs <= 5e-4 x std
@@ -80,7 +81,8 @@ def extractor(case):
             jnp.zeros((1, 77), jnp.int32),
         ),
     }
-    return extractor, params
+    by_blocks = {name: small.Blockwise(getattr(extractor, name)) for name in ("vae", "unet")}
+    return dataclasses.replace(extractor, **by_blocks), params
 
 
 def test_posterior_of_the_picture_is_the_original_one(case, extractor):

@@ -312,21 +312,22 @@ def test_a_damaged_checkpoint_is_named(run, tmp_path, monkeypatch, damage):
     assert max(losses(tmp_path / "run")) == 6
 
 
-def test_sigterm_and_ctrl_c_save_and_end_well(start, tmp_path):
-    for name, number in (("term", signal.SIGTERM), ("ctrl_c", signal.SIGINT)):
-        process = start(name, "--config.train.save_every=1000000")
-        wait_for(process, tmp_path / name, 3)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        done = max(losses(tmp_path / name))
-        assert out.splitlines()[-1] == (
-            f"stopped after step {done}, saved; the same command continues"
-        )
-        assert steps_saved(tmp_path / name) == [done] and "Traceback" not in err
+# A process each; SIGTERM in this one has a test above.
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.full), signal.SIGINT]
+)
+def test_sigterm_and_ctrl_c_save_and_end_well(start, tmp_path, number):
+    process = start("run", "--config.train.save_every=1000000")
+    wait_for(process, tmp_path / "run", 3)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    done = max(losses(tmp_path / "run"))
+    assert out.splitlines()[-1] == f"stopped after step {done}, saved; the same command continues"
+    assert steps_saved(tmp_path / "run") == [done] and "Traceback" not in err
 
 
-def killed(start, tmp_path, moments, seed):
+def killed(start, run, tmp_path, moments, seed):
     """Kill a run at random moments, then let it finish; its losses are those of a whole run."""
     dice = random.Random(seed)
     flags = ("--config.train.save_every=3",)
@@ -341,20 +342,20 @@ def killed(start, tmp_path, moments, seed):
         process.kill()
         process.communicate()
     end = max(losses(tmp_path / "parts")) + 5
-    for name in ("parts", "whole"):
-        process = start(name, *flags, stay=end)
-        assert process.wait(300) == 0, process.communicate()[1]
+    process = start("parts", *flags, stay=end)
+    assert process.wait(300) == 0, process.communicate()[1]
+    run("whole", steps=end, save_every=0)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     same(trained(tmp_path / "parts"), trained(tmp_path / "whole"))
 
 
-def test_a_killed_run_continues_with_the_same_numbers(start, tmp_path):
-    killed(start, tmp_path, 1, seed=1)
+def test_a_killed_run_continues_with_the_same_numbers(start, run, tmp_path):
+    killed(start, run, tmp_path, 1, seed=1)
 
 
 @pytest.mark.full  # a process for every kill
-def test_a_run_killed_often_continues_with_the_same_numbers(start, tmp_path):
-    killed(start, tmp_path, 12, seed=2)
+def test_a_run_killed_often_continues_with_the_same_numbers(start, run, tmp_path):
+    killed(start, run, tmp_path, 12, seed=2)
 
 
 def test_only_the_first_process_speaks(monkeypatch, tmp_path):
