@@ -16,6 +16,7 @@ import optax
 
 from dispose_jax.data import examples
 from dispose_jax.models import networks
+from dispose_jax.models.protocol import generated
 from dispose_jax.networks.cmp import CMP
 from dispose_jax.training import objectives, state
 from dispose_jax.training.step import make_step
@@ -64,9 +65,10 @@ class Repeat:
         return inputs[0] if method is CMP.encode_image else inputs[1]
 
 
-def config(variant: str, **train):
+def config(variant: str, base: str = "svd", **train):
     """A config of tests/small.py with a light training section."""
-    made = small.config(variant, **{"time_context_order": "per_clip"})
+    quirks = {"time_context_order": "per_clip"} if base == "svd" else {}
+    made = small.config(variant, base=base, **quirks)
     made.train.update(frames=F, batch=B, height=small.SIZE[0], width=small.SIZE[1], warmup=0)
     made.train.update(encode_chunk=2)
     made.train.trainable = tuple(
@@ -80,16 +82,17 @@ def config(variant: str, **train):
     return made
 
 
-def run(variant: str, **train) -> SimpleNamespace:
+def run(variant: str, base: str = "svd", **train) -> SimpleNamespace:
     """config, networks, loss, and what it starts from: params of trainable networks, frozen."""
-    made = config(variant, **train)
+    made = config(variant, base, **train)
     built = networks.build(made, training=True)
     loss = objectives.build(made, built).loss
     stand_ins = {"vae": Pool(), "image_encoder": Embed(), "pose_encoder": Project()}
     recipe = loss.recipe and replace(loss.recipe, cmp=loss.recipe.cmp and Repeat())
     model = replace(loss.model, **stand_ins)
     frozen = dict.fromkeys((*stand_ins, "cmp", "dift_vae", "dift_unet", "dift_text_encoder"), {})
-    frozen["unet"] = networks.random({"unet": built["unet"]}, seed=3)["unet"]
+    denoisers = ("unet", "motion_modules", "reference")
+    frozen |= networks.random({name: built[name] for name in denoisers if name in built}, seed=3)
     trainable = made.train.trainable
     params = {name: _started(name, built[name], frozen["unet"]) for name in trainable}
     return SimpleNamespace(
@@ -152,7 +155,7 @@ def denoised(made: SimpleNamespace, params: Params, batch: Batch) -> np.ndarray:
     params = everything(made, params)
     _, conditioning = made.loss.condition(params, batch, jax.random.key(5))
     rng = np.random.default_rng(6)
-    shape = (len(batch.frames), F, *small.LATENTS)
+    shape = (len(batch.frames), generated(made.loss.model, F), *small.LATENTS)
     x, t = rng.normal(size=shape).astype(np.float32), np.float32([0.4, -0.3])
     return np.asarray(small.eager(made.loss.model).denoise(params, x, t, conditioning))
 

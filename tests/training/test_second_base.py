@@ -1,0 +1,126 @@
+"""Training on the second base: the same objective, with another schedule and other frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from ml_collections import FrozenConfigDict
+
+from dispose_jax.diffusion import prediction
+from dispose_jax.diffusion.samplers import Ddim
+from dispose_jax.training import video
+from dispose_jax.training.video import VideoLoss
+from dispose_jax.types import Batch, Conditioning
+from tests.training import light
+
+CLIPS, FRAMES = 3, 4
+
+
+@dataclass(frozen=True)
+class Knows:
+    """A model of clips whose clean latents are zero, so that what is seen tells the target: its
+    output is that and an error."""
+
+    error: float = 0.0
+    schedule: Ddim = Ddim()
+    seen: list = field(default_factory=list)
+    generates_reference = False
+
+    def encode(self, params, frames):
+        return jnp.zeros((*frames.shape[:2], 2, 2, 8))
+
+    def latents(self, posterior, key):
+        return jnp.zeros((*posterior.shape[:-1], 4))
+
+    def condition(self, params, reference, skeletons, signals, key):
+        return Conditioning(context=jnp.ones((len(reference), 1, 1)))
+
+    def unconditional(self, conditioning, drop):
+        return conditioning
+
+    def denoise(self, params, x, t, conditioning):
+        self.seen.append((np.asarray(x), np.asarray(t)))
+        alpha = self.schedule.alpha(t).reshape(-1, 1, 1, 1, 1)
+        return jnp.sqrt(alpha) * x / jnp.sqrt(1 - alpha) + self.error
+
+
+def loss_of(model, region=None, key=0, **train):
+    base = light.config("base", "sd15", **train).train
+    loss = VideoLoss(model, None, FrozenConfigDict(base.to_dict()))
+    pictures = np.zeros((CLIPS, FRAMES, 8, 8, 3), np.uint8)
+    fields = dict.fromkeys(("steps", "guides", "cells", "visible", "joints", "seen"))
+    batch = Batch(frames=pictures, skeletons=pictures, region=region, **fields)
+    return float(loss({}, batch, jax.random.key(key))[0])
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.5])
+def test_the_true_velocity_of_the_driving_frames_has_no_loss(offset):
+    model = Knows()
+    assert loss_of(model, noise_offset=offset) < 1e-10
+    x, t = model.seen[0]
+    assert x.shape == (CLIPS, FRAMES - 1, 2, 2, 4), "the reference is not generated"
+    assert ((t >= 0) & (t < 1000) & (t == np.round(t))).all()
+    plain = Knows()
+    loss_of(plain, noise_offset=0.0)
+    shift = (x - plain.seen[0][0]) / np.sqrt(1 - model.schedule.alpha(t)).reshape(-1, 1, 1, 1, 1)
+    np.testing.assert_allclose(shift, shift[:, :1, :1, :1] + 0 * shift, atol=1e-4)
+    assert (abs(shift).max() > 0.05) == (offset > 0), "one number per clip and channel"
+
+
+def test_an_error_weighs_by_the_clipped_signal_to_noise_ratio():
+    model = Knows(error=0.3)
+    found = loss_of(model)
+    weights = prediction.min_snr_weight(model.schedule.alpha(model.seen[0][1]), "v")
+    assert found == pytest.approx(0.09 * float(np.mean(weights)), rel=1e-4)
+    assert len(np.unique(weights)) > 1
+
+
+def test_a_region_is_that_of_the_driving_frames():
+    region = np.zeros((CLIPS, FRAMES, 2, 2), np.float32)
+    region[:, 0] = 100.0
+    assert loss_of(Knows(error=0.3), region=region) == 0.0
+    region[:, 1] = 3.0
+    ones = loss_of(Knows(error=0.3))
+    assert loss_of(Knows(error=0.3), region=region) == pytest.approx(ones, rel=1e-5)
+
+
+def test_times_of_training_are_whole_and_cover_the_schedule():
+    train = light.config("base", "sd15").train
+    times = np.asarray(video.noise_levels(train, jax.random.key(0), 2000))
+    assert times.dtype == np.float32 and (times == np.round(times)).all()
+    assert 0 <= times.min() < 10 and 990 <= times.max() < 1000
+    assert abs(times.mean() - 499.5) < 25
+
+
+@pytest.fixture(scope="module")
+def full():
+    made = light.run("full", "sd15")
+    made.batch = light.batch(made.config)
+    return made
+
+
+def test_gradients_reach_the_zero_heads_first_and_then_every_control_network(full):
+    loss = lambda p: full.loss(light.everything(full, p), full.batch, jax.random.key(7))[0]
+    compiled = light.quick(jax.grad(loss), full.params)
+    flat = lambda tree: traverse_util.flatten_dict(jax.device_get(tree), sep="/")
+    first = flat(compiled(full.params))
+    reached = {name for name, leaf in first.items() if np.any(leaf)}
+    heads = {n for n in first if "controlnet_down_blocks" in n or "controlnet_mid_block" in n}
+    assert reached and reached == heads
+
+    moved = jax.tree.map(lambda p, g: p - 0.1 * np.sign(g), full.params, compiled(full.params))
+    second = flat(compiled(moved))
+    reached = {name.split("/")[0] for name, leaf in second.items() if np.any(leaf)}
+    assert reached == {"controlnet", "motion_encoder", "point_encoder"}
+
+
+def test_an_untrained_model_is_its_frozen_base(full):
+    base = light.run("base", "sd15", trainable=("motion_modules",))
+    frozen = {**base.params, **full.frozen}
+    plain = light.denoised(base, {"motion_modules": frozen["motion_modules"]}, full.batch)
+    np.testing.assert_array_equal(light.denoised(full, full.params, full.batch), plain)
