@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import signal
 
 import jax
@@ -11,17 +12,27 @@ import pytest
 import sample
 from dispose_jax import animate, job, record
 from dispose_jax.data import image, inputs, output, video
+from dispose_jax.models import networks
 from tests import small
 
 DEMO = inputs.Sources(*sample.DEMO)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Half of the compiler's time goes into speed that a job of three frames does not need."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def built_once():
+    """Jobs of equal networks share them: tracing them anew takes longer than all else in a job."""
+    build, kept = networks.build, {}
+
+    def once(config, *rest):
+        parts = config.base, *map(str, (config.model, config.control, config.quirks))
+        key = *parts, networks.context_group(config), *rest
+        if key not in kept:
+            kept[key] = build(config, *rest)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "build", once)
+        yield
 
 
 def config(variant="base", **values):
@@ -53,14 +64,21 @@ def whole(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def failed(tmp_path, monkeypatch, whole):
+@pytest.fixture(scope="module")
+def broken_off(tmp_path_factory, whole):
     """A folder where the same job failed to decode."""
-    with monkeypatch.context() as broken:
+    folder = tmp_path_factory.mktemp("broken_off")
+    with pytest.MonkeyPatch.context() as broken:
         broken.setattr(animate, "decode", refuse)
         with pytest.raises(OSError, match="broken"):
-            job.run(prepared(tmp_path)[0])
-    return tmp_path
+            job.run(prepared(folder)[0])
+    return folder
+
+
+@pytest.fixture
+def failed(tmp_path, broken_off):
+    """Such a folder of a test's own."""
+    return shutil.copytree(broken_off, tmp_path, dirs_exist_ok=True)
 
 
 def refuse(*_, **__):
