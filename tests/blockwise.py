@@ -10,6 +10,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dispose_jax.networks import resnet, temporal
 from dispose_jax.networks.attention import SpatialTransformer
@@ -22,12 +23,17 @@ BLOCKS = (
     resnet.Upsample,
     SpatialTransformer,
     temporal.SpatioTemporalTransformer,
+    temporal.MotionModule,
 )
 
 
-def apply(module, variables, *args, blocks=BLOCKS, **named):
-    """module.apply(variables, *args, **named) with every block of these types jitted by itself."""
+def apply(module, variables, *args, blocks=BLOCKS, writes="", **named):
+    """module.apply(variables, *args, **named) with every block of these types jitted by itself.
+
+    writes: name of a collection that transformers write; then (result, {name: what they wrote}).
+    """
     inside = []  # not empty while a block is being traced: its own parts are left alone
+    written = {}
 
     def interceptor(call, args, named, context):
         block = context.module
@@ -40,17 +46,22 @@ def apply(module, variables, *args, blocks=BLOCKS, **named):
         inside.append(block)
         try:
             plain = block.clone(parent=None, name=None)
-            return _run(plain, tree, is_array, rest, block.variables, arrays)
+            own = writes if isinstance(block, SpatialTransformer) else ""
+            out, new = _run(plain, tree, is_array, rest, own, block.variables, arrays)
+            written.update({(*block.path, *path): v for path, v in flatten_dict(new).items()})
+            return out
         finally:
             inside.pop()
 
     with nn.intercept_methods(interceptor):
-        return module.apply(variables, *args, **named)
+        out = module.apply(variables, *args, **named)
+    return (out, {writes: unflatten_dict(written)}) if writes else out
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _run(block, tree, is_array, rest, variables, arrays):
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _run(block, tree, is_array, rest, writes, variables, arrays):
     arrays = iter(arrays)
     leaves = [next(arrays) if yes else other for yes, other in zip(is_array, rest)]
     args, named = jax.tree.unflatten(tree, leaves)
-    return block.apply(variables, *args, **named)
+    out = block.apply(variables, *args, mutable=writes or False, **named)
+    return (out[0], dict(out[1]).get(writes, {})) if writes else (out, {})

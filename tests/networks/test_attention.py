@@ -1,12 +1,21 @@
-"""Cross-attention to one token: the shortcuts equal the general path; order of contexts."""
+"""Cross-attention to one token: the shortcuts equal the general path; order of contexts. Reference
+attention."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dispose_jax.networks import temporal
-from dispose_jax.networks.attention import Attention, TransformerBlock, one_token_values
+from dispose_jax.networks.attention import (
+    Attention,
+    Reference,
+    TransformerBlock,
+    one_token_values,
+    reference_tokens,
+    reference_variables,
+)
 from dispose_jax.networks.resnet import AlphaBlender
 from dispose_jax.networks.temporal import TemporalTransformerBlock
 
@@ -80,6 +89,109 @@ def test_hoisted_values_have_the_nesting_of_the_parameters():
     expected = token[:, 0] @ leaf["to_v"]["kernel"] @ leaf["to_out_0"]["kernel"]
     value = values["down"]["block"]["attn2"]["value"]
     np.testing.assert_allclose(value, expected + leaf["to_out_0"]["bias"], atol=1e-4)
+
+
+def test_rows_that_read_attend_to_their_own_and_the_reference_s_tokens():
+    """Two clips of three frames, of which the second reads; each frame is a row of its own."""
+    x, tokens = draw(B * F, S, C), draw(B, 4, C, seed=3)
+    module = Attention(heads=2)
+    params = {"params": random_params(module, x, x)}
+    ours = module.apply(params, x, x, reference=Reference(tokens, np.array([False, True])))
+    np.testing.assert_allclose(ours[:F], module.apply(params, x[:F], x[:F]), atol=1e-6)
+    both = np.concatenate([x[F:], np.repeat(tokens[1:], F, axis=0)], axis=1)
+    np.testing.assert_allclose(ours[F:], module.apply(params, x[F:], both), atol=1e-6)
+
+
+def reference_pass(module, params, x, token):
+    """(output, tokens) of a pass that writes."""
+    out, state = module.apply({"params": params}, x, token, mutable="reference")
+    return out, reference_tokens(state["reference"])
+
+
+def reader(module, params):
+    """The pass that reads: (tokens, read, x, context, further collections) -> output."""
+
+    @jax.jit
+    def run(tokens, read, x, context, **more):
+        more["reference"] = reference_variables(tokens, read)
+        return module.apply({"params": params, **more}, x, context)
+
+    return run
+
+
+def two_networks(module):
+    """Parameters of two, a clip, a reference picture of each clip, a token."""
+    x, picture, token = draw(B, F, S, C), draw(B, 1, S, C, seed=4), draw(B, 1, D, seed=3)
+    return *(random_params(module, x, token, seed=i) for i in (1, 2)), x, picture, token
+
+
+FIRST_DOES_NOT, BOTH = np.array([False, True]), np.array([True, True])
+
+
+def test_a_block_reads_what_the_block_of_another_network_wrote():
+    module = TransformerBlock(2)
+    params, other, x, picture, token = two_networks(module)
+    made = jax.eval_shape(module.init, jax.random.key(0), x, token)
+    assert made.keys() == {"params"}, "making parameters writes nothing"
+    out, tokens = reference_pass(module, other, picture, token)
+    np.testing.assert_array_equal(out, module.apply({"params": other}, picture, token))
+    assert jax.tree.map(np.shape, tokens) == {"tokens": (B, S, C)}
+
+    run = reader(module, params)
+    mixed, both = run(tokens, FIRST_DOES_NOT, x, token), run(tokens, BOTH, x, token)
+    plain = module.apply({"params": params}, x, token)
+    np.testing.assert_allclose(mixed[0], plain[0], atol=2e-5)
+    assert np.abs(mixed[1] - plain[1]).max() > 0.01, "the reference matters"
+    np.testing.assert_allclose(mixed[1], both[1], atol=2e-5)
+    swapped = run({"tokens": tokens["tokens"][::-1]}, BOTH, x, token)
+    assert np.abs(both - swapped).max(axis=(1, 2, 3)).min() > 0.01, "each reads its own"
+    # The constant cross-attention goes with it, and so does the general one.
+    cross = one_token_values(params, token, jnp.float32)
+    np.testing.assert_allclose(run(tokens, FIRST_DOES_NOT, x, token, cross=cross), mixed, atol=2e-5)
+    several = np.repeat(token, 2, axis=1)
+    np.testing.assert_allclose(run(tokens, FIRST_DOES_NOT, x, several), mixed, atol=2e-5)
+
+
+def test_reference_attention_and_its_gradients_pass_through_what_is_computed_again():
+    """Gradients reach the network that wrote, from rows that read and from no others."""
+
+    def loss_and_gradient(module):
+        params, other, x, picture, token = two_networks(module)
+
+        @jax.jit
+        @jax.value_and_grad
+        def loss(other, read):
+            _, tokens = reference_pass(module, other, picture, token)
+            return (reader(module, params)(tokens, read, x, token) ** 2).sum()
+
+        return loss, other
+
+    loss, other = loss_and_gradient(TransformerBlock(2))
+    value, gradient = loss(other, FIRST_DOES_NOT)
+    assert np.abs(gradient["norm1"]["scale"]).min() > 1e-3
+    step, values = 1e-2, []
+    for sign in (-1, 1):  # against a difference, along the norm's bias
+        moved = other | {"norm1": other["norm1"] | {"bias": other["norm1"]["bias"] + sign * step}}
+        values.append(loss(moved, FIRST_DOES_NOT)[0])
+    slope = gradient["norm1"]["bias"].sum()
+    np.testing.assert_allclose((values[1] - values[0]) / (2 * step), slope, rtol=0.02)
+    _, none = loss(other, np.array([False, False]))
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(none))
+
+    again, _ = loss_and_gradient(nn.remat(TransformerBlock)(2))
+    for ours, expected in zip(
+        jax.tree.leaves(again(other, FIRST_DOES_NOT)), jax.tree.leaves((value, gradient))
+    ):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_reference_tokens_of_other_clips_are_refused():
+    module = TransformerBlock(2)
+    x, token = draw(B, F, S, C), draw(B, 1, D)
+    params = random_params(module, x, token)
+    reference = reference_variables({"tokens": draw(1, S, C)}, np.array([True]))
+    with pytest.raises(ValueError, match="reference tokens of 1 clips for a batch of 2"):
+        module.apply({"params": params, "reference": reference}, x, token)
 
 
 @pytest.mark.parametrize(
