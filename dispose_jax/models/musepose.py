@@ -123,7 +123,7 @@ class MusePose:
         added = conditioning.pose_features
         if motion is not None:
             added = motion if added is None else added + motion
-        variables = {"params": merged(params["unet"], params["motion_modules"])}
+        variables = {"params": merged(params["unet"], params.get("motion_modules", {}))}
         variables["reference"] = reference_variables(
             conditioning.reference, conditioning.read_reference
         )

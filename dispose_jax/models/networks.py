@@ -70,7 +70,7 @@ def build(config, dtype: DTypeLike = jnp.float32, *, training: bool = False) -> 
         networks = _mimicmotion(sizes, flavour)
         inputs = _svd_inputs(sizes)
     else:
-        networks = _musepose(sizes, flavour)
+        networks = _musepose(sizes, flavour, training and config.train.spatial_only)
         inputs = _picture_inputs(sizes)
     if control.motion or control.points:
         networks |= _control(sizes, control, config.quirks, flavour, inputs)
@@ -151,15 +151,15 @@ def _mimicmotion(sizes, flavour: Flavour) -> dict[str, Network]:
     }
 
 
-def _musepose(sizes, flavour: Flavour) -> dict[str, Network]:
+def _musepose(sizes, flavour: Flavour, spatial_only: bool) -> dict[str, Network]:
     """Denoising U-Net, its motion modules, reference U-Net, pose guider, autoencoder, image
     encoder.
 
     The motion modules are parameters of the denoising U-Net's module, but a network of their own:
-    they are released and trained apart.
+    they are released and trained apart. spatial_only: without them.
     """
     motion = MotionSizes(**sizes.motion_modules)
-    video = replace(flavour, temporal="motion_module", motion=motion)
+    video = replace(flavour, temporal="motion_module", motion=motion, spatial_only=spatial_only)
     shape = {**_unet_sizes(sizes.unet), "out_channels": sizes.vae.latent_channels}
     x, _ = _picture_inputs(sizes)
     whole = _network(UNet(flavour=video, **shape), *x)
@@ -171,7 +171,7 @@ def _musepose(sizes, flavour: Flavour) -> dict[str, Network]:
     pose = PoseGuider(sizes.unet.channels[0], tuple(sizes.pose_encoder.widths), flavour.dtype)
     return {
         "unet": part(0),
-        "motion_modules": part(1),
+        **({} if spatial_only else {"motion_modules": part(1)}),
         "reference": _network(UNet(flavour=flavour, head=False, **shape), *x),
         "pose_encoder": _network(pose, _PICTURE),
         "vae": _network(_vae(sizes.vae), _PICTURE),

@@ -13,6 +13,7 @@ from ml_collections import FrozenConfigDict
 
 from dispose_jax.diffusion import prediction
 from dispose_jax.diffusion.samplers import Ddim
+from dispose_jax.models import networks
 from dispose_jax.training import video
 from dispose_jax.training.video import VideoLoss
 from dispose_jax.types import Batch, Conditioning
@@ -124,3 +125,15 @@ def test_an_untrained_model_is_its_frozen_base(full):
     frozen = {**base.params, **full.frozen}
     plain = light.denoised(base, {"motion_modules": frozen["motion_modules"]}, full.batch)
     np.testing.assert_array_equal(light.denoised(full, full.params, full.batch), plain)
+
+
+def test_single_frames_learn_as_if_there_were_no_motion_modules():
+    config = light.config("base", "sd15", spatial_only=True)
+    assert "motion_modules" not in networks.build(config, training=True)
+    assert "motion_modules" in networks.build(config)
+    made = light.run("base", "sd15", trainable=("unet", "reference"), spatial_only=True)
+    batch = light.batch(made.config)
+    alone = light.denoised(made, made.params, batch)
+    whole = light.run("base", "sd15", trainable=("motion_modules",))  # begin as the identity
+    same = light.denoised(whole, whole.params | made.params, batch)
+    np.testing.assert_allclose(same, alone, atol=1e-5 * np.abs(alone).max())
