@@ -168,14 +168,17 @@ def _check_motion_fields(folder: Path, file: str, options: dict) -> None:
         )
 
 
-def check(folder: Path, config, *, verify: bool = False):
-    """The doctor's findings on a folder of weights or a bundle, and the next step."""
+def check(folder: Path, config, named: str, *, verify: bool = False):
+    """The doctor's findings on a folder of weights or a bundle, and the next step.
+
+    named: what the config was called on the command line, its variant included.
+    """
     networks = all_networks(config)
     if (folder / bundle.DESCRIPTION).is_file():
         findings = doctor.check_bundle(folder, networks, config, verify)
     else:
         findings = doctor.check_weights(folder, networks, config.base)
-    return findings, doctor.next_step(folder, findings, config)
+    return findings, doctor.next_step(folder, findings, config.base, named)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -184,7 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load_config(options.config)
         if options.command == "check":
-            findings, following = check(options.folder, config, verify=options.verify)
+            findings, following = check(
+                options.folder, config, options.config, verify=options.verify
+            )
             for name, state, detail in findings:
                 print(f"{state:8} {name:18} {detail}")
             print(f"next: {following}")

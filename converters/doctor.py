@@ -114,8 +114,8 @@ def origin(row: Release) -> str:
     return f"{releases.address(row)}; licence: {row.licence}"
 
 
-def next_step(folder: str | Path, findings: Iterable[Finding], config) -> str:
-    """What to do now with the findings on a folder for a config, in a sentence."""
+def next_step(folder: str | Path, findings: Iterable[Finding], base: str, config: str) -> str:
+    """What to do now, in a sentence. config: as it was named on the command line, base: its own."""
     states = {name: state for name, state, _ in findings}
     is_bundle = (Path(folder) / bundle.DESCRIPTION).is_file()
     rows_missing = [n for n, state in states.items() if state == "missing"]
@@ -123,20 +123,18 @@ def next_step(folder: str | Path, findings: Iterable[Finding], config) -> str:
     if "wrong" in states.values():
         return "replace the files marked wrong, then check again"
     if is_bundle:
-        if set(required) & bundle.RELEASED_IN[config.base].keys():
+        if set(required) & bundle.RELEASED_IN[base].keys():
             return "convert the released files of the missing networks into a second bundle"
         if required:
             return (
                 f"train {', '.join(required)}, which nobody has published: python train.py "
-                f"--config {config.name} --weights {folder} --workdir RUN; or use variant=base"
+                f"--config {config} --weights {folder} --workdir RUN; or use variant=base"
             )
-        return f"python sample.py --config {config.name} --weights {folder}"
+        return f"python sample.py --config {config} --weights {folder}"
     if required:
         names = ",".join(required)
         return f"python -m converters.download --to {folder} --only {names}, then check again"
-    return (
-        f"python -m converters.convert to-flax --from {folder} --to BUNDLE --config {config.name}"
-    )
+    return f"python -m converters.convert to-flax --from {folder} --to BUNDLE --config {config}"
 
 
 def _examine(row: Release, path: Path, networks: Mapping[str, Network]) -> Finding:

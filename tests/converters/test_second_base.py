@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from converters import checkpoints, convert, doctor, files, releases
+from converters import checkpoints, convert, doctor, files, mapping, releases
 from dispose_jax.models import bundle
 from dispose_jax.models import networks as model_networks
 
@@ -110,6 +110,8 @@ def test_the_doctor_knows_the_base_and_that_nobody_has_published_dispose_for_it(
     assert status == 0 and out.count("ok  ") == len(ROWS)
     assert "dispose" not in out and "mimicmotion" not in out
     assert f"to-flax --from {released} --to BUNDLE --config configs/sd15.py:size=tiny" in out
+    assert convert.main(["check", str(released), "--config", f"{CONFIG},variant=base"]) == 0
+    assert "--to BUNDLE --config configs/sd15.py:size=tiny,variant=base" in capsys.readouterr().out
     run(capsys, "to-flax", "--from", released, "--to", tmp_path / "bundle")
     status, out, _ = run(capsys, "check", tmp_path / "bundle")
     assert status == 1 and "next: train " in out and "variant=base" in out
@@ -148,3 +150,14 @@ def test_a_file_of_the_other_base_is_refused_by_name(capsys, tmp_path, released)
     options = ("to-flax", "--from", released, "--to", tmp_path / "b", "--only", "dispose_sd15")
     status, _, err = run(capsys, *options)
     assert status == 1 and "no DisPose_sd15.pth in it; get it from a training run" in err
+
+
+@pytest.mark.parametrize(
+    "row, network",
+    [("dispose", "controlnet"), ("mimicmotion", "unet"), ("animatediff", "unet")],
+)
+def test_rules_that_rename_nothing_are_an_error(traced, row, network):
+    own = releases.release(row).parts[0]  # rules of another network than the one it is given
+    shapes = traced[network].shapes
+    with pytest.raises(mapping.ConversionError, match="rules that match no tensor"):
+        mapping.derive(shapes, *own.spelling)
