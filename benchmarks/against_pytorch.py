@@ -1,7 +1,7 @@
 """The denoising U-Net here and the original one in PyTorch (diffusers), same weights, same device.
 
   python -m benchmarks.against_pytorch --cores 1                 # the small model on a CPU
-  python -m benchmarks.against_pytorch --config size=full --height 576 --width 1024
+  python -m benchmarks.against_pytorch --config configs/svd.py:size=full --height 576 --width 1024
 
 Needs the `parity` extra. One forward of both guidance halves is timed, in alternation, with equal
 numbers of threads; below 1 ours is faster. diffusers fixes 32 norm groups, so ours has 32 here too.

@@ -90,5 +90,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    bundled = Path(__file__).parents[1] / "assets" / get_config("size=tiny").bundled
+    bundled = Path(__file__).parents[1] / "assets" / get_config("size=tiny").bundled[0]
     main(Path(sys.argv[1]) if len(sys.argv) > 1 else bundled)

@@ -1,7 +1,7 @@
 """What each exact shortcut saves: the plain way over the short way, on the same device.
 
   python -m benchmarks.shortcuts                    # the small model
-  python -m benchmarks.shortcuts --config size=full --only points,temporal_conv
+  python -m benchmarks.shortcuts --config configs/svd.py:size=full --only points,temporal_conv
 
 Both ways are compiled, run in alternation, and their results compared. Sizes are those of one
 window of the config.

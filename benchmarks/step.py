@@ -3,7 +3,7 @@
 The fraction is by the wall clock on an accelerator, by CPU time on a CPU.
 
   python -m benchmarks.step                         # the small model
-  python -m benchmarks.step --config size=full --dtype bfloat16
+  python -m benchmarks.step --config configs/svd.py:size=full --dtype bfloat16
 
 The driver's own loop is timed (dispose_jax/animate.py), windows and guidance included, on random
 weights and conditioning.
@@ -20,8 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import measure
-from configs.svd import get_config
-from dispose_jax import animate, counts, dry_run
+from dispose_jax import animate, counts, dry_run, settings
 from dispose_jax.data.image import target_size
 from dispose_jax.models import choose, networks
 from dispose_jax.models.protocol import generated
@@ -90,7 +89,7 @@ def weight_shapes(built: Mapping[str, networks.Network]) -> Params:
 
 def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The options of what is run, for every benchmark of the model."""
-    parser.add_argument("--config", default="size=tiny", help="argument of configs/svd.py")
+    parser.add_argument("--config", default="configs/svd.py:size=tiny", help="file.py[:argument]")
     parser.add_argument("--frames", type=int, default=16, help="the reference included")
     parser.add_argument("--height", type=int, help="pixels; default: the config's, landscape")
     parser.add_argument("--width", type=int)
@@ -106,7 +105,7 @@ def parse(parser: argparse.ArgumentParser):
     options = arguments(parser).parse_args()
     if options.cores:
         measure.use_cores(options.cores)
-    config = get_config(options.config)
+    config = settings.load(options.config)
     config.sample.window_batch = options.window_batch
     height, width = target_size(9, 16, config.sample.resolution)
     size = options.height or height, options.width or width

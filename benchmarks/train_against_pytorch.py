@@ -1,7 +1,7 @@
 """A training step of the U-Net here and of the original one in PyTorch (diffusers), same weights.
 
   python -m benchmarks.train_against_pytorch --cores 1             # the small model on a CPU
-  python -m benchmarks.train_against_pytorch --config size=full,stage=base --batch 1
+  python -m benchmarks.train_against_pytorch --config configs/svd.py:size=full,stage=base --batch 1
 
 Needs the `parity` extra. Timed in alternation: forward, squared error, gradient of all parameters,
 the limit on their norm, AdamW; below 1 ours is faster. Both compute gradients again per layer with

@@ -2,7 +2,7 @@
 keep up.
 
   python -m benchmarks.train_step                         # the small model
-  python -m benchmarks.train_step --config size=full --batch 2
+  python -m benchmarks.train_step --config configs/svd.py:size=full --batch 2
   python -m benchmarks.train_step --source SET            # reads a prepared set, too
 
 The loop's own step is timed (dispose_jax/training/step.py) on random weights and a random batch.
@@ -22,8 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure
-from configs.svd import get_config
-from dispose_jax import counts
+from dispose_jax import counts, settings
 from dispose_jax.models import networks
 from dispose_jax.training import objectives, optimizer, plan, sharding, sources, state, step
 
@@ -114,7 +113,7 @@ def random_batch(shapes):
 
 def parse(parser: argparse.ArgumentParser):
     """Options and config."""
-    parser.add_argument("--config", default="size=tiny", help="argument of configs/svd.py")
+    parser.add_argument("--config", default="configs/svd.py:size=tiny", help="file.py[:argument]")
     parser.add_argument("--batch", type=int, help="clips of a step; default: the config's")
     parser.add_argument("--remat", choices=("none", "layer"))
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
@@ -123,7 +122,7 @@ def parse(parser: argparse.ArgumentParser):
     options = parser.parse_args()
     if options.cores:
         measure.use_cores(options.cores)
-    config = get_config(options.config)
+    config = settings.load(options.config)
     for name in ("batch", "remat", "dtype"):
         if getattr(options, name) is not None:
             config.train[name] = getattr(options, name)
