@@ -14,7 +14,7 @@ import pytest
 from dispose_jax import animate, control
 from dispose_jax.correspondence import dift, keypoints
 from dispose_jax.data import image
-from dispose_jax.models import mimicmotion, networks
+from dispose_jax.models import choose, networks
 from dispose_jax.motion import tracks
 from dispose_jax.networks.clip import clip_pixels
 from dispose_jax.pose import draw, fits
@@ -83,7 +83,7 @@ def denoised():
     )
     latents = channels_last(inputs["image_latents"])
     model = replace(
-        mimicmotion.build(config, built),
+        choose.build(config, built),
         image_encoder=Given(inputs["image_embeds"]),
         vae=Given((latents, None)),
     )
@@ -160,7 +160,7 @@ class Whole:
         self.config = config = pipeline.config_of(case)
         built = networks.build(config)
         self.params = pipeline.params_of(case, built)
-        self.model = mimicmotion.build(config, built)
+        self.model = choose.build(config, built)
         self.recipe = pipeline.recipe_of(case, config, built)
         self.size = (about["height"], about["width"])
         picture = inputs["picture"]
