@@ -66,7 +66,8 @@ def _video(config, networks: Mapping[str, Network]) -> Objective:
     controlled = config.control.motion or config.control.points
     recipe = control.build(config, networks) if controlled else None
     stages = (*model.stages.values(), recipe.networks if controlled else ())
-    used = tuple(dict.fromkeys(n for stage in stages for n in stage if n in networks))
+    wanted = {name for stage in stages for name in stage}
+    used = tuple(name for name in networks if name in wanted)
     loss = video.VideoLoss(model, recipe, FrozenConfigDict(config.train))
     start = config.train.control_start
     copied = "controlnet" in config.train.trainable and start not in used

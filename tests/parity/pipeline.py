@@ -70,7 +70,7 @@ def config_of(case: Case) -> ConfigDict:
     if "dift" in about:
         model["dift"] = dift_sizes(about["dift"])
     if "vae" in about:
-        model["vae"] = vae_sizes(about["vae"])
+        model["vae"] = vae_sizes(about["vae"]) | {"temporal": True}
     if "image_encoder" in about:
         model["image_encoder"] = vision_sizes(about["image_encoder"])
     if "cmp" in roles(case):
