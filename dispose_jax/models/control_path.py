@@ -76,7 +76,8 @@ class ControlPath:
     ) -> tuple[Residuals | None, Array | None, tuple[Array, ...] | None]:
         """Where each control signal goes: (residuals, added, per_level) for the U-Net.
 
-        x (b, f, h, w, c) and t (b,) as the U-Net receives them.
+        x (b, f, h, w, c) and t (b,) as the U-Net receives them. What is added after its input
+        convolution are the pose features, with the motion if that enters there.
         """
 
         def inside(place: str):
@@ -104,7 +105,11 @@ class ControlPath:
                 residuals = residual_rules.accumulate(
                     residuals, len(self.controlnet.channels), self.controlnet.layers
                 )
-        return residuals, *inside("unet")
+        motion, points = inside("unet")
+        added = conditioning.pose_features
+        if motion is not None:
+            added = motion if added is None else added + motion
+        return residuals, added, points
 
 
 def build(config, networks: Mapping[str, Network]) -> ControlPath:

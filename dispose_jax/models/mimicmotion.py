@@ -110,10 +110,7 @@ class MimicMotion:
         b, f, h, w, _ = x.shape
         image = conditioning.image_latents[:, None].astype(x.dtype)
         x = jnp.concatenate([x, jnp.broadcast_to(image, (b, f, *image.shape[2:]))], axis=-1)
-        residuals, motion, points = self.control.apply(params, x, t, conditioning)
-        added = conditioning.pose_features
-        if motion is not None:
-            added = motion if added is None else added + motion
+        residuals, added, points = self.control.apply(params, x, t, conditioning)
         variables = {"params": params["unet"]}
         if conditioning.cross is not None:
             variables["cross"] = conditioning.cross["unet"]

@@ -119,10 +119,7 @@ class MusePose:
         return self.control.hoist(params, conditioning, self.unet)
 
     def denoise(self, params: Params, x: Array, t: Array, conditioning: Conditioning) -> Array:
-        residuals, motion, points = self.control.apply(params, x, t, conditioning)
-        added = conditioning.pose_features
-        if motion is not None:
-            added = motion if added is None else added + motion
+        residuals, added, points = self.control.apply(params, x, t, conditioning)
         variables = {"params": merged(params["unet"], params.get("motion_modules", {}))}
         variables["reference"] = reference_variables(
             conditioning.reference, conditioning.read_reference
