@@ -66,9 +66,16 @@ class MusePose:
     repeats_noise = False
 
     def windows(self, num_frames: int, window: int, overlap: int) -> windows.Windows:
-        return windows.uniform(
+        plan = windows.uniform(
             num_frames, window, overlap, stride=self.window_stride, closed=self.closed
         )
+        positions = self.unet.flavour.motion.positions
+        if plan.frames.shape[1] > positions:
+            raise ValueError(
+                f"sample.window is {window}: the motion modules know {positions} frames at most; "
+                "choose a smaller one"
+            )
+        return plan
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         return height // 8, width // 8, self.vae.latent_channels

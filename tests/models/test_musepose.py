@@ -170,6 +170,18 @@ def test_hoisted_cross_attention_equals_the_plain_path(conditioning):
     assert np.abs(run(made.model, made.params, doubled) - plain).max() > 1e-3
 
 
+def test_windows_longer_than_the_motion_modules_know_are_refused_before_any_work():
+    model = small.build("base", base="sd15").model
+    positions = model.unet.flavour.motion.positions
+    assert model.windows(positions + 9, positions, 1).frames.shape == (2, positions)
+    assert model.windows(3, positions + 1, 1).frames.shape == (1, 3)
+    sampling = animate.Sampling(steps=2, window=positions + 1, overlap=1, guidance_scale=1.0)
+    with pytest.raises(
+        ValueError, match=f"sample.window is {positions + 1}: .* {positions} frames"
+    ):
+        animate.check(model, positions + 9, sampling)
+
+
 def test_two_trees_become_one():
     one, other = {"a": {"x": 1}, "b": {"y": 2}}, {"a": {"z": 3}, "c": {"w": 4}}
     assert merged(one, other) == {"a": {"x": 1, "z": 3}, "b": {"y": 2}, "c": {"w": 4}}
