@@ -83,12 +83,8 @@ def loop():
         params[name] = mapping.to_flax(entries, tensors)
     skeletons = case.inputs["pose_images_small"].repeat(8, axis=1).repeat(8, axis=2)
     skeletons = np.concatenate([skeletons[:1], skeletons])  # that of the reference is not read
-    to_float = lambda x: x[None].astype(np.float32) / 127.5 - 1
     picture = np.zeros(skeletons.shape[1:], np.uint8)  # read by the encoders that are given
-    # Operation by operation: as one program it compiles for half a minute.
-    conditioning = model.condition(
-        params, to_float(picture), to_float(skeletons), None, small.key(0)
-    )
+    conditioning = animate.condition(model, params, picture, skeletons, None, small.key(0))
     return SimpleNamespace(case=case, model=model, params=params, conditioning=conditioning)
 
 

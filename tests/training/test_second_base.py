@@ -120,13 +120,6 @@ def test_gradients_reach_the_zero_heads_first_and_then_every_control_network(ful
     assert reached == {"controlnet", "motion_encoder", "point_encoder"}
 
 
-def test_an_untrained_model_is_its_frozen_base(full):
-    base = light.run("base", "sd15", trainable=("motion_modules",))
-    frozen = {**base.params, **full.frozen}
-    plain = light.denoised(base, {"motion_modules": frozen["motion_modules"]}, full.batch)
-    np.testing.assert_array_equal(light.denoised(full, full.params, full.batch), plain)
-
-
 def test_single_frames_learn_as_if_there_were_no_motion_modules():
     config = light.config("base", "sd15", spatial_only=True)
     assert "motion_modules" not in networks.build(config, training=True)
