@@ -20,8 +20,11 @@ CLEAN = -1  # the level of Ddim that has no noise
 class Schedule(Protocol):
     """A way from noise to data. A level is one float32 number per clip, high ones are noisy.
 
-    In the methods that take level and arrays, it is broadcastable to them.
+    In the methods that take level and arrays, it is broadcastable to them. draws: names of the
+    distributions that training may take levels from (`config.train.sigmas`).
     """
+
+    draws: tuple[str, ...]
 
     def levels(self, steps: int) -> np.ndarray:
         """Where each sampling step starts and where it leads, (steps, 2) float32."""
@@ -72,6 +75,8 @@ class Euler:
     sigma_max: float = 700.0
     rho: float = 7.0
 
+    draws = ("lognormal", "cosine")
+
     def levels(self, steps: int) -> np.ndarray:
         sigmas = schedules.karras_sigmas(
             steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho
@@ -115,6 +120,8 @@ class Ddim:
     zero_terminal: bool = True
     prediction: str = "v"
     spacing: str = "trailing"
+
+    draws = ("times",)
 
     def levels(self, steps: int) -> np.ndarray:
         times = getattr(schedules, f"{self.spacing}_times")(steps)

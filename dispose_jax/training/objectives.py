@@ -63,6 +63,11 @@ def build(config, networks: Mapping[str, Network]) -> Objective:
 
 def _video(config, networks: Mapping[str, Network]) -> Objective:
     model = choose.build(config, networks, training=True)
+    if config.train.sigmas not in model.schedule.draws:
+        raise ValueError(
+            f"train.sigmas is {config.train.sigmas!r}, which are no noise levels of this base; "
+            f"expected {' or '.join(map(repr, model.schedule.draws))}"
+        )
     controlled = config.control.motion or config.control.points
     recipe = control.build(config, networks) if controlled else None
     stages = (*model.stages.values(), recipe.networks if controlled else ())

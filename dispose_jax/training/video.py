@@ -58,10 +58,14 @@ class VideoLoss:
         return self.mean(error * schedule.weight(wide), batch.region), {}
 
     def mean(self, error: Array, region: Array | None) -> Array:
-        """Mean of (b, f, h, w, c), weighed by the region (b, f, h, w) if there is one."""
+        """Mean of (b, f, h, w, c), weighed by the region (b, f, h, w) if there is one.
+
+        Frames are those that the model generates; the region always has the reference's too.
+        """
         if region is not None:
             error = error * region[:, -error.shape[1] :, ..., None]
-        return error[:, 1:].mean() if self.train.skip_reference else error.mean()
+        has_reference = self.model.generates_reference
+        return (error[:, 1:] if self.train.skip_reference and has_reference else error).mean()
 
     def latents(self, params: Params, batch: Batch, key: Array) -> Array:
         """The clip as it is diffused, (b, f, h/8, w/8, c) float32; nothing here learns."""
@@ -116,11 +120,17 @@ def drop(
 
     "joint": all that sampling's unconditional half lacks, together, with probability rate.
     "svd_xtend": context and image latents each alone and both together, with probability rate each;
-    the skeleton always stays (SVD_Xtend, MOFA-Video, ControlNeXt).
+    the skeleton always stays (SVD_Xtend, MOFA-Video, ControlNeXt). Raises ValueError for
+    "svd_xtend" if the model has no image latents.
     """
     chance = jax.random.uniform(key, (len(conditioning.context),))
     if kind == "joint":
         return model.unconditional(conditioning, chance < rate)
+    if conditioning.image_latents is None:
+        raise ValueError(
+            f"train.dropout is {kind!r}, which drops latents of the reference beside those of every "
+            "frame; this base has none: use 'joint'"
+        )
     without_context = model.unconditional(conditioning, chance < 2 * rate)
     without_image = model.unconditional(conditioning, (chance >= rate) & (chance < 3 * rate))
     return conditioning.replace(

@@ -14,7 +14,7 @@ from ml_collections import FrozenConfigDict
 from dispose_jax.diffusion import prediction
 from dispose_jax.diffusion.samplers import Ddim
 from dispose_jax.models import networks
-from dispose_jax.training import video
+from dispose_jax.training import objectives, video
 from dispose_jax.training.video import VideoLoss
 from dispose_jax.types import Batch, Conditioning
 from tests.training import light
@@ -88,6 +88,22 @@ def test_a_region_is_that_of_the_driving_frames():
     region[:, 1] = 3.0
     ones = loss_of(Knows(error=0.3))
     assert loss_of(Knows(error=0.3), region=region) == pytest.approx(ones, rel=1e-5)
+
+
+def test_no_frame_is_skipped_where_the_reference_is_not_generated():
+    error = np.linspace(0.1, 0.9, FRAMES - 1).reshape(1, -1, 1, 1, 1)
+    assert loss_of(Knows(error=error), skip_reference=True) == loss_of(Knows(error=error))
+
+
+def test_dropping_latents_of_a_reference_that_no_frame_has_is_refused():
+    with pytest.raises(ValueError, match="'svd_xtend'.*this base has none: use 'joint'"):
+        loss_of(Knows(), dropout="svd_xtend")
+
+
+def test_noise_levels_of_the_other_base_are_refused():
+    config = light.config("base", "sd15", sigmas="lognormal")
+    with pytest.raises(ValueError, match="'lognormal', which are no noise levels.*'times'"):
+        objectives.build(config, networks.build(config, training=True))
 
 
 def test_times_of_training_are_whole_and_cover_the_schedule():
