@@ -17,9 +17,9 @@ import numpy as np
 
 from dispose_jax import animate, control
 from dispose_jax.evaluation.clips import Clip
-from dispose_jax.models import bundle, choose, networks
+from dispose_jax.models import choose, networks
 from dispose_jax.types import ControlSignals, Params
-from dispose_jax.weights import RANDOM, Weights
+from dispose_jax.weights import RANDOM, Weights, offered
 
 BASE, FULL = "base", "full"
 SHUFFLED = "full, shuffled point features"
@@ -33,7 +33,8 @@ STAGES = {
     "vae": ("vae", "dift_vae"),
     "cmp": ("cmp",),
     "image": ("dift_unet", "dift_text_encoder"),
-    "base": ("unet", "pose_encoder", "image_encoder"),
+    "base": ("unet", "reference", "pose_encoder", "image_encoder"),
+    "motion": ("motion_modules",),
     "dispose": ("controlnet", "motion_encoder", "point_encoder"),
 }
 _SIGNALS, _CONDITION, _LATENTS = range(3)  # purposes of a clip's key
@@ -79,7 +80,7 @@ class Arm:
         self.variant, self.config, self.given = variant, config, tuple(given)
         built = networks.build(config, networks.compute_dtype(config.sample.dtype))
         self.networks = built
-        _check_held(variant, given, built)
+        _check_held(variant, given, config, built)
         self.model = choose.build(config, built)
         self.recipe = control.build(config, built)
         self.weights = Weights(given, built, config)
@@ -131,7 +132,10 @@ class Arm:
         """The true frames through the autoencoder alone: what a perfect model would give."""
         params = self.weights.load(["vae"])
         for i, clip in enumerate(clips):
-            frames = np.concatenate([clip.reference[None], clip.truth.frames])[None]
+            frames = clip.truth.frames
+            if self.model.generates_reference:
+                frames = np.concatenate([clip.reference[None], frames])
+            frames = frames[None]
             latents = _encode(self.model, params, frames, self._key(i, _LATENTS))
             yield self._decode(params, latents)
 
@@ -186,11 +190,11 @@ def _encode(model, params: Params, frames, key):
     return model.latents(model.encode(params, pictures), key)
 
 
-def _check_held(variant: str, given: Sequence[str], built: Collection[str]) -> None:
+def _check_held(variant: str, given: Sequence[str], config, built: Collection[str]) -> None:
     """Raise ValueError unless every network is in a bundle, or random ones are wanted."""
     if RANDOM in given:
         return
-    held = {name for folder in given for name in bundle.describe(folder)["networks"]}
+    held = offered(given, config)
     lacking = [
         f"stage={stage} makes {', '.join(missing)}"
         for stage, names in STAGES.items()
