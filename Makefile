@@ -1,7 +1,8 @@
 # Everything below runs in a virtual environment of its own, .venv, made on first use. The stamp
 # files in it remember what is installed, so a second run starts at once.
 #
-#   make demo     animate the bundled figure with the bundled small model
+#   make demo     animate the bundled figure with the bundled small model; of the other base with
+#                 make demo BASE=sd15
 #   make test     the default test suite
 #   make lint     ruff
 #   make full     heavy checks: full-width networks, PyTorch
@@ -14,6 +15,7 @@
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
+BASE ?= svd
 WORKERS ?= 2
 TORCH ?= torch==2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
@@ -30,7 +32,8 @@ endif
 
 demo: $(VENV)/core.stamp
 	@mkdir -p output
-	$(BIN)/python sample.py --explain --output output/demo.mp4
+	$(BIN)/python sample.py --config configs/$(BASE).py:size=tiny --explain \
+		--output output/demo_$(BASE).mp4
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

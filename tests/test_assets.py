@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import svd
+from configs import sd15, svd
 from dispose_jax.data import image
 from dispose_jax.models import bundle, networks
 from dispose_jax.pose import files, fits, retarget
@@ -102,12 +102,13 @@ def test_the_bundle_is_small():
     assert sum((ASSETS / name).stat().st_size for name in bundled) < 150_000
 
 
-def test_the_bundled_model_is_whole_and_below_forty_megabytes():
-    config = svd.get_config("size=tiny")
-    (folder,) = (ASSETS / name for name in config.bundled)
+@pytest.mark.parametrize(("base", "limit"), [(svd, 40e6), (sd15, 25e6)])
+def test_a_bundled_model_is_whole_and_small(base, limit):
+    config = base.get_config("size=tiny")
+    folders = [ASSETS / name for name in config.bundled]
     belongs = {"model": config.model, "quirks": config.quirks}
     built = networks.build(config)
     shapes = {name: network.shapes for name, network in built.items()}
-    params = bundle.load([folder], shapes, **belongs, verify=True)
+    params = bundle.load(folders, shapes, **belongs, verify=True)
     assert params.keys() == built.keys()
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 40e6
+    assert sum(file.stat().st_size for file in folders[-1].iterdir()) < limit
