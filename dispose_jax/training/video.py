@@ -128,8 +128,8 @@ def drop(
         return model.unconditional(conditioning, chance < rate)
     if conditioning.image_latents is None:
         raise ValueError(
-            f"train.dropout is {kind!r}, which drops latents of the reference beside those of every "
-            "frame; this base has none: use 'joint'"
+            f"train.dropout is {kind!r}, which drops latents of the reference beside those of "
+            "every frame; this base has none: use 'joint'"
         )
     without_context = model.unconditional(conditioning, chance < 2 * rate)
     without_image = model.unconditional(conditioning, (chance >= rate) & (chance < 3 * rate))
