@@ -73,7 +73,8 @@ class Arm:
     """A variant with weights.
 
     config: its own, `control` that of the variant. given: bundles, later ones win; RANDOM first
-    if what they lack may be random. Raises ValueError for what no bundle holds.
+    if what they lack may be random. frames: of a clip, the reference included. Raises ValueError
+    for what no bundle holds.
     """
 
     def __init__(self, variant: str, config, given: Sequence[str]):
@@ -85,13 +86,15 @@ class Arm:
         self.recipe = control.build(config, built)
         self.weights = Weights(given, built, config)
         sample = config.sample
+        # One window is generated; where that leaves out the reference, the clip has a frame more.
+        self.frames = sample.window + (not self.model.generates_reference)
         self.sampling = animate.Sampling(
             steps=sample.steps,
             window=sample.window,
             overlap=0,
             guidance_scale=sample.guidance_scale,
         )
-        animate.check(self.model, sample.window, self.sampling)
+        animate.check(self.model, self.frames, self.sampling)
 
     @property
     def parameters(self) -> dict[str, int]:

@@ -36,8 +36,8 @@ class Clip(NamedTuple):
     truth: Truth  # frames 1..
 
 
-def draw(config, count: int) -> dict[str, list[Clip]]:
-    """{"same", "cross"}: clips of `sample.window` frames of sample.height x sample.width.
+def draw(config, count: int, num_frames: int) -> dict[str, list[Clip]]:
+    """{"same", "cross"}: clips of so many frames of sample.height x sample.width.
 
     Clip i is the same however many are drawn; `data.apart` of them have a reference with a stance
     of its own, as in training.
@@ -46,7 +46,7 @@ def draw(config, count: int) -> dict[str, list[Clip]]:
     made: dict[str, list[Clip]] = {name: [] for name in SETS}
     for start in range(0, count, _AT_ONCE):
         numbers = jnp.arange(start, start + _AT_ONCE)
-        truth, other = _draw(config, numbers, size)
+        truth, other = _draw(config, numbers, num_frames, size)
         for i in range(min(_AT_ONCE, count - start)):
             one = jax.tree.map(lambda leaf, i=i: leaf[i], truth)
             poses = _poses(one, other[i], size, config.skeleton.fit)
@@ -55,17 +55,17 @@ def draw(config, count: int) -> dict[str, list[Clip]]:
     return made
 
 
-def _draw(config, numbers, size) -> tuple[synthetic.Clip, np.ndarray]:
+def _draw(config, numbers, num_frames: int, size) -> tuple[synthetic.Clip, np.ndarray]:
     """The true clips of some numbers, and keypoints (b, f, 18, 2) of the bodies that drive them."""
     key = jax.random.fold_in(jax.random.key(config.seed), drawn.MEASURED)
     keys = lambda purpose: jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, purpose)))
-    people, frames = keys(_PEOPLE)(numbers), config.sample.window
+    people = keys(_PEOPLE)(numbers)
     named = {"apart": config.data.apart}
-    truth = synthetic.draw(people, frames, size, **named)
+    truth = synthetic.draw(people, num_frames, size, **named)
     low, high = LIMB_FACTORS
     factor = lambda key: jax.random.uniform(key, (len(LIMBS),), minval=low, maxval=high)
     limbs = jax.vmap(factor)(keys(_LIMBS)(numbers))
-    other = synthetic.driving(people, frames, size[1] / size[0], limbs, **named)
+    other = synthetic.driving(people, num_frames, size[1] / size[0], limbs, **named)
     return jax.device_get((truth, other))
 
 

@@ -76,9 +76,9 @@ def run(arms: Sequence[Arm], num_clips: int, say: Callable[[str], None] = print)
     Clips follow the first arm's config, which `check` accepts and which differs from the others'
     in `control` alone. Raises ValueError for samples that are not finite.
     """
-    config = arms[0].config
-    say(f"drawing {num_clips} clips of {config.sample.window} frames ...")
-    sets = drawn_clips.draw(config, num_clips)
+    config, num_frames = arms[0].config, arms[0].frames
+    say(f"drawing {num_clips} clips of {num_frames} frames ...")
+    sets = drawn_clips.draw(config, num_clips, num_frames)
     results = Results(arms, num_clips)
     for kind, clips in sets.items():
         collected = _Collected(clips)

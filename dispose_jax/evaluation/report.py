@@ -81,7 +81,7 @@ def numbers(results: Results, found: list[Contrast]) -> dict:
 def table(results: Results, found: list[Contrast]) -> str:
     """The same for people, in Markdown: means of every row, then differences from the full
     model."""
-    frames = results.arms[0].config.sample.window - 1
+    frames = results.arms[0].frames - 1
     random = sorted({name for arm in results.arms for name in arm.weights.random})
     lines = [
         f"Drawn people that training never saw: {results.num_clips} clips of {frames} frames; the "

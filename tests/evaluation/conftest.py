@@ -5,17 +5,17 @@ import pytest
 from dispose_jax.evaluation import clips
 from tests import small
 
-CLIPS = 3
+CLIPS, FRAMES = 3, 4
 
 
 def config(variant="full"):
     """The small configuration with clips of 4 frames, of 64 x 64 pixels."""
     made = small.config(variant)
-    made.sample.update(window=4, steps=1)
+    made.sample.update(window=FRAMES, steps=1)
     return made
 
 
 @pytest.fixture(scope="session")
 def sets():
     """What is measured on, {"same", "cross"}."""
-    return clips.draw(config(), CLIPS)
+    return clips.draw(config(), CLIPS, FRAMES)

@@ -55,6 +55,12 @@ def test_every_network_of_every_variant_comes_from_a_stage():
         assert {*networks.build(config(variant))} <= known
 
 
+@pytest.mark.parametrize(("base", "more"), [("svd", 0), ("sd15", 1)])
+def test_a_clip_is_what_one_window_generates(base, more):
+    made = small.config("base", base=base)
+    assert arms.Arm("base", made, (RANDOM,)).frames == made.sample.window + more
+
+
 def test_parameters_are_counted_and_the_base_adds_none():
     full, base = (arms.Arm(name, config(name), (RANDOM,)) for name in ("full", "base"))
     unet = jax.tree.leaves(small.build("base").params["unet"])

@@ -6,11 +6,11 @@ import numpy as np
 from dispose_jax.evaluation import clips
 from dispose_jax.evaluation.clips import SETS
 from dispose_jax.pose import draw
-from tests.evaluation.conftest import CLIPS, config
+from tests.evaluation.conftest import CLIPS, FRAMES, config
 
 
 def test_a_clip_does_not_depend_on_how_many_are_drawn(sets):
-    again = clips.draw(config(), 1)
+    again = clips.draw(config(), 1, FRAMES)
     for name in SETS:
         assert len(sets[name]) == CLIPS and len(again[name]) == 1
         jax.tree.map(np.testing.assert_array_equal, again[name][0], sets[name][0])
@@ -18,7 +18,7 @@ def test_a_clip_does_not_depend_on_how_many_are_drawn(sets):
 
 def test_the_reference_is_frame_0_and_is_not_scored(sets):
     for same, cross in zip(*sets.values()):
-        assert len(same.skeletons) == 4 and len(same.truth.frames) == 3
+        assert len(same.skeletons) == FRAMES == len(same.truth.frames) + 1
         np.testing.assert_array_equal(same.reference, cross.reference)
         np.testing.assert_array_equal(same.pose.body[0], cross.pose.body[0])
         jax.tree.map(np.testing.assert_array_equal, same.truth, cross.truth)

@@ -11,7 +11,7 @@ from dispose_jax.evaluation import pictures, protocol, report
 from dispose_jax.evaluation.arms import OTHER_FLOW, OTHER_POSES, OTHER_REFERENCE, SHUFFLED
 from dispose_jax.evaluation.figures import METRICS
 from dispose_jax.evaluation.protocol import CODEC, COPY, DRIVING, SILHOUETTE, TRUTH
-from tests.evaluation.conftest import CLIPS, config
+from tests.evaluation.conftest import CLIPS, FRAMES, config
 
 
 class Oracle:
@@ -26,6 +26,7 @@ class Oracle:
     def __init__(self, variant, seed=0):
         self.variant, self.seed, self.config = variant, seed, config()
         self.given, self.parameters, self.added = ("b",), {"unet": 5}, 12_345
+        self.frames = FRAMES
         self.weights = SimpleNamespace(digests={"unet": "x"}, random=())
 
     def sample(self, clips):
@@ -47,7 +48,7 @@ def results(sets):
     arms = [Oracle("base"), Oracle("full", 1), Oracle("full", 2), Oracle("no_point", 3)]
     arms.append(Oracle("no_point", 4))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocol.drawn_clips, "draw", lambda config, count: sets)
+        patch.setattr(protocol.drawn_clips, "draw", lambda config, count, frames: sets)
         said = []
         yield protocol.run(arms, CLIPS, said.append)
         assert len(said) == 1 + 2 * len(arms)
@@ -117,7 +118,7 @@ def test_files_hold_all_numbers_and_the_table_says_what_they_mean(results, tmp_p
 
 
 def test_one_seed_is_said_to_be_one(sets, monkeypatch):
-    monkeypatch.setattr(protocol.drawn_clips, "draw", lambda config, count: sets)
+    monkeypatch.setattr(protocol.drawn_clips, "draw", lambda config, count, frames: sets)
     arms = [Oracle("full"), Oracle("no_point")]
     results = protocol.run(arms, CLIPS, lambda text: None)
     table = report.table(results, protocol.contrasts(results))
@@ -126,7 +127,7 @@ def test_one_seed_is_said_to_be_one(sets, monkeypatch):
 
 
 def test_without_the_full_arm_there_is_a_table_without_differences(sets, monkeypatch):
-    monkeypatch.setattr(protocol.drawn_clips, "draw", lambda config, count: sets)
+    monkeypatch.setattr(protocol.drawn_clips, "draw", lambda config, count, frames: sets)
     results = protocol.run([Oracle("base")], CLIPS, lambda text: None)
     assert protocol.contrasts(results) == []
     assert "No arm `full`: no differences to show." in report.table(results, [])
