@@ -286,6 +286,7 @@ def test_pictures_and_poses_are_fitted_as_released(whole):
     whole.check_levels("pose_value", whole.skeletons[tuple(drawn.T)])
 
 
+@pytest.mark.full  # CMP at full size; each network has its own parity test in the default suite
 def test_control_signals_equal_the_released_ones(whole):
     case, run = whole.case, whole.staged
     impulses = tracks.from_reference(
