@@ -15,7 +15,7 @@
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
-BASE ?= svd
+BASE := svd
 WORKERS ?= 2
 TORCH ?= torch==2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
