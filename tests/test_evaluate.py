@@ -18,7 +18,7 @@ CONFIG = """
 from tests import small
 
 def get_config(argument):
-    config = small.config()
+    config = small.config(base=argument)
     config.bundled = ("nothing",)  # no such folder
     config.sample.update({"window": 4, "steps": 1})
     return config
@@ -33,8 +33,8 @@ def start(monkeypatch, capsys, tmp_path):
     (tmp_path / "file").write_text("hello")
     (tmp_path / "empty").mkdir()
 
-    def run(line):
-        defaults = f"--config=FOLDER/small.py --output=FOLDER/out {line}"
+    def run(line, base="svd"):
+        defaults = f"--config=FOLDER/small.py:{base} --output=FOLDER/out {line}"
         arguments = [part.replace("FOLDER", str(tmp_path)) for part in defaults.split()]
         monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
         with flagsaver.flagsaver():
@@ -137,3 +137,14 @@ def test_arms_and_controls_are_measured_and_the_same_again_when_run_again(start,
     # Random weights use every signal, so that nothing may be equal.
     for other in (shuffled, flow, base):
         assert (full[0] != other[0]).all()
+
+
+@pytest.mark.full
+def test_the_second_base_is_measured_without_its_reference(start, tmp_path):
+    code, out, err = start(f"{RANDOM} --arms=base --clips=2", base="sd15")
+    assert code == 0, err
+    assert "drawing 2 clips of 5 frames" in out, "a window of 4 and the reference"
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    for rows in written["scores"].values():
+        base, codec = rows["base"], rows["truth through the autoencoder"]
+        assert np.isfinite(base["figure_l1"]).all() and np.isfinite(codec["figure_l1"]).all()

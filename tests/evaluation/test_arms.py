@@ -49,10 +49,11 @@ def test_a_missing_network_names_the_stage_that_makes_it(tmp_path):
         arms.Arm("no_motion", config("no_motion"), (str(tmp_path / "b"),))
 
 
-def test_every_network_of_every_variant_comes_from_a_stage():
+@pytest.mark.parametrize("base", ["svd", "sd15"])
+def test_every_network_of_every_variant_comes_from_a_stage(base):
     known = {name for names in arms.STAGES.values() for name in names}
     for variant in VARIANTS:
-        assert {*networks.build(config(variant))} <= known
+        assert {*networks.build(small.config(variant, base=base))} <= known
 
 
 @pytest.mark.parametrize(("base", "more"), [("svd", 0), ("sd15", 1)])
