@@ -10,8 +10,8 @@ from absl import flags
 
 from configs import common
 from dispose_jax import cli, settings, weights
-from dispose_jax.data import output
-from dispose_jax.evaluation import arms, protocol, report
+from dispose_jax.evaluation.ablation import report, run, variants
+from dispose_jax.media import output
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -28,8 +28,8 @@ OUTPUT = flags.DEFINE_string("output", "output/evaluation", "Folder to write.", 
 
 def main(config):
     settings.check(config)
-    protocol.check(config, CLIPS.value)
-    wanted = arms.parse(ARMS.value, common.CONTROL)
+    run.check(config, CLIPS.value)
+    wanted = variants.parse(ARMS.value, common.CONTROL)
     given = weights.choose(WEIGHTS.value, config, ASSETS)
     if not WEIGHTS.value:  # what was not asked to be random is an error here
         given = tuple(folder for folder in given if folder != weights.RANDOM)
@@ -37,9 +37,9 @@ def main(config):
     for variant, folder in wanted:
         own = config.copy_and_resolve_references()
         own.control.update(common.control(variant))
-        compared.append(arms.Arm(variant, own, (*given, *([folder] if folder else []))))
+        compared.append(variants.Arm(variant, own, (*given, *([folder] if folder else []))))
     output.prepare(Path(OUTPUT.value) / report.FILES[-1])
-    results = protocol.run(compared, CLIPS.value)
+    results = run.run(compared, CLIPS.value)
     for path in report.write(OUTPUT.value, results):
         print(f"wrote {path}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import flags
 
 from dispose_jax import cli, job, weights
-from dispose_jax.data.inputs import Sources
+from dispose_jax.inputs import Sources
 
 ASSETS = Path(__file__).parent / "assets"
 DEMO = (

@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import flags
 
 from dispose_jax import cli, settings, weights
-from dispose_jax.training import loop, plan, together
+from dispose_jax.training import loop, multihost, plan
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -28,7 +28,7 @@ COMPILED = flags.DEFINE_bool("compiled", False, "With --dry_run: what the compil
 
 
 def main(config):
-    together.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, DISTRIBUTED.value)
+    multihost.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, DISTRIBUTED.value)
     settings.check(config)
     if DRY_RUN.value:
         print(plan.report(config, compiled=COMPILED.value))

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from assets.figure import LEFT, RIGHT, Body, Stance, keypoints
-from dispose_jax.data import synthetic
+from dispose_jax.synthetic import scene
 
 SIDE = 512  # of the picture
 SEED, PERSON, PEOPLE = 7, 23, 40  # of the people of that seed, one that stands with open arms
@@ -61,7 +61,7 @@ def dance(beat: float) -> Stance:
 def person() -> tuple[np.ndarray, np.ndarray]:
     """Picture (h, w, 3) uint8 and joints (18, 2) in pixels, NaN where one cannot be seen."""
     keys = jax.random.split(jax.random.key(SEED), PEOPLE)[PERSON : PERSON + 1]
-    clip = jax.device_get(synthetic.draw(keys, 1, (SIDE, SIDE)))
+    clip = jax.device_get(scene.draw(keys, 1, (SIDE, SIDE)))
     picture = np.clip(np.rint(127.5 * clip.frames[0, 0] + 127.5), 0, 255).astype(np.uint8)
     seen = clip.visible[0, 0][:, None]
     return picture, np.where(seen, SIDE * clip.keypoints[0, 0], np.nan)

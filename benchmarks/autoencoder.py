@@ -17,9 +17,9 @@ import jax
 import numpy as np
 
 from configs.svd import get_config
-from dispose_jax.data import drawn
 from dispose_jax.models import bundle, networks
 from dispose_jax.networks.vae import VAE
+from dispose_jax.synthetic import batches
 
 PATCH = 8
 CHANNELS = (4, 8, 16, 32)  # of the linear codes
@@ -28,10 +28,10 @@ LEARNT_FROM, TESTED = 64, 24  # batches
 
 def pictures(config, people: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Clips (n, f, h, w, 3) in 0..1 and the person's pixels (n, f, h, w)."""
-    source = drawn.Drawn(config, people=people)
-    batches = [next(source) for _ in range(count)]
-    frames = np.concatenate([batch.frames for batch in batches]) / np.float32(255)
-    return frames, np.concatenate([batch.figure for batch in batches])
+    source = batches.Drawn(config, people=people)
+    drawn = [next(source) for _ in range(count)]
+    frames = np.concatenate([batch.frames for batch in drawn]) / np.float32(255)
+    return frames, np.concatenate([batch.figure for batch in drawn])
 
 
 def patches(frames: np.ndarray) -> np.ndarray:
@@ -82,8 +82,8 @@ def main(folder: Path) -> None:
     built = {"vae": networks.build(config, training=True)["vae"]}
     belongs = {"model": config.model, "quirks": config.quirks}
     params = bundle.load([folder], ["vae"], **belongs)["vae"]
-    learnt_from, _ = pictures(config, drawn.TRAINING, LEARNT_FROM)
-    true, figure = pictures(config, drawn.HELD_OUT, TESTED)
+    learnt_from, _ = pictures(config, batches.TRAINING, LEARNT_FROM)
+    true, figure = pictures(config, batches.HELD_OUT, TESTED)
     print(f"{len(true) * true.shape[1]} pictures never learnt from   all pixels   figure")
     for name, everywhere, inside in rows(built["vae"].module, params, learnt_from, true, figure):
         print(f"{name:40}{everywhere:10.1f} dB{inside:8.1f} dB")

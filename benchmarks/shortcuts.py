@@ -21,13 +21,13 @@ import numpy as np
 
 from benchmarks import measure, step
 from dispose_jax import dry_run
-from dispose_jax.models import choose, networks
+from dispose_jax.models import networks, registry
 from dispose_jax.motion import field
 from dispose_jax.motion.tracks import Impulses
 from dispose_jax.networks.cmp import CMP
 from dispose_jax.networks.layers import temporal_conv
 from dispose_jax.networks.point_encoder import PointMLP
-from dispose_jax.ops import attention, filters, resize, sample
+from dispose_jax.ops import attention, filters, gather, resize
 from dispose_jax.types import ControlSignals
 
 
@@ -69,7 +69,7 @@ def _denoiser(setting: Setting):
     # Two tokens of context have no released order: each row reads its own.
     s.config.quirks.time_context_order = "per_clip"
     built = s.networks
-    model = choose.build(s.config, built)
+    model = registry.build(s.config, built)
     params = s.params("unet", "controlnet")
     signals = dry_run.signal_shapes(s.config, s.frames, s.height, s.width)
     weights = step.weight_shapes(built)
@@ -148,7 +148,7 @@ def points(setting: Setting) -> Calls:
         return encoder.apply({"params": params["point_encoder"]}, *arguments, size)
 
     def plain(params, features, cells, visible):
-        grid, occupied = sample.scatter_mean(
+        grid, occupied = gather.scatter_mean(
             features, cells, visible, (size[0] // 16, size[1] // 16)
         )
         maps = []

@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import measure
-from dispose_jax import animate, counts, dry_run, settings
-from dispose_jax.data.image import target_size
-from dispose_jax.models import choose, networks
+from dispose_jax import animate, dry_run, flops, settings
+from dispose_jax.media.image import target_size
+from dispose_jax.models import networks, registry
 from dispose_jax.models.protocol import generated
 from dispose_jax.types import Params
 
@@ -33,7 +33,7 @@ def run(
     """Figures of a step: seconds, FLOPs and bytes. num_frames of the clip, the reference
     included."""
     built = networks.build(config, dtype)
-    model = choose.build(config, built)
+    model = registry.build(config, built)
     every = weight_shapes(built)
     shapes = {name: every[name] for name in model.stages["sampling"] if name in built}
     params = measure.random_tree(shapes)
@@ -51,7 +51,7 @@ def run(
     plan = model.windows(made, sampling.window, sampling.overlap)
     halves = 2 if max(jnp.atleast_1d(jnp.asarray(sampling.guidance_scale))) > 1 else 1
     call = dry_run.denoise_jaxpr(model, shapes, conditioning, latents, 1, plan.frames.shape[1])
-    flops = sum(counts.flops_by_module(call).values()) * len(plan.frames) * halves
+    work = sum(flops.flops_by_module(call).values()) * len(plan.frames) * halves
 
     marks = [(time.perf_counter(), time.process_time())]
     animate.sample(
@@ -65,15 +65,15 @@ def run(
     spent = [[b - a for a, b in zip(x, y)] for x, y in zip(marks[1:], marks[2:])]
     seconds, cpu_seconds = (statistics.median(clock) for clock in zip(*spent))
     peak, _ = measure.peak_flops(dtype)
-    rate = flops / (cpu_seconds if measure.clock() == "cpu" else seconds)
+    rate = work / (cpu_seconds if measure.clock() == "cpu" else seconds)
     figures = {
         "compile_s": marks[1][0] - marks[0][0] - seconds,
         "seconds_per_step": seconds,
         "cpu_seconds_per_step": cpu_seconds,
         "seconds_per_frame_and_step": seconds / (num_frames - 1),
         "windows": len(plan.frames),
-        "tflop_per_step": flops / 1e12,
-        "tflop_per_s": flops / seconds / 1e12,
+        "tflop_per_step": work / 1e12,
+        "tflop_per_s": work / seconds / 1e12,
         "peak_tflop_per_s": peak / 1e12,
         "fraction_of_peak": rate / peak,
         "peak_memory_gib": measure.peak_memory()[0] / 2**30,

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure
-from dispose_jax import counts, settings
+from dispose_jax import flops, settings
 from dispose_jax.models import networks
 from dispose_jax.training import objectives, optimizer, plan, sharding, sources, state, step
 
@@ -55,7 +55,7 @@ def run(config, repeats: int = 3) -> dict[str, float]:
     )
     start = time.perf_counter()
     traced = jitted.trace(current, params, clips, jax.random.key(0))
-    work = counts.work(traced.jaxpr.jaxpr)
+    work = flops.work(traced.jaxpr.jaxpr)
     compiled = traced.lower().compile()
     compile_s = time.perf_counter() - start
     spent = []

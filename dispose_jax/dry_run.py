@@ -1,6 +1,6 @@
 """What a sampling run needs, from shapes alone: parameters, bytes and arithmetic.
 
-Functions are traced, so nothing is read, computed or compiled; see counts.py for what counts.
+Functions are traced, so nothing is read, computed or compiled; see flops.py for what counts.
 Training has its own plan (training/plan.py).
 """
 
@@ -15,11 +15,11 @@ import numpy as np
 from jax.extend.core import Jaxpr
 from jax.typing import DTypeLike
 
-from dispose_jax import control
-from dispose_jax.counts import flops, flops_by_module, in_bytes, in_flops, line, live_bytes, size
-from dispose_jax.data.image import check_size
+from dispose_jax import control_signals
 from dispose_jax.diffusion import guidance
-from dispose_jax.models import choose, networks
+from dispose_jax.flops import flops, flops_by_module, in_bytes, in_flops, line, live_bytes, size
+from dispose_jax.media.image import check_size
+from dispose_jax.models import networks, registry
 from dispose_jax.models.networks import Network
 from dispose_jax.models.protocol import Model, generated
 from dispose_jax.networks.cmp import CMP
@@ -38,8 +38,8 @@ def report(config, num_frames: int, height: int, width: int, dtype: DTypeLike) -
     """
     check_size(height, width)
     built = networks.build(config, dtype)
-    model = choose.build(config, built)
-    recipe = control.build(config, built)
+    model = registry.build(config, built)
+    recipe = control_signals.build(config, built)
     sample, made = config.sample, generated(model, num_frames)
     plan = model.windows(made, sample.window, sample.overlap)
     num_windows, window = plan.frames.shape

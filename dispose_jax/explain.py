@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dispose_jax.data import image, video
+from dispose_jax.media import image, video
 from dispose_jax.motion import color
 from dispose_jax.pose.draw import COLORS, LIMBS
 

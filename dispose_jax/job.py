@@ -17,9 +17,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from dispose_jax import animate, control, dry_run, explain, record, settings
-from dispose_jax.data import image, inputs, output, video
-from dispose_jax.models import choose, networks
+from dispose_jax import animate, control_signals, dry_run, explain, inputs, provenance, settings
+from dispose_jax.media import image, output, video
+from dispose_jax.models import networks, registry
 from dispose_jax.pose import draw
 from dispose_jax.types import ControlSignals
 from dispose_jax.weights import Weights
@@ -52,8 +52,8 @@ class Job:
         self.networks = networks.build(
             self.config, networks.compute_dtype(self.config.sample.dtype)
         )
-        self.model = choose.build(self.config, self.networks)
-        self.recipe = control.build(self.config, self.networks)
+        self.model = registry.build(self.config, self.networks)
+        self.recipe = control_signals.build(self.config, self.networks)
         self.weights = Weights(self.given, self.networks, self.config)
         if self.weights.random:
             names = ", ".join(self.weights.random)
@@ -119,8 +119,8 @@ def run(job: Job) -> Path:
         f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     )
     kept = job.path(LATENTS)
-    fingerprint = record.fingerprint(config, clip, job.weights.folders)
-    latents = record.saved_latents(kept, fingerprint)
+    fingerprint = provenance.fingerprint(config, clip, job.weights.folders)
+    latents = provenance.saved_latents(kept, fingerprint)
     signals = shown = None
     if job.explain or latents is None:
         whole = inputs.prolonged(clip, spare)
@@ -131,7 +131,7 @@ def run(job: Job) -> Path:
         latents = _sample(job, whole, signals)
         latents = latents[:, : latents.shape[1] - spare]
         try:
-            record.save_latents(kept, latents, fingerprint)
+            provenance.save_latents(kept, latents, fingerprint)
         except OSError as error:  # no reason to lose them
             job.say(f"warning: if decoding fails, sampling starts over: {error}")
     else:
@@ -139,7 +139,7 @@ def run(job: Job) -> Path:
     del signals
 
     frames = _decode(job, clip, latents)
-    about = record.describe(config, clip, job.sources, job.given, job.seconds)
+    about = provenance.describe(config, clip, job.sources, job.given, job.seconds)
     output.write_json(job.path(".json"), about)
     if job.explain:
         with job.stage("explaining"):
@@ -165,7 +165,7 @@ def _signals(job: Job, clip: inputs.Clip) -> ControlSignals | None:
     with job.stage("control signals"):
         params = job.weights.load(job.recipe.networks)
         key = _key(job.config.seed, SIGNAL_NOISE)
-        signals = control.for_sampling(job.recipe, params, clip.reference, clip.pose, key)
+        signals = control_signals.for_sampling(job.recipe, params, clip.reference, clip.pose, key)
         return jax.block_until_ready(signals)
 
 

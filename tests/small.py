@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import sd15, svd
-from dispose_jax.models import choose, networks
+from dispose_jax.models import networks, registry
 from dispose_jax.types import Conditioning, ControlSignals, Pose
 from tests import blockwise
 
@@ -107,7 +107,7 @@ def build(
     return SimpleNamespace(
         config=made,
         networks=parts,
-        model=choose.build(made, parts),
+        model=registry.build(made, parts),
         params=networks.random(used, seed=3),
     )
 

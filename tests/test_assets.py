@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from configs import sd15, svd
-from dispose_jax.data import image
+from dispose_jax.media import image
 from dispose_jax.models import bundle, networks
-from dispose_jax.pose import files, fits, retarget
+from dispose_jax.pose import files, retarget
+from dispose_jax.pose.retarget import mimicmotion
 
 ASSETS = Path(__file__).parents[1] / "assets"
 
@@ -32,7 +33,7 @@ def fitted(reference, dance):
         "video_size": (dance.width, dance.height),
         "target_size": (reference.width, reference.height),
     }
-    found = fits.to_reference("mimicmotion", reference.pose, dance.pose, **sizes)
+    found = retarget.to_reference("mimicmotion", reference.pose, dance.pose, **sizes)
     return found.fit, found.pose
 
 
@@ -58,7 +59,7 @@ def test_joints_lie_on_the_figure_not_on_the_wall(reference):
 
 def test_the_dance_fits_the_reference_without_a_warning(fitted):
     fit, _ = fitted
-    assert retarget.warnings(fit) == []
+    assert mimicmotion.warnings(fit) == []
     assert fit.missing == () and fit.residual < 0.15
 
 

@@ -10,8 +10,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import common, sd15, svd
-from dispose_jax import control
-from dispose_jax.models import choose, networks
+from dispose_jax import control_signals
+from dispose_jax.models import networks, registry
 
 ROOT = Path(__file__).parents[1]
 SIZES = ("full", "tiny")
@@ -72,8 +72,8 @@ def read_by_builders():
     for config in configs():
         recorder = Recorder(config, read)
         built = networks.build(recorder)
-        choose.build(recorder, built)
-        control.build(recorder, built)
+        registry.build(recorder, built)
+        control_signals.build(recorder, built)
     return read
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs.svd import get_config
-from dispose_jax import counts, dry_run
-from dispose_jax.models import choose, networks
+from dispose_jax import dry_run, flops
+from dispose_jax.models import networks, registry
 from dispose_jax.ops.attention import attention
 from dispose_jax.types import Conditioning
 from tests import small
@@ -20,7 +20,7 @@ def shape(*sizes, dtype=jnp.float32):
 
 
 def test_a_product_counts_two_per_multiplication():
-    count = counts.flops(
+    count = flops.flops(
         lambda a, b: jnp.einsum("bij,bjk->bik", a, b), shape(3, 5, 7), shape(3, 7, 11)
     )
     assert count == 2 * 3 * 5 * 7 * 11
@@ -34,7 +34,7 @@ def test_a_convolution_counts_its_padding_and_its_groups():
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=2,
     )
-    count = counts.flops(convolve, shape(2, 8, 6, 10), shape(3, 5, 5, 14))
+    count = flops.flops(convolve, shape(2, 8, 6, 10), shape(3, 5, 5, 14))
     assert count == 2 * (2 * 4 * 6 * 14) * (3 * 5 * 5)
 
 
@@ -42,14 +42,14 @@ def test_loops_and_inner_functions_are_multiplied_out():
     def loop(x):
         return jax.lax.map(jax.checkpoint(jax.jit(lambda row: row @ jnp.ones((7, 4)))), x)
 
-    assert counts.flops(loop, shape(6, 3, 7)) == 6 * 2 * 3 * 7 * 4
+    assert flops.flops(loop, shape(6, 3, 7)) == 6 * 2 * 3 * 7 * 4
 
 
 def test_every_attention_implementation_counts_alike():
     q = shape(2, 1024, 3, 128, dtype=jnp.bfloat16)  # 128 lanes: nothing is padded on a TPU
     expected = 4 * 2 * 3 * 1024 * 1024 * 128
     for name in ("explicit", "chunked", "tpu"):
-        assert counts.flops(partial(attention, implementation=name), q, q, q) == expected, name
+        assert flops.flops(partial(attention, implementation=name), q, q, q) == expected, name
 
 
 def test_live_bytes_are_those_of_results_still_needed():
@@ -59,7 +59,7 @@ def test_live_bytes_are_those_of_results_still_needed():
         return z[:10] + y[:10]
 
     trace = jax.make_jaxpr(chain)(shape(1000)).jaxpr
-    assert 4 * 5000 <= counts.live_bytes(trace) <= 4 * 5020
+    assert 4 * 5000 <= flops.live_bytes(trace) <= 4 * 5020
 
 
 def test_the_full_unet_costs_what_the_original_does_less_its_cross_attention():
@@ -68,14 +68,14 @@ def test_the_full_unet_costs_what_the_original_does_less_its_cross_attention():
     unet = networks.build(get_config("variant=base"))["unet"]
     inputs = shape(1, 16, 72, 128, 8), shape(1), shape(1, 1, 1024)
     call = lambda params, ids, *args: unet.module.apply({"params": params}, *args, added_time=ids)
-    count = counts.flops(call, unet.shapes, shape(1, 3), *inputs)
+    count = flops.flops(call, unet.shapes, shape(1, 3), *inputs)
     assert count == pytest.approx(51.2e12 * (1 - 0.038), rel=0.005)
 
 
 def test_flops_of_a_denoising_call_are_told_apart_by_network():
     config = small.config()
     built = networks.build(config)
-    model = choose.build(config, built)
+    model = registry.build(config, built)
     params = {name: built[name].shapes for name in ("unet", "controlnet")}
     conditioning = Conditioning(
         context=shape(1, 1, 8),
@@ -85,7 +85,7 @@ def test_flops_of_a_denoising_call_are_told_apart_by_network():
         motion=shape(1, 5, 8, 16, 8),
         points=(shape(1, 5, 8, 16, 8),),
     )
-    count = lambda rows: counts.flops_by_module(
+    count = lambda rows: flops.flops_by_module(
         dry_run.denoise_jaxpr(model, params, conditioning, shape(1, 5, 8, 16, 4), rows, 3)
     )
     one, two = count(1), count(2)

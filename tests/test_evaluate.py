@@ -9,8 +9,8 @@ from absl.testing import flagsaver
 
 import evaluate
 from dispose_jax import cli
-from dispose_jax.evaluation import protocol, report
-from dispose_jax.evaluation.figures import METRICS
+from dispose_jax.evaluation.ablation import report, run
+from dispose_jax.evaluation.ablation.metrics import METRICS
 from dispose_jax.models import bundle
 from tests import small
 
@@ -89,7 +89,7 @@ def test_the_flags_reach_the_run(start, monkeypatch, tmp_path):
         some = {"motion_encoder": made.params["motion_encoder"]}
         bundle.write(tmp_path / name, some, about, origin)
     runs = []
-    monkeypatch.setattr(protocol, "run", lambda *given: runs.append(given))
+    monkeypatch.setattr(run, "run", lambda *given: runs.append(given))
     monkeypatch.setattr(report, "write", lambda folder, _: [f"{folder}/table.md"])
     code, out, _ = start(
         f"{RANDOM} --arms=base --arms=full=FOLDER/one,full=FOLDER/two --arms=no_cmp --clips=5 "

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dispose_jax import explain
-from dispose_jax.data import image, video
+from dispose_jax.media import image, video
 
 F, H, W = 6, 96, 64
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import sample
-from dispose_jax import animate, job, record
-from dispose_jax.data import image, inputs, output, video
+from dispose_jax import animate, inputs, job, provenance
+from dispose_jax.media import image, output, video
 from dispose_jax.models import networks
 from tests import small
 
@@ -184,7 +184,7 @@ def test_a_full_disk_while_the_video_is_written_leaves_the_latents_alone(
 
 
 def test_latents_that_cannot_be_kept_are_decoded_all_the_same(tmp_path, whole, monkeypatch):
-    monkeypatch.setattr(record, "save_latents", refuse)
+    monkeypatch.setattr(provenance, "save_latents", refuse)
     work, said = prepared(tmp_path)
     job.run(work)
     assert any("sampling starts over: broken" in sentence for sentence in said)

@@ -14,16 +14,19 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import lower rows and its own folder, never another member of its row.
 ROWS = [
-    {"dispose_jax.types", "dispose_jax.ops", "dispose_jax.counts"},
+    {"dispose_jax.types", "dispose_jax.ops", "dispose_jax.flops"},
     {"dispose_jax.networks", "dispose_jax.diffusion"},
     {"dispose_jax.pose", "dispose_jax.motion", "dispose_jax.correspondence"},
-    {"dispose_jax.models", "dispose_jax.control"},
+    {"dispose_jax.models", "dispose_jax.control_signals"},
+    {"dispose_jax.media"},
+    {"dispose_jax.inputs"},
     {"dispose_jax.data"},
+    {"dispose_jax.synthetic"},
     {
         "dispose_jax.animate",
         "dispose_jax.explain",
         "dispose_jax.dry_run",
-        "dispose_jax.record",
+        "dispose_jax.provenance",
         "dispose_jax.settings",
         "dispose_jax.weights",
     },
@@ -45,14 +48,20 @@ ONLY = {
 PLACES = {
     "torch": (),
     "diffusers": (),
-    "cv2": ("dispose_jax.pose", "dispose_jax.motion", "dispose_jax.data", "dispose_jax.explain"),
-    "PIL": ("dispose_jax.data", "dispose_jax.explain", "dispose_jax.evaluation"),
+    "cv2": (
+        "dispose_jax.pose",
+        "dispose_jax.motion",
+        "dispose_jax.media",
+        "dispose_jax.data",
+        "dispose_jax.explain",
+    ),
+    "PIL": ("dispose_jax.media", "dispose_jax.explain", "dispose_jax.evaluation"),
     "scipy": ("dispose_jax.pose", "dispose_jax.motion", "dispose_jax.evaluation"),
-    "av": ("dispose_jax.data",),
+    "av": ("dispose_jax.media",),
     "onnxruntime": ("dispose_jax.pose.estimate",),
     "transformers": ("dispose_jax.correspondence.dift",),
     "huggingface_hub": ("converters.download",),
-    "safetensors": ("dispose_jax.models", "dispose_jax.record", "dispose_jax.data.records"),
+    "safetensors": ("dispose_jax.models", "dispose_jax.provenance", "dispose_jax.data.records"),
     "ml_dtypes": ("dispose_jax.models", "converters"),
     "ml_collections": (
         "configs",
@@ -65,7 +74,7 @@ PLACES = {
     ),
     "absl": (
         "dispose_jax.cli",
-        "dispose_jax.data.clips",  # grain reads its flags
+        "dispose_jax.data.loader",  # grain reads its flags
         "dispose_jax.data.prepare",
         "train",
         "sample",

@@ -13,7 +13,7 @@ from absl.testing import flagsaver
 
 import sample
 from dispose_jax import cli
-from dispose_jax.data import image, video
+from dispose_jax.media import image, video
 from dispose_jax.models import bundle
 from dispose_jax.pose import files
 from tests import small

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dispose_jax.ops import resize, sample
+from dispose_jax.ops import gather, resize
 from dispose_jax.types import Pose
 
 Array = jax.Array
@@ -51,7 +51,7 @@ def places(reference: Pose, size: Size, grid: Size) -> tuple[np.ndarray, np.ndar
 
 def read(features: Array, points: Array, seen: Array) -> Array:
     """Features (h/16, w/16, d) at points (18, 2) column, row -> (18, d), zero where not seen."""
-    found = sample.bilinear(features, jnp.asarray(points))
+    found = gather.bilinear(features, jnp.asarray(points))
     return found * jnp.asarray(seen[:, None], features.dtype)
 
 

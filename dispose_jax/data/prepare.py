@@ -24,9 +24,10 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from dispose_jax import cli, control, settings
+from dispose_jax import cli, control_signals, inputs, settings
 from dispose_jax.correspondence import dift, keypoints
-from dispose_jax.data import examples, footage, inputs, output, records
+from dispose_jax.data import clip_extraction, examples, records
+from dispose_jax.media import output
 from dispose_jax.models import bundle, networks
 from dispose_jax.motion import flow
 from dispose_jax.types import Impulses, Pose
@@ -66,7 +67,7 @@ def prepare(
     OSError if the set cannot be written.
     """
     settings.check(config)
-    recipe = footage.recipe(config)
+    recipe = clip_extraction.recipe(config)
     names = _find(videos)[shard[0] :: shard[1]]
     tools, made_with = _tools(config, weights, latents, say)
     output.prepare(out / records.META)
@@ -92,7 +93,9 @@ def prepare(
     with tqdm(total=len(names), initial=summary.kept, unit="video") as bar:
         for name in todo:
             try:
-                clips = [records.encode(r) for r in footage.clips(recipe, tools, videos, name)]
+                clips = [
+                    records.encode(r) for r in clip_extraction.clips(recipe, tools, videos, name)
+                ]
             except ValueError as error:
                 summary.skipped[name] = " ".join(str(error).split())
                 lines = [{"video": v, "reason": r} for v, r in summary.skipped.items()]
@@ -124,18 +127,18 @@ def parse_shard(text: str) -> tuple[int, int]:
 def _find(videos: Path) -> list[str]:
     if not videos.is_dir():
         raise ValueError(f"--videos {videos}: no such folder; give one that holds videos")
-    names = footage.find(videos)
+    names = clip_extraction.find(videos)
     if not names:
         raise ValueError(
             f"--videos {videos}: holds no videos; expected files that end in "
-            f"{', '.join(footage.SUFFIXES)}"
+            f"{', '.join(clip_extraction.SUFFIXES)}"
         )
     return names
 
 
 def _tools(
     config, given: Sequence[str], latents: bool, say: Callable[[str], None]
-) -> tuple[footage.Tools, dict]:
+) -> tuple[clip_extraction.Tools, dict]:
     """What looks at pictures, and what that is: the flow's name and where weights come from."""
     if RANDOM in given:
         raise ValueError("--weights random: prepared data needs trained weights, or none")
@@ -153,7 +156,7 @@ def _tools(
     store = Weights(given, parts, config)
     params = store.load(parts)
     features = "dift_unet" in parts
-    tools = footage.Tools(
+    tools = clip_extraction.Tools(
         detector=inputs.Detector(store.pose_folder, say),
         flow=_flow(source, parts, params, config.data.flow_short_side),
         chained=source == "dis",
@@ -196,7 +199,7 @@ def _guides(config) -> Callable[[np.ndarray, int], Impulses]:
 
 def _features(config, parts, params) -> Callable[[np.ndarray, Pose, int], np.ndarray]:
     """Diffusion features of a reference at its joints."""
-    recipe = control.build(config, parts).dift
+    recipe = control_signals.build(config, parts).dift
     params = {name: params[name] for name in DIFT_NETWORKS}
     grid = jax.jit(lambda params, picture, key: dift.features(recipe, params, picture, key))
 

@@ -26,7 +26,7 @@ from array_record.python import array_record_module
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from dispose_jax.data import output
+from dispose_jax.media import output
 from dispose_jax.models import bundle
 from dispose_jax.types import Impulses, Pose
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dispose_jax.networks.cmp import CMP
-from dispose_jax.ops import filters, resize, sample
+from dispose_jax.ops import filters, gather, resize
 from dispose_jax.types import Impulses, Params
 
 Array = jax.Array
@@ -44,7 +44,7 @@ def rasterise(impulses: Impulses, size: Size) -> tuple[Array, Array]:
     """Impulses as pictures: field (f, *size, 2) float32, zero elsewhere; mask (f, *size) bool."""
     vectors = jnp.asarray(impulses.vectors, jnp.float32)[None]
     pixels, valid = jnp.asarray(impulses.pixels)[None], jnp.asarray(impulses.valid)[None]
-    field, mask = sample.scatter(vectors, pixels, valid, size)
+    field, mask = gather.scatter(vectors, pixels, valid, size)
     return field[0], mask[0]
 
 

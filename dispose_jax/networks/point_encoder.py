@@ -14,7 +14,7 @@ from jax.nn.initializers import zeros
 from jax.typing import DTypeLike
 
 from dispose_jax.networks.layers import dense, torch_bias, torch_kernel
-from dispose_jax.ops import resize, sample
+from dispose_jax.ops import gather, resize
 
 Array = jax.Array
 
@@ -81,8 +81,8 @@ class PointEncoder(nn.Module):
             places = cells * _GRID // stride if own else cells
             if own:  # sizes that do not divide by the stride: the last cell takes what is beyond
                 places = jnp.minimum(places, jnp.array([target[1] - 1, target[0] - 1]))
-            means, keep = sample.cell_mean(features.astype(jnp.float32), places, visible)
-            grid, occupied = sample.scatter(mlp(means), places, keep, target if own else fine)
+            means, keep = gather.cell_mean(features.astype(jnp.float32), places, visible)
+            grid, occupied = gather.scatter(mlp(means), places, keep, target if own else fine)
             if not own:
                 grid = resize.bilinear(grid, target)
                 mask = resize.nearest(occupied[..., None].astype(grid.dtype), target)

@@ -19,10 +19,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dispose_jax import counts
-from dispose_jax.data import image, output
+from dispose_jax import flops
+from dispose_jax.media import image, output
 from dispose_jax.models import bundle, networks
-from dispose_jax.training import objectives, optimizer, rundir, sharding, state, step, together
+from dispose_jax.training import multihost, objectives, optimizer, rundir, sharding, state, step
 from dispose_jax.training.checkpoint import Checkpoints
 from dispose_jax.training.metrics import Metrics
 from dispose_jax.training.sources import Ahead, Source, check_weights, held_out, open_source
@@ -58,7 +58,7 @@ class Run:
         self.trainable = tuple(config.train.trainable)
         self.optimizer = optimizer.build(config.train)
         self.place = partial(sharding.of_tree, self.mesh, smallest=config.train.mesh.smallest)
-        if not together.is_lead():
+        if not multihost.is_lead():
             self.say = lambda _: None
 
     def key(self, purpose: int) -> jax.Array:
@@ -74,7 +74,7 @@ def train(run: Run) -> None:
     check_weights(source, config, digests)
     with ExitStack() as leaving:
         leaving.callback(source.close)
-        lock = together.by_lead(partial(rundir.claim, run.workdir, config, digests))
+        lock = multihost.by_lead(partial(rundir.claim, run.workdir, config, digests))
         if lock is not None:
             leaving.enter_context(lock)
         checkpoints = Checkpoints(run.workdir / "checkpoints", train.keep)
@@ -88,8 +88,8 @@ def train(run: Run) -> None:
         if int(current.step) < train.steps:
             run.say(f"stopped after step {int(current.step)}, saved; the same command continues")
         else:
-            params, done = together.on_host((current.params, current.step))
-            together.by_lead(partial(_write_bundle, run, params, int(done), batches))
+            params, done = multihost.on_host((current.params, current.step))
+            multihost.by_lead(partial(_write_bundle, run, params, int(done), batches))
 
 
 def start(
@@ -180,13 +180,13 @@ def _steps(
     batch = place_batch(next(batches))
     run.say("compiling ...")
     traced = jitted.trace(current, frozen, batch, key)
-    flops = counts.work(traced.jaxpr.jaxpr).useful
+    useful = flops.work(traced.jaxpr.jaxpr).useful
     compiled = traced.lower().compile()
-    folder = run.workdir if together.is_lead() else None
-    metrics = Metrics(folder, done, train.steps, train.batch, flops)
+    folder = run.workdir if multihost.is_lead() else None
+    metrics = Metrics(folder, done, train.steps, train.batch, useful)
     try:
         while True:
-            stopped = together.ask(run.stopped)  # before the step: the answer need not wait for it
+            stopped = multihost.ask(run.stopped)  # before the step: the answer need not wait for it
             current, scalars = compiled(current, frozen, batch, key)
             done += 1
             metrics.add(done, scalars)
@@ -230,7 +230,7 @@ def _write(run: Run, metrics: Metrics, checkpoints: Checkpoints) -> None:
 
 def _show(run: Run, current: TrainState, frozen: Params) -> None:
     """A picture of what the networks can do by now, of a clip that is not learnt from."""
-    params, step = together.on_host(({**frozen, **current.params}, current.step))
+    params, step = multihost.on_host(({**frozen, **current.params}, current.step))
 
     def show() -> None:
         picture = run.objective.show(params, held_out(run.config), run.key(SHOWING))
@@ -239,7 +239,7 @@ def _show(run: Run, current: TrainState, frozen: Params) -> None:
             folder.mkdir(exist_ok=True)
             image.write_png(folder / f"{int(step):07d}.png", picture)
 
-    together.by_lead(show)
+    multihost.by_lead(show)
 
 
 def _write_bundle(run: Run, params: Params, done: int, batches: Iterator[Batch]) -> None:

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from dispose_jax.data import output
+from dispose_jax.media import output
 
 FILE, BOARD = "metrics.jsonl", "tensorboard"
 

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import FrozenConfigDict
 
-from dispose_jax import control
-from dispose_jax.models import choose
+from dispose_jax import control_signals
+from dispose_jax.models import registry
 from dispose_jax.models.networks import Network
-from dispose_jax.training import completion, pictures, show, video
+from dispose_jax.training import previews
+from dispose_jax.training.losses import cmp, image, video
 from dispose_jax.training.step import Loss
 from dispose_jax.types import Array, Batch, Params
 
@@ -62,14 +63,14 @@ def build(config, networks: Mapping[str, Network]) -> Objective:
 
 
 def _video(config, networks: Mapping[str, Network]) -> Objective:
-    model = choose.build(config, networks, training=True)
+    model = registry.build(config, networks, training=True)
     if config.train.sigmas not in model.schedule.draws:
         raise ValueError(
             f"train.sigmas is {config.train.sigmas!r}, which are no noise levels of this base; "
             f"expected {' or '.join(map(repr, model.schedule.draws))}"
         )
     controlled = config.control.motion or config.control.points
-    recipe = control.build(config, networks) if controlled else None
+    recipe = control_signals.build(config, networks) if controlled else None
     stages = (*model.stages.values(), recipe.networks if controlled else ())
     wanted = {name for stage in stages for name in stage}
     used = tuple(name for name in networks if name in wanted)
@@ -79,15 +80,15 @@ def _video(config, networks: Mapping[str, Network]) -> Objective:
     return Objective(
         used,
         loss,
-        partial(show.animation, loss, FrozenConfigDict(config.sample)),
+        partial(previews.animation, loss, FrozenConfigDict(config.sample)),
         starts_from=(start,) if copied else (),
     )
 
 
 def _autoencoder(config, networks: Mapping[str, Network]) -> Objective:
     vae, train = networks["vae"].module, config.train
-    loss = pictures.AutoencoderLoss(vae, train.kl_weight, train.figure_weight, train.decoder_only)
-    show_some = partial(show.reconstructions, vae)
+    loss = image.AutoencoderLoss(vae, train.kl_weight, train.figure_weight, train.decoder_only)
+    show_some = partial(previews.reconstructions, vae)
     if train.decoder_only:
         if train.weight_decay:
             raise ValueError(
@@ -97,27 +98,27 @@ def _autoencoder(config, networks: Mapping[str, Network]) -> Objective:
         return Objective(("vae",), loss, show_some, goes_on=("vae",))
 
     def finish(params: Params, batches: Iterable[Batch]) -> Params:
-        scaled = pictures.with_unit_power(vae, params["vae"], batches)
-        return {"vae": scaled, "dift_vae": pictures.encoder_of(scaled)}
+        scaled = image.with_unit_power(vae, params["vae"], batches)
+        return {"vae": scaled, "dift_vae": image.encoder_of(scaled)}
 
     return Objective(("vae",), loss, show_some, finish)
 
 
 def _image(config, networks: Mapping[str, Network]) -> Objective:
-    recipe = control.build(config, networks).dift
+    recipe = control_signals.build(config, networks).dift
     used = ("dift_unet", "dift_vae", "dift_text_encoder")
-    return Objective(used, pictures.PictureLoss(recipe), partial(show.features, recipe))
+    return Objective(used, image.PictureLoss(recipe), partial(previews.features, recipe))
 
 
 def _cmp(config, networks: Mapping[str, Network]) -> Objective:
-    loss = completion.CompletionLoss(
+    loss = cmp.CompletionLoss(
         networks["cmp"].module, config.motion.cmp_size, config.train.figure_weight
     )
 
     def finish(params: Params, batches: Iterable[Batch]) -> Params:
-        return {"cmp": completion.with_averages(loss, params["cmp"], batches)}
+        return {"cmp": cmp.with_averages(loss, params["cmp"], batches)}
 
-    return Objective(("cmp",), loss, partial(show.completions, loss), finish)
+    return Objective(("cmp",), loss, partial(previews.completions, loss), finish)
 
 
 OBJECTIVES = {"video": _video, "autoencoder": _autoencoder, "image": _image, "cmp": _cmp}

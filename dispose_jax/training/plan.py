@@ -1,7 +1,7 @@
 """What a training step needs, from shapes alone: parameters, bytes on each device, arithmetic.
 
 The gradient is traced, nothing is made or run, and the devices of the mesh need not exist;
-counts.py says what counts. `kept` are the distinct arrays that automatic differentiation carries
+flops.py says what counts. `kept` are the distinct arrays that automatic differentiation carries
 from the forward to the backward pass, arguments aside. `most` is the largest sum of intermediate
 results alive at once, gradients included, in the order of the program and before a compiler fuses
 anything: it needs less. Moving arrays between devices needs memory that is not counted.
@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 from jax.sharding import AbstractMesh
 
-from dispose_jax import counts
-from dispose_jax.counts import Work, in_bytes, in_flops, line
+from dispose_jax import flops
+from dispose_jax.flops import Work, in_bytes, in_flops, line
 from dispose_jax.models import networks
 from dispose_jax.training import objectives, optimizer, sharding, sources, state, step
 from dispose_jax.training.objectives import Objective
@@ -101,10 +101,10 @@ def make(config) -> Plan:
     frozen = _frozen(built, shapes, train.trainable)
     batch = batch_shapes(config, clips)
     jaxpr, residuals, gradients = _trace(objective, learnt, frozen, batch)
-    most = counts.live_bytes(jaxpr, gradients)
+    most = flops.live_bytes(jaxpr, gradients)
     kept = _kept(jaxpr, residuals)
     # Every device has the whole gradient, but its share of the frames only.
-    whole = min(most, counts.size(learnt))
+    whole = min(most, flops.size(learnt))
     share = lambda count: -(-count // over_frames)
     phase = lambda stack: "backward" if "transpose(" in stack else "forward"
     return Plan(
@@ -116,10 +116,10 @@ def make(config) -> Plan:
             name: _held(config, built[name], shapes[name], mesh, name in train.trainable)
             for name in objective.networks
         },
-        batch=train.accumulate * share(counts.size(batch)),
+        batch=train.accumulate * share(flops.size(batch)),
         kept=share(kept),
         most=whole + share(most - whole),
-        work=counts.work_by(jaxpr, lambda stack: (counts.module_of(stack), phase(stack))),
+        work=flops.work_by(jaxpr, lambda stack: (flops.module_of(stack), phase(stack))),
     )
 
 
@@ -184,9 +184,9 @@ def _trace(objective: Objective, learnt: Params, frozen: Params, batch: Batch):
 
 def _kept(jaxpr, residuals) -> int:
     """Bytes of what is kept for the backward pass, each array once and arguments not at all."""
-    stored = counts.views(jaxpr)
+    stored = flops.views(jaxpr)
     held = {stored.get(v, v) for v in residuals if not isinstance(v, Literal)}
-    return sum(counts.size(v.aval) for v in held - {*jaxpr.invars, *jaxpr.constvars})
+    return sum(flops.size(v.aval) for v in held - {*jaxpr.invars, *jaxpr.constvars})
 
 
 def _frozen(built, shapes: Params, trainable) -> Params:
@@ -213,7 +213,7 @@ def _held(config, network, shapes: Params, mesh, trainable: bool) -> Held:
     moments = jax.eval_shape(optimizer.build(train).init, shapes)
     copy = 0 if dtype == jnp.float32 else count * dtype.itemsize
     # Every device makes the whole gradient before the shares are added up.
-    whole = counts.size(shapes)
+    whole = flops.size(shapes)
     return Held(count, True, dtype.name, on_device(shapes), on_device(moments), whole, copy)
 
 

@@ -13,8 +13,8 @@ from typing import IO
 
 import jax
 
-from dispose_jax import record, settings
-from dispose_jax.data import output
+from dispose_jax import provenance, settings
+from dispose_jax.media import output
 
 CONFIG, ABOUT, LOCK = "config.json", "run.json", ".lock"
 # May change when a run is continued: none of them changes a number beyond rounding. Except
@@ -80,7 +80,7 @@ def _start() -> dict:
         "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "command": sys.argv,
         "git": git_revision(),
-        "versions": record.versions(),
+        "versions": provenance.versions(),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "processes": jax.process_count(),
     }

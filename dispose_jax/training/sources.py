@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from dispose_jax.data.clips import Prepared
-from dispose_jax.data.drawn import HELD_OUT, Drawn
+from dispose_jax.data.loader import Prepared
+from dispose_jax.synthetic.batches import HELD_OUT, Drawn
 from dispose_jax.types import Batch
 
 AHEAD = 2  # batches

@@ -3,7 +3,7 @@
 import numpy as np
 
 from configs import svd
-from dispose_jax.data import video
+from dispose_jax.media import video
 from dispose_jax.pose import files
 from tests.pose.poses import standing
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from dispose_jax.correspondence import keypoints
-from dispose_jax.data import prepare, records, video
+from dispose_jax.data import prepare, records
+from dispose_jax.media import video
 from dispose_jax.models import bundle, networks
 from dispose_jax.networks.vae import VAE
 from dispose_jax.pose import estimate, files

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dispose_jax import animate
-from dispose_jax.models import choose
+from dispose_jax.models import registry
 from dispose_jax.models.musepose import merged
 from dispose_jax.networks.attention import reference_tokens
 from dispose_jax.networks.clip import clip_pixels
@@ -67,7 +67,7 @@ def test_conditioning_is_what_each_encoder_gives_of_its_picture(base):
 
 def test_training_draws_the_reference_and_cuts_out_its_middle_for_the_image_encoder(base):
     made = small.build("base", base="sd15")
-    trained = choose.build(made.config, made.networks, training=True)
+    trained = registry.build(made.config, made.networks, training=True)
     model = replace(base, draws_reference=trained.draws_reference, clip_method=trained.clip_method)
     drawn, again, other = condition(model), condition(model), condition(model, key=1)
     tokens = lambda found: np.asarray(found.reference["block"]["tokens"])

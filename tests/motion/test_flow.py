@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from dispose_jax.data import synthetic
 from dispose_jax.models import networks
 from dispose_jax.motion import flow
 from dispose_jax.networks.raft import RAFT
 from dispose_jax.ops import resize
+from dispose_jax.synthetic import scene
 
 CLIPS, FRAMES, SIZE = 4, 8, (192, 128)
 
@@ -19,7 +19,7 @@ CLIPS, FRAMES, SIZE = 4, 8, (192, 128)
 @pytest.fixture(scope="module")
 def drawn():
     keys = jax.random.split(jax.random.key(1), CLIPS)
-    return jax.device_get(synthetic.draw(keys, FRAMES, SIZE))
+    return jax.device_get(scene.draw(keys, FRAMES, SIZE))
 
 
 def as_bytes(pictures):

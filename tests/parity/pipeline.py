@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from configs import svd
 from converters import checkpoints, releases, rules
 from converters.releases import Part
-from dispose_jax import animate, control
+from dispose_jax import animate, control_signals
 from dispose_jax.correspondence import dift
 from dispose_jax.diffusion import guidance
 from dispose_jax.models import networks
@@ -171,7 +171,7 @@ def recipe_of(case: Case, config: ConfigDict, built: dict[str, networks.Network]
         chunk=about["dift_ensemble"],
         latent_scale=config.model.dift.scale,
     )
-    return control.Recipe(
+    return control_signals.Recipe(
         cmp=built["cmp"].module,
         dift=features,
         kernel=about["gaussian"]["size"],

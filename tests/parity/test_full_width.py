@@ -14,7 +14,7 @@ import pytest
 from configs import svd
 from converters import checkpoints, mapping, releases
 from dispose_jax.correspondence import keypoints
-from dispose_jax.models import choose, networks
+from dispose_jax.models import networks, registry
 from dispose_jax.networks import controlnet as residual_rules
 from dispose_jax.types import ControlSignals, Pose
 from tests.parity import keyed_weights
@@ -89,7 +89,7 @@ def test_a_denoising_step_at_full_width_equals_the_original():
     inputs, tolerance = case.inputs, case.about["tolerance"]["float32"]
     config = svd.get_config()
     built = networks.build(config)
-    model = choose.build(config, built)
+    model = registry.build(config, built)
     x = channels_last(inputs["sample"])
     t = np.broadcast_to(inputs["timestep"], (len(x),)).astype(np.float32)
     given = (x, t, inputs["encoder_hidden_states"])

@@ -14,7 +14,7 @@ from configs import sd15
 from converters import mapping, rules
 from dispose_jax import animate
 from dispose_jax.diffusion.samplers import Ddim
-from dispose_jax.models import choose, networks
+from dispose_jax.models import networks, registry
 from tests import small
 from tests.parity.cases import assert_close, load_case, load_manifest, weights
 
@@ -62,7 +62,7 @@ def loop():
     config = config_of(case)
     assert case.config["scheduler"]["rescale_betas_zero_snr"] == Ddim().zero_terminal
     built = networks.build(config)
-    base = choose.build(config, built)
+    base = registry.build(config, built)
     moments = np.moveaxis(case.inputs["reference_latents"], 1, -1)[:, None]
     model = replace(
         base,

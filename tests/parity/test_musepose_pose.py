@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dispose_jax.data import image
+from dispose_jax.media import image
 from dispose_jax.networks.clip import clip_pixels
-from dispose_jax.pose import align, draw, fits
+from dispose_jax.pose import draw, retarget
+from dispose_jax.pose.retarget import musepose
 from dispose_jax.types import Pose
 from tests.parity import cases
 
@@ -45,7 +46,7 @@ def aligned(case: cases.Case, name: str):
         "video_size": tuple(given["video_hw"][::-1].tolist()),
         "target_size": tuple(given["ref_hw"][::-1].tolist()),
     }
-    return sizes, *fits.to_reference("musepose", reference, driving, **sizes)[:2]
+    return sizes, *retarget.to_reference("musepose", reference, driving, **sizes)[:2]
 
 
 def test_driving_poses_get_the_references_proportions_as_in_the_original():
@@ -55,7 +56,7 @@ def test_driving_poses_get_the_references_proportions_as_in_the_original():
         _, pose, alignment = aligned(case, name)
         order = [PART_OF[scale] for scale in case.config["scale_order"]]
         scales = np.array([alignment.scales[part] for part in order])
-        assert set(order) == set(align.SEGMENTS)
+        assert set(order) == set(musepose.SEGMENTS)
         cases.assert_close(case, f"{name}.scales", scales, tolerance["scales"], relative=False)
         moved = pose.at(slice(1, None))
         ours = {"body": moved.body[:, 0], "hands": moved.hands[:, 0], "faces": moved.face}

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 import pytest
 
-from dispose_jax import animate, control
+from dispose_jax import animate, control_signals
 from dispose_jax.correspondence import dift, keypoints
-from dispose_jax.data import image
-from dispose_jax.models import choose, networks
+from dispose_jax.media import image
+from dispose_jax.models import networks, registry
 from dispose_jax.motion import tracks
 from dispose_jax.networks.clip import clip_pixels
-from dispose_jax.pose import draw, fits
+from dispose_jax.pose import draw, retarget
 from dispose_jax.types import ControlSignals, Pose
 from tests.parity import pipeline
 from tests.parity.cases import assert_close, load_case, record
@@ -83,7 +83,7 @@ def denoised():
     )
     latents = channels_last(inputs["image_latents"])
     model = replace(
-        choose.build(config, built),
+        registry.build(config, built),
         image_encoder=Given(inputs["image_embeds"]),
         vae=Given((latents, None)),
     )
@@ -160,13 +160,13 @@ class Whole:
         self.config = config = pipeline.config_of(case)
         built = networks.build(config)
         self.params = pipeline.params_of(case, built)
-        self.model = choose.build(config, built)
+        self.model = registry.build(config, built)
         self.recipe = pipeline.recipe_of(case, config, built)
         self.size = (about["height"], about["width"])
         picture = inputs["picture"]
         assert image.target_size(*picture.shape[:2], about["resolution"]) == self.size
         self.picture = image.fit(picture, *self.size)
-        self.pose = fits.to_reference(
+        self.pose = retarget.to_reference(
             config.skeleton.fit,
             person(inputs, "ref"),
             person(inputs, "drive"),
@@ -200,8 +200,8 @@ class Whole:
         )
         key = jax.random.key(0)
         with pipeline.given_draws(*draws):
-            with pipeline.unjitted(control, "_features"):
-                signals = control.for_sampling(recipe, self.params, picture, self.pose, key)
+            with pipeline.unjitted(control_signals, "_features"):
+                signals = control_signals.for_sampling(recipe, self.params, picture, self.pose, key)
             conditioning = animate.condition(
                 self.model, self.params, requantised, skeletons, signals, key
             )

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dispose_jax.pose import draw, estimate, fits, people
+from dispose_jax.pose import draw, estimate, people, retarget
 from dispose_jax.types import VISIBLE_SCORE, Pose
 from tests.parity import cases
 
@@ -110,7 +110,7 @@ def test_driving_poses_are_fitted_to_the_reference_as_in_the_original():
             )
             for i in range(about["selected"])
         ]
-        fitted = fits.to_reference(
+        fitted = retarget.to_reference(
             "mimicmotion",
             reference,
             joined(frames),

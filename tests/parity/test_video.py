@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from dispose_jax.data import image, video
+from dispose_jax.media import image, video
 from tests.parity.cases import load_case, record
 
 

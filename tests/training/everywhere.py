@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from configs.common import control
-from dispose_jax.training import loop, metrics, together
+from dispose_jax.training import loop, metrics, multihost
 from tests import small
 
 
@@ -52,7 +52,7 @@ def main(stage: str, folder: str, *rest: str) -> None:
     meshes = [word for word in rest if word[0].isdigit() or word == "single"]
     if "--coordinator" in rest:
         coordinator, count, index = rest[rest.index("--coordinator") + 1 :][:3]
-        together.start(coordinator, int(count), int(index), False)
+        multihost.start(coordinator, int(count), int(index), False)
         meshes = [mesh for mesh in meshes if mesh not in (count, index)]
     everyone, device_count, make_mesh = jax.devices(), jax.device_count, jax.make_mesh
     for mesh in meshes:
@@ -61,7 +61,7 @@ def main(stage: str, folder: str, *rest: str) -> None:
         some = everyone[:1] if alone else everyone
         jax.make_mesh = lambda shape, *a, some=some, **k: make_mesh(shape, *a, devices=some, **k)
         found = losses(stage, Path(folder) / mesh, mesh)
-        if together.is_lead():
+        if multihost.is_lead():
             print(json.dumps({"mesh": mesh, "losses": np.array(found).tolist()}), flush=True)
 
 

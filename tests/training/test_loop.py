@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from dispose_jax.models import bundle
-from dispose_jax.training import loop, together
+from dispose_jax.training import loop, multihost
 from dispose_jax.training.checkpoint import Checkpoints
 from tests.training import toy
 from tests.training.conftest import losses, wait_for
@@ -359,7 +359,7 @@ def test_a_run_killed_often_continues_with_the_same_numbers(start, run, tmp_path
 
 
 def test_only_the_first_process_speaks(monkeypatch, tmp_path):
-    monkeypatch.setattr(together, "is_lead", lambda: False)
+    monkeypatch.setattr(multihost, "is_lead", lambda: False)
     toy.install(monkeypatch.setattr)
     said = []
     loop.Run(toy.config(), (), tmp_path, say=said.append).say("hello")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from configs import svd
-from dispose_jax import counts
-from dispose_jax.data.drawn import Drawn
+from dispose_jax import flops
 from dispose_jax.models import networks
 from dispose_jax.ops.attention import attention
+from dispose_jax.synthetic.batches import Drawn
 from dispose_jax.training import plan, sharding
 from dispose_jax.training.objectives import Objective
 from tests import small
@@ -51,7 +51,7 @@ def test_useful_flops_are_those_of_a_gradient_that_keeps_everything():
     backward = 2 * 100 * (7 * 11 + 7 * 11 + 5 * 7)
     for remat in (False, True):
         jaxpr, _, _ = trace(layers(remat))
-        work = counts.work(jaxpr)
+        work = flops.work(jaxpr)
         assert work.useful == forward + backward
         assert work.executed >= work.useful and (work.again > 0) == remat
 
@@ -70,7 +70,7 @@ def test_attention_counts_its_scores_again_whatever_the_kernel():
     for name, again in (("explicit", 0), ("chunked", 1), ("tpu", 3)):
         call = lambda q, k, v, name=name: attention(q, k, v, implementation=name).sum()
         gradient = jax.make_jaxpr(jax.grad(call, argnums=(0, 1, 2)))(q, q, q).jaxpr
-        work = counts.work(gradient)
+        work = flops.work(gradient)
         assert work.useful == 6 * product, name
         assert work.again == again * product, name
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from dispose_jax.training import together
+from dispose_jax.training import multihost
 from tests.training.conftest import ROOT, losses, wait_for
 
 MESHES = ("8,1,1", "2,2,2")
@@ -86,7 +86,7 @@ def test_what_stops_the_first_process_stops_the_others(pair, tmp_path):
 )
 def test_flags_that_do_not_fit_each_other_are_refused(flags, message):
     with pytest.raises(ValueError, match=message):
-        together.start(*flags)
+        multihost.start(*flags)
 
 
 def everywhere(tmp_path, stage, meshes, *flags, devices=8):

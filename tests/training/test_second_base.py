@@ -14,8 +14,9 @@ from ml_collections import FrozenConfigDict
 from dispose_jax.diffusion import prediction
 from dispose_jax.diffusion.samplers import Ddim
 from dispose_jax.models import networks
-from dispose_jax.training import objectives, video
-from dispose_jax.training.video import VideoLoss
+from dispose_jax.training import objectives
+from dispose_jax.training.losses import video
+from dispose_jax.training.losses.video import VideoLoss
 from dispose_jax.types import Batch, Conditioning
 from tests.training import light
 

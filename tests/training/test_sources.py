@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from dispose_jax.data import clips, prepare
+from dispose_jax.data import loader, prepare
 from dispose_jax.training import sources
 from tests.data import clipped
 
@@ -111,7 +111,7 @@ def test_a_process_gets_its_rows(folder):
 def test_results_of_other_networks_are_refused(folder, stored, network):
     config = clipped.config(source=str(folder))
     config.train.batch, config.control.points = 2, True
-    source = clips.Prepared(folder, config)
+    source = loader.Prepared(folder, config)
     made_with = {network: {"sha256": "a" * 64, "source": "other.pth"}}
     source.meta = {"posterior": None, "point_features": None, "weights": made_with, stored: {}}
     sources.check_weights(source, config, {network: "a" * 64})

@@ -1,0 +1,278 @@
+"""From one video to its training clips (host code).
+
+Which frames make a clip, its keypoints, its pictures at training size, and the optical flow from
+its reference (training recipe: DisPose section 5.1 and MOFA-Video). The networks that take part
+come in as functions. Every draw follows from the seed and the video's name, so that it does not
+matter which machine makes a clip.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from dispose_jax import inputs
+from dispose_jax.data.records import Record
+from dispose_jax.media import image, video
+from dispose_jax.pose import estimate, files, people
+from dispose_jax.types import Impulses, Pose
+
+Size = tuple[int, int]  # height, width
+
+SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi")
+POSES_SUFFIX = ".poses.json"
+REFERENCES = ("near", "first")
+FEWEST_JOINTS = 4  # of person 0 inside the picture, for a frame to show a person
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How clips are cut out of a video; see configs/svd.py.
+
+    frames: of a clip, the reference included. stride: every how-many-th frame, times one more per
+    24 fps. reference: one of REFERENCES. flow_size: of the pictures whose flow is looked for, None
+    without flow.
+    """
+
+    size: Size
+    frames: int
+    clips: int
+    stride: int
+    reference: str
+    ref_window: int
+    flow_size: Size | None
+    seed: int
+
+
+class Tools(NamedTuple):
+    """What looks at pictures; None leaves out what it would find.
+
+    flow: pictures (n, h, w, 3) uint8 -> (n, h, w, 2) pixels, from the first to each; chained: by
+    way of those between, so that frames beside the clip's help. guides: flows (f, h, w, 2) of a
+    clip and a seed -> Impulses of f frames. features: the reference (h, w, 3) uint8, its Pose of
+    one frame and a seed -> (18, d). posterior: frames (f, h, w, 3) uint8 -> (f, h/8, w/8, 2 c).
+    """
+
+    detector: inputs.Detector
+    flow: Callable[[np.ndarray], np.ndarray] | None
+    chained: bool
+    guides: Callable[[np.ndarray, int], Impulses] | None
+    features: Callable[[np.ndarray, Pose, int], np.ndarray] | None
+    posterior: Callable[[np.ndarray], np.ndarray] | None
+
+
+def recipe(config) -> Recipe:
+    """The recipe of a config. Raises ValueError for values that make no clips."""
+    data, train = config.data, config.train
+    size = train.height, train.width
+    image.check_size(*size)
+    if data.reference not in REFERENCES:
+        raise ValueError(f"data.reference is {data.reference!r}: expected one of {REFERENCES}")
+    if train.frames < 2:
+        raise ValueError(f"train.frames is {train.frames}: a clip needs a reference and 1 more")
+    scale = data.flow_short_side / min(size)
+    return Recipe(
+        size=size,
+        frames=train.frames,
+        clips=data.clips_per_video,
+        stride=data.stride,
+        reference=data.reference,
+        ref_window=data.ref_window,
+        flow_size=tuple(max(8, round(side * scale / 8) * 8) for side in size),
+        seed=config.seed,
+    )
+
+
+def find(folder: Path) -> list[str]:
+    """The videos of a folder and those below it, relative to it, in order."""
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    names = (path.relative_to(folder).as_posix() for path in paths if path.is_file())
+    return sorted(name for name in names if not name.startswith(".") and "/." not in name)
+
+
+def clips(recipe: Recipe, tools: Tools, folder: Path, name: str) -> Iterator[Record]:
+    """The clips of one video of a folder. Raises ValueError with the reason if there are none."""
+    path = folder / name
+    info = video.probe(path)
+    stride = video.stride_for(info.fps, recipe.stride)
+    rng = np.random.default_rng([recipe.seed, zlib.crc32(name.encode())])
+    known = _known_pose(recipe, path, info)
+    shows = np.ones(info.num_frames, bool) if known is None else shows_person(known)
+    if not shows.any():
+        raise ValueError(f"{path}: no person is visible in what a crop to the training size leaves")
+    chosen = choose(recipe, path, stride, shows, rng)
+    pictures, for_flow, found = _read(recipe, tools, path, chosen, stride, known is None)
+    kept = 0
+    for indices in chosen:
+        pose = _trim(known.at(indices) if known is not None else _stack(found, indices))
+        if known is None and not shows_person(pose).all():
+            continue
+        kept += 1
+        yield _record(recipe, tools, name, indices, pose, pictures, for_flow, stride)
+    if not kept:
+        raise ValueError(f"{path}: no clip of it shows a person in every frame")
+
+
+def shows_person(pose: Pose) -> np.ndarray:
+    """In which frames enough of person 0 is inside the picture, (f,) bool."""
+    inside = ((pose.body[:, 0] >= 0) & (pose.body[:, 0] < 1)).all(-1)
+    return (inside & pose.visible[:, 0]).sum(-1) >= FEWEST_JOINTS
+
+
+def choose(
+    recipe: Recipe, path: Path, stride: int, shows: np.ndarray, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Frame numbers (f,) of each clip, the reference first; shows (n,): where a person is seen.
+
+    Starts are drawn without repetition from all of which every frame shows a person. A "near"
+    reference is drawn from the frames within ref_window of the clip, as MusePose and ControlNeXt
+    draw from the whole video: a distant one breaks the flow that starts there.
+    """
+    after_reference = recipe.frames - (recipe.reference == "near")
+    steps = stride * np.arange(after_reference)
+    needed = int(steps[-1]) + 1
+    if len(shows) < needed:
+        raise ValueError(
+            f"{path}: {len(shows)} frames, a clip of {recipe.frames} at stride {stride} needs "
+            f"{needed}; lower data.stride or train.frames to use it"
+        )
+    starts = np.arange(len(shows) - needed + 1)
+    starts = starts[shows[starts[:, None] + steps].all(1)]
+    if not len(starts):
+        raise ValueError(
+            f"{path}: no {recipe.frames} frames at stride {stride} show a person throughout"
+        )
+    chosen = []
+    for start in rng.choice(starts, min(recipe.clips, len(starts)), replace=False):
+        clip = start + steps
+        if recipe.reference == "near":
+            first = max(0, start - recipe.ref_window)
+            around = np.arange(first, min(len(shows), clip[-1] + recipe.ref_window + 1))
+            clip = np.concatenate([[rng.choice(around[shows[around]])], clip])
+        chosen.append(clip)
+    return chosen
+
+
+def flow_paths(indices: np.ndarray, stride: int, chained: bool) -> list[np.ndarray]:
+    """Frame numbers along which flow is followed from the reference, indices[0], to the others.
+
+    Chained flow goes from picture to picture: one path forwards in time and one backwards, with
+    frames no further than stride apart between the reference and the clip.
+    """
+    if not chained:
+        return [indices]
+    reference, others = indices[0], np.unique(indices[1:])
+    paths = []
+    for part in (others[others > reference], others[others < reference][::-1]):
+        if len(part):
+            gap = np.sign(part[0] - reference) * stride
+            between = np.arange(reference + gap, part[0], gap)
+            paths.append(np.concatenate([[reference], between, part]))
+    return paths
+
+
+def _known_pose(recipe: Recipe, path: Path, info: video.Info) -> Pose | None:
+    """The keypoints of the file beside a video, moved as the crop does; None without one."""
+    source = path.with_name(path.stem + POSES_SUFFIX)
+    if not source.exists():
+        return None
+    file = files.read(source)
+    if file.pose.num_frames != info.num_frames:
+        raise ValueError(
+            f"{source}: {file.pose.num_frames} entries, but {path} has {info.num_frames} frames; "
+            "one entry per frame of the video is needed"
+        )
+    inputs.check_aspect(source, file, path, info.height, info.width)
+    return _crop(file.pose, (info.height, info.width), recipe.size)
+
+
+def _crop(pose: Pose, shape: Size, size: Size) -> Pose:
+    """Keypoints of pictures of a shape, as fractions of what _fit makes of them."""
+    return people.move(pose, *image.fit_transform(*_shrunk(shape, size), *size))
+
+
+def _read(
+    recipe: Recipe, tools: Tools, path: Path, chosen: list, stride: int, detect: bool
+) -> tuple[dict, dict, dict]:
+    """One pass over a video: {frame: picture}, {frame: picture for the flow}, {frame: points}."""
+    used = {int(i) for indices in chosen for i in indices}
+    passed = set()
+    if tools.flow is not None:
+        routes = [flow_paths(indices, stride, tools.chained) for indices in chosen]
+        passed = {int(i) for paths in routes for route in paths for i in route}
+    models = None
+    if detect:
+        beside = path.with_name(path.stem + POSES_SUFFIX).name
+        models = tools.detector.open(path, f"put {beside} beside it, or give --weights with them")
+    pictures, for_flow, found = {}, {}, {}
+    for i, frame in video.pick(path, used | passed):
+        if i in used:
+            pictures[i] = _fit(frame, recipe.size)
+        if i in passed:
+            for_flow[i] = _fit(frame, recipe.flow_size)
+        if i in used and models is not None:
+            pose = _crop(estimate.estimate(models, frame[None]), frame.shape[:2], recipe.size)
+            found[i] = tuple(leaf[0] for leaf in people.flatten(pose))
+    return pictures, for_flow, found
+
+
+def _record(
+    recipe: Recipe,
+    tools: Tools,
+    name: str,
+    indices: np.ndarray,
+    pose: Pose,
+    pictures: dict,
+    for_flow: dict,
+    stride: int,
+) -> Record:
+    frames = np.stack([pictures[int(i)] for i in indices])
+    seed = zlib.crc32(f"{name} {indices.tolist()}".encode()) ^ recipe.seed
+    guides = features = posterior = None
+    if tools.flow is not None:
+        flows = np.zeros((len(indices), *recipe.flow_size, 2), np.float32)
+        for route in flow_paths(indices, stride, tools.chained):
+            along = tools.flow(np.stack([for_flow[int(i)] for i in route]))
+            for n in np.flatnonzero(np.isin(indices, route)):
+                flows[n] = along[np.flatnonzero(route == indices[n])[0]]
+        guides = tools.guides(flows, seed)
+    if tools.features is not None:
+        features = tools.features(frames[0], pose.at([0]), seed)
+    if tools.posterior is not None:
+        posterior, frames = tools.posterior(frames), frames[:1]
+    return Record(frames, pose, guides, features, posterior, name, indices)
+
+
+def _stack(found: dict, indices: np.ndarray) -> Pose:
+    return people.stack([found[int(i)] for i in indices])
+
+
+def _trim(pose: Pose) -> Pose:
+    """Without the places of people whom no frame of this clip shows."""
+    _, score = people.flatten(pose)
+    present = np.flatnonzero((score > 0).any((0, 2)))
+    return pose.at((slice(None), slice(0, max(1, present[-1] + 1 if len(present) else 1))))
+
+
+def _shrunk(shape: Size, size: Size) -> Size:
+    """A picture's height and width divided by the whole number that still covers size."""
+    factor = max(1, min(shape[0] // size[0], shape[1] // size[1]))
+    return round(shape[0] / factor), round(shape[1] / factor)
+
+
+def _fit(frame: np.ndarray, size: Size) -> np.ndarray:
+    """A frame scaled to cover size and cropped, uint8.
+
+    The reference of sampling is scaled without antialiasing (image.fit); here whole groups of
+    pixels are averaged first, as clips of a large video would flicker.
+    """
+    height, width = _shrunk(frame.shape[:2], size)
+    if (height, width) != frame.shape[:2]:
+        frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+    return image.fit(frame, *size)

@@ -1,0 +1,195 @@
+"""Pictures: reading, the geometry of the reference, writing (host code, Pillow and NumPy).
+
+A picture is uint8 RGB, (h, w, 3), whatever the file held.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dispose_jax.media import output
+
+SMALLEST_SIDE = 32  # nobody can be made out in fewer pixels
+GRID = 64  # latents are 1/8, their coarsest level 1/8 of that
+SHORT_OVER_LONG = 9 / 16
+SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+def read(path: str | os.PathLike) -> np.ndarray:
+    """Read a picture -> uint8 RGB (h, w, 3), upright as its EXIF orientation says.
+
+    Transparent parts become white, grey becomes RGB, 16 bits become 8, of an animation the first
+    frame counts. Raises ValueError if the file is missing, damaged, no picture or under 32 pixels
+    on a side.
+    """
+    if not Path(path).exists():
+        raise ValueError(f"{path}: no such picture; check the path")
+    try:
+        with Image.open(path) as file:
+            size = file.size
+            picture = ImageOps.exif_transpose(file)  # decodes the whole file
+            picture.load()
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{path}: not a picture that can be read, expected PNG, JPEG, WebP or the like"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path}: too many pixels for a picture; scale it down first") from error
+    except OSError as error:
+        reason = error.strerror or "its data is truncated or corrupt"
+        raise ValueError(f"{path}: cannot read this picture: {reason}") from error
+    # Damaged chunks surface as whatever Pillow's decoder of that format happens to raise.
+    except (ValueError, SyntaxError, TypeError, IndexError, EOFError, ArithmeticError) as error:
+        raise ValueError(f"{path}: cannot read this picture: its data is corrupt") from error
+    if min(size) < SMALLEST_SIDE:
+        raise ValueError(
+            f"{path}: {size[0]} x {size[1]} pixels, too small;"
+            f" a side needs {SMALLEST_SIDE} at least"
+        )
+    return _to_rgb(picture, path)
+
+
+def target_size(height: int, width: int, resolution: int) -> tuple[int, int]:
+    """Height and width that the released pipeline gives a height x width picture.
+
+    resolution is the short side; the long one is that of 9:16, floored to the grid of 64. A square
+    picture stays square, as in DisPose (MimicMotion alone makes it landscape). Raises ValueError
+    for a resolution off the grid.
+    """
+    check_size(resolution, resolution)
+    long_side = int(resolution / SHORT_OVER_LONG // GRID) * GRID
+    if height > width:
+        return long_side, resolution
+    if height < width:
+        return resolution, long_side
+    return resolution, resolution
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise ValueError unless both sides are positive multiples of 64."""
+    if height < GRID or width < GRID or height % GRID or width % GRID:
+        nearest = [max(1, round(side / GRID)) * GRID for side in (height, width)]
+        raise ValueError(
+            f"size {width} x {height} (width x height): sides must be positive multiples of {GRID};"
+            f" {nearest[1]} x {nearest[0]} is the nearest"
+        )
+
+
+def fit(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scale a picture until it covers height x width, then cut out its centre.
+
+    uint8 (h, w, 3) -> uint8 (height, width, 3). Bilinear with half-pixel centres, edges repeated
+    and no antialiasing, then rounded to the even level, as the released pipeline does; the steps of
+    the arithmetic are its own too, since they decide the sizes.
+    """
+    resized, corner = cover(*picture.shape[:2], height, width)
+    # Only what the crop keeps is interpolated: a narrow picture would grow enormous.
+    return _bilinear(picture, resized, corner, (height, width))
+
+
+def stretch(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bring a picture to height x width whatever its shape, as MusePose does with pictures and
+    skeletons.
+
+    uint8 (h, w, 3) -> uint8 (height, width, 3). Pillow's Lanczos filter, antialiased.
+    """
+    resized = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(resized)
+
+
+def bilinear(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bring a picture to height x width as MusePose does with finished frames.
+
+    uint8 (h, w, 3) -> uint8 (height, width, 3). Half-pixel centres, no antialiasing.
+    """
+    return _bilinear(picture, (height, width), (0, 0), (height, width))
+
+
+def shown_size(h: int, w: int, height: int) -> tuple[int, int]:
+    """Height and even width of finished frames `height` high in the shape of an h x w picture."""
+    return height, int(height / h * w // 2 * 2)
+
+
+def cover(h: int, w: int, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Size to which an h x w picture is scaled to cover height x width, and the crop's corner."""
+    ratio = h / w
+    if ratio < height / width:
+        resized = (height, math.ceil(height / ratio))
+    else:
+        resized = (math.ceil(width * ratio), width)
+    return resized, (round((resized[0] - height) / 2), round((resized[1] - width) / 2))
+
+
+def fit_transform(
+    h: int, w: int, height: int, width: int
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """What `fit` does to points of an h x w picture, as fractions: scale and offset, each (x, y).
+
+    For keypoints that were found before the picture was cropped; some may leave 0..1.
+    """
+    (resized_h, resized_w), (top, left) = cover(h, w, height, width)
+    return (resized_w / width, resized_h / height), (-left / width, -top / height)
+
+
+def requantise(picture: np.ndarray, dtype: np.typing.DTypeLike = np.float16) -> np.ndarray:
+    """What reaches CLIP and the VAE in the released code: to -1..1 in dtype and back, truncated.
+
+    uint8 -> uint8. 20 of 256 levels drop by one in float16 (the release), 63 in float32. Only for
+    bit-exact comparison.
+    """
+    scale = np.asarray(127.5, dtype)
+    table = ((np.arange(256).astype(dtype) / scale - 1 + 1) * scale).astype(np.uint8)
+    return table[picture]
+
+
+def write_png(path: str | os.PathLike, picture: np.ndarray) -> None:
+    """Write uint8 (h, w, 3) as a PNG, whole or not at all. Raises OSError with one sentence."""
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, format="PNG")
+    output.write_bytes(path, content.getvalue())
+
+
+def _to_rgb(picture: Image.Image, path: str | os.PathLike) -> np.ndarray:
+    """A decoded picture of any mode -> uint8 RGB."""
+    if picture.mode in SIXTEEN_BIT_MODES:
+        levels = np.asarray(picture).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 0xFFFF:
+            raise ValueError(f"{path}: levels beyond 16 bits; save it with 8 bits a channel")
+        return np.repeat(np.rint(levels / 257).astype(np.uint8)[..., None], 3, axis=-1)
+    if picture.mode.startswith("F"):
+        raise ValueError(f"{path}: floating-point pixels; save it with 8 bits a channel")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return np.asarray(picture.convert("RGB"))
+
+
+def _bilinear(
+    picture: np.ndarray, resized: tuple[int, int], corner: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """Interpolate a picture to resized, of which only size from corner on is made: uint8."""
+    (rows, next_rows, row_share), (columns, next_columns, column_share) = (
+        _bilinear_taps(*axis) for axis in zip(picture.shape, resized, corner, size)
+    )
+    column_share = column_share[:, None]  # (width, 1)
+    across = picture[:, columns] * (1 - column_share) + picture[:, next_columns] * column_share
+    row_share = row_share[:, None, None]  # (height, 1, 1)
+    result = across[rows] * (1 - row_share) + across[next_rows] * row_share
+    return np.rint(result).astype(np.uint8)
+
+
+def _bilinear_taps(
+    size: int, resized: int, start: int, length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two source indices and the share of the second for resized positions start.., (length,)."""
+    scale = np.float32(size) / np.float32(resized)
+    place = (np.arange(start, start + length, dtype=np.float32) + np.float32(0.5)) * scale
+    place = np.maximum(place - np.float32(0.5), np.float32(0))
+    first = np.minimum(place.astype(np.int64), size - 1)
+    return first, np.minimum(first + 1, size - 1), place - first.astype(np.float32)

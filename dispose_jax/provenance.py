@@ -1,0 +1,91 @@
+"""What a run depended on: its fingerprint, latents kept until they are decoded, the JSON beside the
+video (host code).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from dispose_jax import inputs
+from dispose_jax.media import output
+from dispose_jax.models import bundle
+
+PACKAGES = ("dispose-jax", "jax", "jaxlib", "flax", "numpy")
+
+
+def fingerprint(config, clip: inputs.Clip, folders: Iterable[str]) -> str:
+    """Digest of all that latents depend on: config, reference, poses and the bundles in order."""
+    digest = hashlib.sha256()
+    values = json.loads(config.to_json())
+    for key in ("decode_chunk", "decode_rest", "fps"):  # these come after the latents
+        values["sample"].pop(key)
+    digest.update(json.dumps(values, sort_keys=True).encode())
+    for leaf in (clip.reference, *jax.tree.leaves(clip.pose)):
+        digest.update(f"{leaf.shape} {leaf.dtype}".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    for folder in folders:
+        digest.update((Path(folder) / bundle.DESCRIPTION).read_bytes())
+    return digest.hexdigest()
+
+
+def save_latents(path: Path, latents: np.ndarray, run: str) -> None:
+    """Keep the latents of a run, named by its fingerprint. Raises OSError with one sentence."""
+    output.write_bytes(path, save({"latents": latents}, metadata={"run": run}))
+
+
+def saved_latents(path: Path, run: str) -> np.ndarray | None:
+    """Latents that an earlier run with this fingerprint left; None if there are none, or not
+    whole."""
+    try:
+        with safe_open(path, "numpy") as file:
+            if (file.metadata() or {}).get("run") == run:
+                return file.get_tensor("latents")
+    except (OSError, SafetensorError):
+        pass
+    return None
+
+
+def describe(
+    config,
+    clip: inputs.Clip,
+    sources: inputs.Sources,
+    weights: Iterable[str],
+    seconds: dict[str, float],
+) -> dict:
+    """What a video was made of and with, as plain JSON; seconds: by stage."""
+    devices = jax.devices()
+    return {
+        "seed": config.seed,
+        "weights": list(weights),
+        "sources": sources.as_dict(),
+        "frames": clip.num_frames,
+        "size": list(clip.shown[::-1]),
+        "fps": float(clip.fps),
+        "fit": clip.fit._asdict(),
+        "warnings": clip.warnings,
+        "config": json.loads(config.to_json()),
+        "versions": versions(),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "seconds": seconds,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of this program and of what computes for it."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # run from a checkout

@@ -1,0 +1,267 @@
+"""From the files a user names to a clip, and a sentence for all that cannot become one."""
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from configs import svd
+from dispose_jax import inputs
+from dispose_jax.media import image, video
+from dispose_jax.pose import draw, files, people, retarget
+from tests.pose.poses import standing, without
+
+WIDTH, HEIGHT = 120, 200  # of the reference picture
+NUM_FRAMES = 9  # of the driving video
+SKELETON = svd.get_config("size=tiny").skeleton
+
+
+def silent(sentence):
+    pass
+
+
+def settings(**values):
+    sample = svd.get_config("size=tiny").sample
+    sample.resolution = 64
+    sample.update(values)
+    return sample
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """A whole set: a picture of noise, a video of noise, and poses of both."""
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / name for name in ("ref.png", "ref.json", "dance.mp4", "dance.json")]
+    image.write_png(paths[0], rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
+    files.write(paths[1], standing(1), width=WIDTH, height=HEIGHT)
+    video.write(paths[2], rng.integers(0, 256, (NUM_FRAMES, 80, 64, 3), np.uint8), 30)
+    files.write(paths[3], standing(NUM_FRAMES, seed=1), width=640, height=800)
+    return inputs.Sources(*paths)
+
+
+def changed(sources, **paths):
+    return inputs.Sources(**{**vars(sources), **paths})
+
+
+def prepare(sources, **values):
+    return inputs.prepare(sources, settings(**values), SKELETON, None, silent)
+
+
+def test_a_clip_has_the_reference_first_and_every_second_driving_frame_after_it(sources):
+    clip = prepare(sources)
+    assert clip.num_frames == 5
+    assert clip.skeletons.shape == (6, *clip.reference.shape)
+    assert clip.pose.num_frames == 6
+    fitted = prepare(sources, stride=1).pose
+    np.testing.assert_array_less(np.abs(clip.pose.body[1:] - fitted.body[1::2]), 0.05)
+    assert clip.skeletons.any(axis=(1, 2, 3)).all()
+
+
+def test_the_reference_pose_moves_with_the_crop_of_the_picture(sources):
+    clip = prepare(sources, height=64, width=128)  # landscape: most of the picture is cut off
+    (scale, offset) = image.fit_transform(HEIGHT, WIDTH, 64, 128)
+    expected = people.move(files.read(sources.reference_pose).pose, scale, offset)
+    np.testing.assert_allclose(clip.pose.body[0], expected.body[0])
+    picture = image.fit(image.read(sources.reference), 64, 128)
+    np.testing.assert_array_equal(clip.reference, picture)
+
+
+def test_driving_poses_are_fitted_with_the_shape_of_the_video(sources):
+    clip = prepare(sources, stride=1)
+    reference = clip.pose.at([0])
+    driving = files.read(sources.poses).pose
+    sizes = {"video_size": (64, 80), "target_size": clip.reference.shape[1::-1]}
+    expected = retarget.to_reference("mimicmotion", reference, driving, **sizes)
+    np.testing.assert_allclose(clip.pose.body, expected.pose.body)
+
+
+@pytest.mark.parametrize(
+    ("rate", "values", "fps"),
+    [
+        (30, {}, 15),
+        (30, {"stride": 3}, 10),
+        (50, {"stride": 1}, 25),  # 50 fps doubles the stride
+        (Fraction(30000, 1001), {}, Fraction(15000, 1001)),
+        (30, {"fps": 12.5}, 12.5),
+    ],
+)
+def test_the_rate_is_the_sources_over_the_stride_used_unless_given(
+    sources, tmp_path, rate, values, fps
+):
+    path = tmp_path / "other.mp4"
+    video.write(path, np.zeros((NUM_FRAMES, 80, 64, 3), np.uint8), rate)
+    assert float(prepare(changed(sources, driving=path), **values).fps) == pytest.approx(float(fps))
+
+
+def test_a_pose_file_alone_drives_at_thirty_frames_per_second_and_says_so(sources):
+    said = []
+    clip = inputs.prepare(changed(sources, driving=None), settings(), SKELETON, None, said.append)
+    assert clip.fps == 15
+    assert clip.num_frames == 5
+    assert "taking 30 fps" in " ".join(said)
+
+
+def test_fewer_frames_are_taken_from_the_start_if_asked(sources):
+    two = prepare(sources, max_frames=2, stride=1)
+    assert two.num_frames == 2
+    assert prepare(sources, max_frames=100).num_frames == 5
+
+
+@pytest.mark.parametrize("values", [{}, {"max_frames": 3}, {"height": 64, "width": 128}])
+@pytest.mark.parametrize("driving", [True, False])
+def test_measuring_tells_the_clips_size_without_preparing_it(sources, values, driving):
+    sources = sources if driving else changed(sources, driving=None)
+    clip = prepare(sources, **values)
+    expected = clip.num_frames, *clip.reference.shape[:2]
+    assert inputs.measure(sources, settings(**values)) == expected
+
+
+def test_several_people_are_a_warning_and_the_first_is_animated(sources, tmp_path):
+    path = tmp_path / "two.json"
+    files.write(path, standing(1, num_people=2), width=WIDTH, height=HEIGHT)
+    clip = prepare(changed(sources, reference_pose=path))
+    assert any("2 people" in warning for warning in clip.warnings)
+    crowd = tmp_path / "crowd.json"
+    files.write(crowd, standing(NUM_FRAMES, num_people=2), width=640, height=800)
+    clip = prepare(changed(sources, poses=crowd))
+    assert any("exactly one person" in warning for warning in clip.warnings)
+
+
+@pytest.mark.parametrize("style", ["mimicmotion", "musepose"])
+@pytest.mark.parametrize("procedure", retarget.PROCEDURES)
+def test_fit_and_drawing_are_those_of_the_config(sources, procedure, style):
+    skeleton = svd.get_config("size=tiny").skeleton
+    skeleton.update({"fit": procedure, "style": style, "canvas": 200})
+    clip = inputs.prepare(sources, settings(), skeleton, None, silent)
+    driving = files.read(sources.poses).pose.at(slice(None, None, 2))
+    sizes = {"video_size": (64, 80), "target_size": clip.reference.shape[1::-1]}
+    fitted = retarget.to_reference(procedure, clip.pose.at([0]), driving, **sizes)
+    np.testing.assert_allclose(clip.pose.body, fitted.pose.body)
+    assert clip.fit == fitted.fit and clip.warnings == fitted.warnings
+    drawn = draw.draw(
+        clip.pose,
+        *clip.reference.shape[:2],
+        canvas=200,
+        style=draw.STYLES[style],
+        video_size=(64, 80),
+    )
+    np.testing.assert_array_equal(clip.skeletons, drawn)
+
+
+def test_a_stretched_reference_keeps_its_whole_picture_and_all_its_poses(sources):
+    values = {"height": 64, "width": 64, "shown_height": 100}
+    skeleton = svd.get_config("size=tiny").skeleton
+    skeleton.fit = "musepose"
+    clip = inputs.prepare(sources, settings(**values), skeleton, None, silent)
+    picture = image.read(sources.reference)
+    np.testing.assert_array_equal(clip.reference, image.stretch(picture, 64, 64))
+    reference = files.read(sources.reference_pose).pose
+    np.testing.assert_array_equal(clip.pose.body[0], reference.body[0])
+    assert clip.shown == (100, 60)  # 200 x 120
+    driving = files.read(sources.poses).pose.at(slice(None, None, 2))
+    sizes = {"video_size": (64, 80), "target_size": (WIDTH, HEIGHT)}
+    fitted = retarget.to_reference("musepose", reference, driving, **sizes)
+    np.testing.assert_allclose(clip.pose.body, fitted.pose.body)
+    # The skeletons are stretched with it, from the shape that is shown.
+    upright = draw.draw(fitted.pose, 100, 60, canvas=skeleton.canvas, video_size=(64, 80))
+    expected = np.stack([image.stretch(one, 64, 64) for one in upright])
+    np.testing.assert_array_equal(clip.skeletons, expected)
+
+
+def test_hidden_key_joints_are_a_warning(sources, tmp_path):
+    path = tmp_path / "hipless.json"
+    files.write(path, without(standing(1), [8, 11]), width=WIDTH, height=HEIGHT)
+    clip = prepare(changed(sources, reference_pose=path))
+    assert any("right hip and left hip" in warning for warning in clip.warnings)
+
+
+def nobody(num_frames):
+    entry = {"people": [], "canvas_width": 640, "canvas_height": 800}
+    return json.dumps([entry] * num_frames)
+
+
+def entries(num_frames, width=640, height=800):
+    def write(path):
+        files.write(path, standing(num_frames), width=width, height=height)
+
+    return write
+
+
+BAD = {  # role: content of the file, or a function that writes it; what the sentence says
+    "no picture": ("reference", None, "no such picture"),
+    "text as picture": ("reference", "hello", "not a picture"),
+    "no reference pose": ("reference_pose", None, "cannot read this pose file"),
+    "two reference poses": ("reference_pose", entries(2, WIDTH, HEIGHT), "2 frames, expected one"),
+    "other canvas": ("reference_pose", entries(1, HEIGHT, WIDTH), "200 x 120.*is 120 x 200"),
+    "nobody to animate": (
+        "reference_pose",
+        json.dumps({"people": [], "canvas_width": WIDTH, "canvas_height": HEIGHT}),
+        "no person is visible",
+    ),
+    "no video": ("driving", None, "no such video"),
+    "text as video": ("driving", "hello", "not a video"),
+    "not JSON": ("poses", "hello", "not JSON"),
+    "empty": ("poses", "", "not JSON"),
+    "an empty list": ("poses", "[]", "empty list of frames"),
+    "too few entries": ("poses", entries(NUM_FRAMES - 1), "8 entries, but .*has 9 frames"),
+    "nobody moves": ("poses", nobody(NUM_FRAMES), "no person is visible"),
+    "other video": ("poses", entries(NUM_FRAMES, 800, 640), "800 x 640.*is 64 x 80"),
+}
+
+
+@pytest.mark.parametrize("mistake", BAD)
+def test_a_bad_file_is_named_in_one_sentence(sources, tmp_path, mistake):
+    role, content, message = BAD[mistake]
+    path = tmp_path / "bad.file"
+    if callable(content):
+        content(path)
+    elif content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match=f"bad.file: .*{message}") as error:
+        prepare(changed(sources, **{role: path}))
+    assert "\n" not in str(error.value)
+
+
+def test_one_driving_frame_is_no_motion(sources, tmp_path):
+    path = tmp_path / "one.json"
+    files.write(path, standing(1), width=640, height=800)
+    with pytest.raises(ValueError, match=r"one\.json: holds 1 frame"):
+        prepare(changed(sources, driving=None, poses=path))
+
+
+def test_a_stride_beyond_the_clip_is_refused(sources):
+    with pytest.raises(ValueError, match="lower the stride"):
+        prepare(sources, stride=9)
+
+
+@pytest.mark.parametrize(
+    ("absent", "message"),
+    [
+        ({"reference": None}, "--reference"),
+        ({"driving": None, "poses": None}, "--driving video, --poses file, or both"),
+        ({"reference_pose": None}, "ref.png: .*detector.onnx.*--reference_pose"),
+        ({"poses": None}, "dance.mp4: .*detector.onnx.*--poses"),
+    ],
+)
+def test_what_is_absent_is_asked_for(sources, absent, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(changed(sources, **absent))
+
+
+@pytest.mark.parametrize("prepare_or_measure", ["prepare", "measure"])
+def test_sizes_off_the_grid_are_refused_with_the_nearest_one(sources, prepare_or_measure):
+    sample = settings(height=100, width=64)
+    with pytest.raises(ValueError, match="multiples of 64; 64 x 128 is the nearest"):
+        if prepare_or_measure == "prepare":
+            inputs.prepare(sources, sample, SKELETON, None, silent)
+        else:
+            inputs.measure(sources, sample)
+
+
+def test_a_reference_of_a_floating_head_cannot_be_fitted(sources, tmp_path):
+    path = tmp_path / "hands.json"
+    arms = without(standing(1), [j for j in range(18) if j not in (3, 4, 6, 7)])
+    files.write(path, arms, width=WIDTH, height=HEIGHT)
+    with pytest.raises(ValueError, match="shows none of the joints"):
+        prepare(changed(sources, reference_pose=path))
