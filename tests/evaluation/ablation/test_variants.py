@@ -85,7 +85,9 @@ def noted(monkeypatch):
     calls = []
     monkeypatch.setattr(Weights, "load", lambda self, names: {})
     monkeypatch.setattr(
-        variants.control, "for_sampling", lambda *given: small.signals(4, seed=int(given[2].sum()))
+        variants.control_signals,
+        "for_sampling",
+        lambda *given: small.signals(4, seed=int(given[2].sum())),
     )
     monkeypatch.setattr(variants.Arm, "_frames", lambda self, _, *given: calls.append(given))
     return calls
