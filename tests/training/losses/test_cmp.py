@@ -24,7 +24,7 @@ from tests import small
 from tests.drawn import drawn
 from tests.training import light
 
-ASSETS = Path(__file__).parents[2] / "assets"
+ASSETS = Path(__file__).parents[3] / "assets"
 KEY = jax.random.key(1234)
 
 
