@@ -11,12 +11,11 @@ from absl import flags
 from dispose_jax import cli, job, weights
 from dispose_jax.inputs import Sources
 
-ASSETS = Path(__file__).parent / "assets"
 DEMO = (
-    ASSETS / "reference.png",
-    ASSETS / "reference.poses.json",
+    weights.ASSETS / "reference.png",
+    weights.ASSETS / "reference.poses.json",
     None,
-    ASSETS / "driving.poses.json",
+    weights.ASSETS / "driving.poses.json",
 )
 
 flags.DEFINE_string("config", "configs/svd.py:size=tiny", "Configuration file and its argument.")
@@ -38,7 +37,7 @@ def main(config):
     if DRY_RUN.value:
         print(job.plan(config, sources))
         return
-    given = weights.choose(WEIGHTS.value, config, ASSETS)
+    given = weights.choose(WEIGHTS.value, config)
     work = job.Job(config, given, sources, Path(OUTPUT.value), EXPLAIN.value)
     print(f"wrote {job.run(work)} and what it was made with: {work.path('.json')}")
 

@@ -5,7 +5,7 @@ The fraction is by the wall clock on an accelerator, by CPU time on a CPU.
   python -m benchmarks.step                         # the small model
   python -m benchmarks.step --config configs/svd.py:size=full --dtype bfloat16
 
-The driver's own loop is timed (dispose_jax/animate.py), windows and guidance included, on random
+The driver's own loop is timed (dispose_jax/sampling.py), windows and guidance included, on random
 weights and conditioning.
 """
 
@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import measure
-from dispose_jax import animate, dry_run, flops, settings
+from dispose_jax import dry_run, flops, sampling, settings
 from dispose_jax.media.image import target_size
 from dispose_jax.models import networks, registry
 from dispose_jax.models.protocol import generated
@@ -41,26 +41,26 @@ def run(
     conditioning, _ = dry_run.condition_shapes(model, every, signals, num_frames, height, width)
     made = generated(model, num_frames)
     latents = jax.ShapeDtypeStruct((1, made, *model.latent_shape(height, width)), jnp.float32)
-    sampling = animate.Sampling(
+    sampler = sampling.Sampler(
         steps=repeats + 1,
         window=config.sample.window,
         overlap=config.sample.overlap,
         guidance_scale=config.sample.guidance_scale,
         window_batch=config.sample.window_batch,
     )
-    plan = model.windows(made, sampling.window, sampling.overlap)
-    halves = 2 if max(jnp.atleast_1d(jnp.asarray(sampling.guidance_scale))) > 1 else 1
+    plan = model.windows(made, sampler.window, sampler.overlap)
+    halves = 2 if dry_run.is_guided(config) else 1
     call = dry_run.denoise_jaxpr(model, shapes, conditioning, latents, 1, plan.frames.shape[1])
     work = sum(flops.flops_by_module(call).values()) * len(plan.frames) * halves
 
     marks = [(time.perf_counter(), time.process_time())]
-    animate.sample(
+    sampling.sample(
         model,
         params,
         measure.random_tree(conditioning),
         measure.random_tree(latents),
-        sampling,
-        lambda done, total: marks.append((time.perf_counter(), time.process_time())),
+        sampler,
+        progress=lambda done, total: marks.append((time.perf_counter(), time.process_time())),
     )
     spent = [[b - a for a, b in zip(x, y)] for x, y in zip(marks[1:], marks[2:])]
     seconds, cpu_seconds = (statistics.median(clock) for clock in zip(*spent))

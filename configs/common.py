@@ -197,7 +197,6 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     sample.decode_rest = "whole" if tiny else "short"  # those left over: as a whole chunk, or alone
     sample.fps = 0.0  # of the written video; 0: the source's over the stride used
     sample.window_batch = 1  # windows at a time on each device
-    sample.features_on_host = False  # for clips whose control features do not fit the device
     sample.dtype = "auto"  # of the networks: bfloat16 on GPU and TPU, float32 on CPU
 
     steps, batch, frames, rate, optimizer = recipes[stage]

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dispose_jax.correspondence import dift, keypoints
+from dispose_jax.diffusion import windows
 from dispose_jax.motion import field, tracks
-from dispose_jax.networks.cmp import CMP
-from dispose_jax.types import Array, Batch, ControlSignals, Params, Pose
+from dispose_jax.networks.cmp import CMP, ImageFeatures
+from dispose_jax.types import Array, Batch, ControlSignals, Impulses, Params, Pose
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,19 @@ class Recipe:
     chunk: int = 8
 
     @property
+    def dift_networks(self) -> tuple[str, ...]:
+        """Names of the networks that diffusion features need: once for each clip."""
+        return ("dift_vae", "dift_unet", "dift_text_encoder") if self.dift else ()
+
+    @property
+    def cmp_networks(self) -> tuple[str, ...]:
+        """Names of the networks that the fields of every frame need."""
+        return ("cmp",) if self.cmp is not None else ()
+
+    @property
     def networks(self) -> tuple[str, ...]:
-        """Names of the networks whose weights are needed."""
-        names = ("cmp",) if self.cmp is not None else ()
-        return names + (("dift_vae", "dift_unet", "dift_text_encoder") if self.dift else ())
+        """Names of all networks whose weights are needed."""
+        return self.cmp_networks + self.dift_networks
 
 
 def build(config, networks: Mapping[str, Any]) -> Recipe:
@@ -72,35 +82,100 @@ def build(config, networks: Mapping[str, Any]) -> Recipe:
     )
 
 
+class Trajectories(NamedTuple):
+    """What poses say of every frame before any network runs (host code); frame 0 the reference."""
+
+    steps: Impulses  # (f, 18, ..) from frame n - 1 to n, pixels of the picture (P_s)
+    guides: Impulses  # (f, 18, ..) from the reference to n, pixels of CMP's square (P_d)
+    cells: np.ndarray  # (f, 18, 2) int32 column, row on the 1/16 grid
+    visible: np.ndarray  # (f, 18) bool
+    moves: np.ndarray  # (f,) bool: false for the reference, whose flow is zero
+
+    def at(self, frames) -> Trajectories:
+        """Those of some frames: an index array or a slice."""
+        return jax.tree.map(lambda x: x[frames], self)
+
+
+def trajectories(recipe: Recipe, pose: Pose, size: tuple[int, int]) -> Trajectories:
+    """Of poses on the reference's body, for pictures of size (height, width)."""
+    cells, visible = keypoints.cells(pose, size)
+    return Trajectories(
+        steps=tracks.steps(pose, size, recipe.missing_joints),
+        guides=tracks.from_reference(pose, size, recipe.cmp_size, recipe.missing_joints),
+        cells=cells,
+        visible=visible,
+        moves=np.arange(len(cells)) > 0,
+    )
+
+
+def point_features(
+    recipe: Recipe, params: Params, reference: np.ndarray, pose: Pose, key: Array
+) -> Array | None:
+    """Diffusion features of the reference's joints, (1, 18, d) float32; None without DIFT.
+
+    reference (h, w, 3) uint8; pose: of the clip, frame 0 the reference's; params: of the recipe's
+    dift_networks. The key draws their noise. DisPose section 4.2, equation 5.
+    """
+    if recipe.dift is None:
+        return None
+    grid = _features(recipe.dift, params, _to_float(reference), key)
+    return keypoints.embed(grid, pose.at([0]), reference.shape[:2])[None]
+
+
+def picture_features(recipe: Recipe, params: Params, reference: np.ndarray) -> ImageFeatures | None:
+    """What CMP knows of the reference (h, w, 3) uint8; None without CMP."""
+    if recipe.cmp is None:
+        return None
+    return field.encode_picture(recipe.cmp, params["cmp"], _to_float(reference), recipe.cmp_size)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def of_frames(
+    recipe: Recipe,
+    size: tuple[int, int],
+    params: Params,
+    picture: ImageFeatures | None,
+    points: Array | None,
+    paths: Trajectories,
+) -> ControlSignals:
+    """Signals of the frames whose trajectories, leaves (b, n, ..), are given (device code).
+
+    picture, points: what the two functions above give of the one reference; size (height, width).
+    """
+    sparse = field.sparse(paths.steps, size, kernel=recipe.kernel, sigma=recipe.sigma)
+    dense = None
+    if recipe.cmp is not None:
+        one_row = lambda guides: field.complete(
+            recipe.cmp, params["cmp"], picture, guides, size, recipe.cmp_size, chunk=recipe.chunk
+        )
+        flows = jax.vmap(one_row)(paths.guides)
+        dense = jnp.where(paths.moves[..., None, None, None], flows, 0)
+    if points is not None:
+        points = jnp.broadcast_to(points, (len(paths.moves), *points.shape[1:]))
+    return ControlSignals(sparse, dense, paths.cells, paths.visible, points)
+
+
 def for_sampling(
     recipe: Recipe, params: Params, reference: np.ndarray, pose: Pose, key: Array
 ) -> ControlSignals:
-    """Signals of one clip (b = 1): reference (h, w, 3) uint8 and its size's poses, frame 0 the
-    reference's.
+    """Signals of one whole clip on the host (b = 1): for short clips whose signals are looked at.
 
-    params: of recipe.networks. The key draws the noise of the diffusion features.
+    reference (h, w, 3) uint8 and its size's poses, frame 0 the reference's; params: of
+    recipe.networks. The key draws the noise of the diffusion features. Raises ValueError if there
+    is no frame but the reference.
     """
+    if pose.num_frames < 2:
+        raise ValueError("control signals need the reference and at least one driving frame")
     size = reference.shape[:2]
-    picture = jnp.asarray(reference, jnp.float32) / 127.5 - 1
-    steps = tracks.steps(pose, size, recipe.missing_joints)
-    sparse = field.sparse(steps, size, kernel=recipe.kernel, sigma=recipe.sigma)
-    dense = features = None
-    if recipe.cmp is not None:
-        guides = tracks.from_reference(pose, size, recipe.cmp_size, recipe.missing_joints)
-        dense = field.dense(
-            recipe.cmp, params["cmp"], picture, guides, recipe.cmp_size, chunk=recipe.chunk
-        )[None]
-    if recipe.dift is not None:
-        grid = _features(recipe.dift, params, picture, key)
-        features = keypoints.embed(grid, pose.at([0]), size)[None]
-    cells, visible = keypoints.cells(pose, size)
-    return ControlSignals(
-        sparse_flow=sparse[None],
-        dense_flow=dense,
-        cells=jnp.asarray(cells)[None],
-        visible=jnp.asarray(visible)[None],
-        point_features=features,
-    )
+    points = point_features(recipe, params, reference, pose, key)
+    picture = picture_features(recipe, params, reference)
+    paths = trajectories(recipe, pose, size)
+    parts = []
+    for frames, count in windows.blocks(range(pose.num_frames), 1, recipe.chunk):
+        made = of_frames(recipe, size, params, picture, points, paths.at(frames))
+        parts.append(jax.device_get(made.at(slice(count))))
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
+    return joined.replace(point_features=points)
 
 
 def for_training(
@@ -139,3 +214,8 @@ def for_training(
 
 
 _features = jax.jit(dift.features, static_argnums=0)
+
+
+def _to_float(reference: np.ndarray) -> Array:
+    """A picture (h, w, 3) uint8 -> float32 in -1..1."""
+    return jnp.asarray(reference, jnp.float32) / 127.5 - 1

@@ -16,14 +16,15 @@ from jax.extend.core import Jaxpr
 from jax.typing import DTypeLike
 
 from dispose_jax import control_signals
+from dispose_jax.correspondence import dift
 from dispose_jax.diffusion import guidance
 from dispose_jax.flops import flops, flops_by_module, in_bytes, in_flops, line, live_bytes, size
 from dispose_jax.media.image import check_size
 from dispose_jax.models import networks, registry
 from dispose_jax.models.networks import Network
-from dispose_jax.models.protocol import Model, generated
+from dispose_jax.models.protocol import Model, condition, generated
 from dispose_jax.networks.cmp import CMP
-from dispose_jax.types import Conditioning, ControlSignals, Params
+from dispose_jax.types import Conditioning, ControlSignals, Impulses, Params
 
 _JOINTS = 18
 _struct = jax.ShapeDtypeStruct
@@ -37,41 +38,62 @@ def report(config, num_frames: int, height: int, width: int, dtype: DTypeLike) -
     impossible windows or guidance.
     """
     check_size(height, width)
+    size_px = height, width
     built = networks.build(config, dtype)
     model = registry.build(config, built)
     recipe = control_signals.build(config, built)
     sample, made = config.sample, generated(model, num_frames)
     plan = model.windows(made, sample.window, sample.overlap)
     num_windows, window = plan.frames.shape
-    guided = guidance.scales(sample.guidance_scale, made).max() > 1
-    halves = 2 if guided else 1
+    halves = 2 if is_guided(config) else 1
     params = {name: _params(network) for name, network in built.items()}
 
     signals = signal_shapes(config, num_frames, height, width)
-    conditioning, condition = condition_shapes(model, params, signals, num_frames, height, width)
+    conditioning, encoding = condition_shapes(model, params, signals, num_frames, height, width)
     latents = _struct((1, made, *model.latent_shape(height, width)), jnp.float32)
-    rows = min(sample.window_batch, num_windows) * halves
-    call = denoise_jaxpr(model, params, conditioning, latents, rows, window)
+    stages = {
+        "conditioning": model.stages["reference"],
+        "diffusion features": recipe.dift_networks,
+        "control signals": (*recipe.cmp_networks, *model.stages["frames"]),
+        "denoising": model.stages["sampling"],
+        "decoding": model.stages["decoding"],
+    }
+    of = lambda stage: {name: params[name] for name in stages[stage] if name in params}
+    rows = sample.window_batch * halves
+    call = denoise_jaxpr(model, of("denoising"), conditioning, latents, rows, window)
     by_network = {name: amount // rows for name, amount in flops_by_module(call).items()}
     once = sum(by_network.values())
     step = num_windows * halves * once
     work = _signal_flops(config, built, params, num_frames, height, width)
-    work |= {"conditioning": condition, "denoising": sample.steps * step}
+    work |= {"conditioning": encoding, "denoising": sample.steps * step}
     work["decoding"] = _decode(model, params, latents, sample.decode_chunk)
 
-    stages = {"control signals": recipe.networks, **model.stages}
-    resident = [params[name] for name in stages["sampling"] if name in params]
+    traces = {
+        "conditioning": _reference_jaxpr(model, of("conditioning"), height, width),
+        "diffusion features": _features_jaxpr(recipe, of("diffusion features"), height, width),
+        "control signals": _frames_jaxpr(model, recipe, of("control signals"), signals, size_px),
+        "denoising": call,
+        "decoding": _decode_jaxpr(model, of("decoding"), latents, sample.decode_chunk),
+    }
+    needs = {
+        stage: size([variable.aval for variable in trace.invars]) + live_bytes(trace)
+        for stage, trace in traces.items()
+        if trace is not None
+    }
+    largest = max(needs, key=needs.get)
     lines = [
         f"{num_frames - 1} frames and the reference at {width} x {height}, "
         f"computing in {jnp.dtype(dtype).name}",
         "",
         *_weights(stages, built, params),
         "",
-        *_arrays(signals, conditioning, latents),
+        *_arrays(conditioning, latents),
         "",
-        "While denoising, on each device",
-        line("weights and arrays", in_bytes(size((resident, conditioning, latents)))),
-        line("intermediate results, about", in_bytes(live_bytes(call)), f"for {rows} rows"),
+        "Largest need of each stage on each device, about; no clip's length changes it",
+        *(
+            line(stage, in_bytes(need), "the most of all" if stage == largest else "")
+            for stage, need in needs.items()
+        ),
         "",
         "Arithmetic: convolutions and matrix products, multiply + add = 2",
         line("one denoising call", in_flops(once), f"{window} frames, one half of guidance"),
@@ -112,6 +134,62 @@ def _params(network: Network) -> Params:
     return jax.tree.map(lambda x: _struct(x.shape, network.dtype), network.shapes)
 
 
+def is_guided(config) -> bool:
+    """Whether every window is denoised twice, with and without its conditions."""
+    return bool((guidance.scales(config.sample.guidance_scale, 2) != 1).any())
+
+
+def _jaxpr(function, *arguments) -> Jaxpr:
+    return jax.make_jaxpr(function)(*arguments).jaxpr
+
+
+def _reference_jaxpr(model: Model, params: Params, height: int, width: int) -> Jaxpr:
+    picture, key = _struct((1, height, width, 3), jnp.float32), _key()
+    return _jaxpr(model.condition_reference, params, picture, key)
+
+
+def _features_jaxpr(recipe, params: Params, height: int, width: int) -> Jaxpr | None:
+    """Of the diffusion features of the reference, if there are any."""
+    if recipe.dift is None:
+        return None
+    picture = _struct((height, width, 3), jnp.float32)
+    return _jaxpr(partial(dift.features, recipe.dift), params, picture, _key())
+
+
+def _frames_jaxpr(model: Model, recipe, params: Params, signals, size_px) -> Jaxpr:
+    """Of a chunk of frames: the fields, and the encoders of skeletons, fields and points."""
+    chunk = recipe.chunk
+    skeletons = _struct((1, chunk, *size_px, 3), jnp.float32)
+    if signals is None:
+        return _jaxpr(lambda p, x: model.condition_frames(p, x, None), params, skeletons)
+    joints = np.zeros((1, chunk, _JOINTS))
+    impulses = Impulses(np.zeros((*joints.shape, 2), int), joints[..., None] + [0, 0], joints > 0)
+    paths = control_signals.Trajectories(
+        impulses, impulses, impulses.pixels, joints > 0, joints[..., 0] > 0
+    )
+    side = recipe.cmp_size
+    picture = None
+    if recipe.cmp is not None:
+        encode = partial(_apply, recipe.cmp, method=CMP.encode_image)
+        square = _struct((1, side, side, 3), jnp.float32)
+        picture = jax.eval_shape(encode, params["cmp"], square)
+
+    def call(params, picture, points, skeletons):
+        made = control_signals.of_frames(recipe, size_px, params, picture, points, paths)
+        return model.condition_frames(params, skeletons, made)
+
+    return _jaxpr(call, params, picture, signals.point_features, skeletons)
+
+
+def _decode_jaxpr(model: Model, params: Params, latents, chunk: int) -> Jaxpr:
+    part = _struct((1, min(chunk, latents.shape[1]), *latents.shape[2:]), latents.dtype)
+    return _jaxpr(model.decode, params, part)
+
+
+def _key():
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
 def signal_shapes(config, f: int, height: int, width: int) -> ControlSignals | None:
     """Shapes of what control.for_sampling gives; None for the base model alone."""
     motion, points = config.control.motion, config.control.points
@@ -133,9 +211,8 @@ def condition_shapes(
 ) -> tuple[Conditioning, int]:
     """Shapes of a clip's Conditioning, and the FLOPs of making it."""
     pictures = [_struct((1, *shape, height, width, 3), jnp.float32) for shape in ((), (f,))]
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    trace = jax.make_jaxpr(model.condition, return_shape=True)
-    jaxpr, conditioning = trace(params, *pictures, signals, key)
+    trace = jax.make_jaxpr(partial(condition, model), return_shape=True)
+    jaxpr, conditioning = trace(params, *pictures, signals, _key())
     return conditioning, sum(flops_by_module(jaxpr.jaxpr).values())
 
 
@@ -200,12 +277,10 @@ def _weights(
             )
 
 
-def _arrays(signals, conditioning: Conditioning, latents) -> Iterator[str]:
+def _arrays(conditioning: Conditioning, latents) -> Iterator[str]:
     """The table of what a clip keeps between stages."""
-    yield "Arrays of the clip"
+    yield "Kept on the host for the whole clip"
     kept = {
-        "sparse flow": getattr(signals, "sparse_flow", None),
-        "dense flow": getattr(signals, "dense_flow", None),
         "pose features": conditioning.pose_features,
         "reference tokens": conditioning.reference,
         "motion features": conditioning.motion,

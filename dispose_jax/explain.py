@@ -7,7 +7,9 @@ blur of single pixels and so thousands of times weaker than the dense one, hence
 
 from __future__ import annotations
 
+import math
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
@@ -30,8 +32,53 @@ SMALLEST_MARK = 7  # pixels of a cell, as a large picture's own would hardly sho
 SCALE_QUANTILE = 0.9  # of the frames' longest vectors: a single wild frame does not pale the others
 
 
+class Strip:
+    """Pictures or flows of a clip on disk, reduced to what is shown: appended in order, read by
+    frame, closed in the end.
+
+    size: height and width of the clip's reference.
+    """
+
+    def __init__(self, size: tuple[int, int]):
+        self.size, self._frame = _reduced(size, VIDEO_SIDE), None
+        self._file, self._count = tempfile.TemporaryFile(), 0
+
+    def append(self, pictures: np.ndarray) -> None:
+        """Add (n, h, w, c) uint8 or float32, of any size in the shape of the reference."""
+        for picture in pictures:
+            reduced = np.ascontiguousarray(_resize(picture, *self.size))
+            self._frame = reduced.shape, reduced.dtype
+            self._file.seek(self._count * reduced.nbytes)
+            self._file.write(reduced)
+            self._count += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, frame: int) -> np.ndarray:
+        """The picture (h, w, c) of a number."""
+        shape, dtype = self._frame
+        nbytes = math.prod(shape) * dtype.itemsize
+        self._file.seek(frame * nbytes)
+        return np.frombuffer(self._file.read(nbytes), dtype).reshape(shape)
+
+    def close(self) -> None:
+        """Give the room on the disk back."""
+        self._file.close()
+
+    def __enter__(self) -> Strip:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
 class Run(NamedTuple):
-    """What is shown of a run; frame 0 is the reference. A part that is None has no column."""
+    """What is shown of a run; frame 0 is the reference. A part that is None has no column.
+
+    Pictures and flows of frames are arrays, or sequences that give them frame by frame: a `Strip`,
+    or skeletons that are drawn when they are asked for.
+    """
 
     reference: np.ndarray  # (h, w, 3) uint8
     skeletons: np.ndarray  # (f, h, w, 3) uint8
@@ -86,7 +133,7 @@ class _Panels:
     def __init__(self, run: Run, side: int):
         _check(run)
         h, w = run.reference.shape[:2]
-        self.height, self.width = size = round(h * side / max(h, w)), round(w * side / max(h, w))
+        self.height, self.width = size = _reduced((h, w), side)
         reference = _resize(run.reference, *size)
         self.columns: dict[str, Callable[[int], np.ndarray]] = {
             "reference": lambda frame: reference,
@@ -95,17 +142,17 @@ class _Panels:
         self.legend = []
         for title, flows in (("sparse field", run.sparse_flow), ("dense field", run.dense_flow)):
             if flows is not None:
-                self._add_flow(title, flows)
+                self._add_flow(title, flows, len(run.skeletons))
         if run.cells is not None:
             self.columns["keypoints"] = lambda frame: correspondence(run, frame, *size)
             self.legend.append("keypoints: ring in the reference, filled cell in the frame")
         if run.result is not None:
             self.columns["result"] = lambda frame: _resize(run.result[frame - 1], *size)
 
-    def _add_flow(self, title: str, flows: np.ndarray) -> None:
+    def _add_flow(self, title: str, flows: np.ndarray | Strip, count: int) -> None:
         """A column of flows (f, h, w, 2), all with the colour scale of the clip."""
         shown = lambda frame: _resize(flows[frame], self.height, self.width)
-        scale = clip_scale(shown(frame) for frame in range(1, len(flows)))
+        scale = clip_scale(shown(frame) for frame in range(1, count))
         self.columns[title] = lambda frame: flow_picture(shown(frame), scale)
         length = f"full colour is {scale:.2g} px" if scale else "no motion"
         self.legend.append(f"{title}: hue is direction, {length}")
@@ -162,6 +209,11 @@ def correspondence(run: Run, frame: int, height: int, width: int) -> np.ndarray:
     return canvas
 
 
+def _reduced(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Height and width of a picture whose longer side is to be `side`."""
+    return tuple(round(length * side / max(size)) for length in size)
+
+
 def _check(run: Run) -> None:
     """Raise ValueError unless all parts have the same frames and size."""
     f, (h, w) = len(run.skeletons), run.reference.shape[:2]
@@ -180,8 +232,10 @@ def _check(run: Run) -> None:
     }
     for name, shape in expected.items():
         part = getattr(run, name)
-        if part is not None and part.shape != shape:
+        if isinstance(part, np.ndarray) and part.shape != shape:
             raise ValueError(f"{name} has the shape {part.shape}, expected {shape}")
+        if part is not None and len(part) != shape[0]:
+            raise ValueError(f"{name} has {len(part)} frames, expected {shape[0]}")
 
 
 def _page(panels: _Panels, rows: int, note: str) -> np.ndarray:

@@ -1,14 +1,14 @@
-"""From the files a user names to what the driver animates (host code).
+"""From what a user names to what the animator animates (host code).
 
 A reference picture, and a driving video, a pose file in its place, or both (then the video's
-keypoints are those of the file). Every mistake ends here with a sentence that names the file or
-flag.
+keypoints are those of the file): paths, or arrays in their place. Every mistake ends here with a
+sentence that names the file or flag.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -25,18 +25,60 @@ POSES_FPS = Fraction(30)  # taken for a pose file without a video
 
 @dataclass(frozen=True)
 class Sources:
-    """Files: a reference picture and its keypoints, a driving video and its keypoints.
+    """A reference picture and its keypoints, a driving video and its keypoints: files or arrays.
 
-    reference_pose None: detected. At least one of driving and poses; poses None: detected.
+    reference_pose None: detected. At least one of driving and poses; poses None: detected. In place
+    of files: reference (h, w, 3) and driving (n, h, w, 3), both uint8, reference_pose one frame in
+    fractions of the reference, poses with the size of their canvas. fps: of a driving array or of
+    poses alone; None: 30.
     """
 
-    reference: Path | None
-    reference_pose: Path | None
-    driving: Path | None
-    poses: Path | None
+    reference: Path | np.ndarray | None
+    reference_pose: Path | Pose | None
+    driving: Path | np.ndarray | None
+    poses: Path | files.PoseFile | None
+    fps: Fraction | float | None = None
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Those that are files, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Path)}
 
     def as_dict(self) -> dict[str, str | None]:
-        return {name: value and str(value) for name, value in vars(self).items()}
+        """Each as text: a file's path, "array" for what was given as an array."""
+        names = ("reference", "reference_pose", "driving", "poses")
+        given = lambda name: getattr(self, name) is not None
+        path = lambda name: str(self.files.get(name, "array"))
+        return {name: path(name) if given(name) else None for name in names}
+
+
+@dataclass(frozen=True)
+class Skeletons:
+    """Skeleton pictures of a clip: a sequence that keeps the poses and draws what is asked for."""
+
+    pose: Pose  # f frames
+    shown: tuple[int, int]  # height and width they are drawn at
+    size: tuple[int, int]  # height and width they are stretched to
+    canvas: int  # canvas, style, video_size: see draw.draw
+    style: draw.Style
+    video_size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return self.pose.num_frames
+
+    def __getitem__(self, frames) -> np.ndarray:
+        """The pictures (..., h, w, 3) uint8 of a frame's number, a slice or an array of numbers."""
+        numbers = np.arange(len(self))[frames]
+        pictures = draw.draw(
+            self.pose.at(numbers.reshape(-1)),
+            *self.shown,
+            canvas=self.canvas,
+            style=self.style,
+            video_size=self.video_size,
+        )
+        if self.shown != self.size:
+            pictures = np.stack([image.stretch(one, *self.size) for one in pictures])
+        return pictures.reshape(*numbers.shape, *pictures.shape[1:])
 
 
 class Clip(NamedTuple):
@@ -44,7 +86,8 @@ class Clip(NamedTuple):
 
     reference: np.ndarray  # (h, w, 3) uint8
     pose: Pose  # f frames on the reference's body
-    skeletons: np.ndarray  # (f, h, w, 3) uint8
+    skeletons: Skeletons  # f pictures (h, w, 3) uint8
+    look: dict  # the `config.skeleton` that fitted and draws them
     shown: tuple[int, int]  # height and width of the video to write
     fps: Fraction  # of the video to write
     fit: NamedTuple  # of the procedure that fitted the poses
@@ -89,7 +132,8 @@ def prepare(
     detector = Detector(pose_models, say)
     if sources.reference_pose is None:
         upright = framed.upright[None]
-        reference_pose = detector.find(upright, sources.reference, "--reference_pose")
+        name = _name(sources.reference, "reference")
+        reference_pose = detector.find(upright, name, "--reference_pose")
     else:
         found = _reference_pose(sources, *picture.shape[:2])
         reference_pose = people.move(found, *framed.move)
@@ -98,19 +142,19 @@ def prepare(
     fitted = retarget.to_reference(
         skeleton.fit, reference_pose, driving.pose, video_size=video_size, target_size=target_size
     )
-    skeletons = draw.draw(
+    skeletons = Skeletons(
         fitted.pose,
-        *framed.shown,
+        framed.shown,
+        size,
         canvas=skeleton.canvas,
         style=draw.STYLES[skeleton.style],
         video_size=video_size,
     )
-    if framed.shown != size:
-        skeletons = np.stack([image.stretch(one, *size) for one in skeletons])
     return Clip(
         reference=framed.picture,
         pose=fitted.pose,
         skeletons=skeletons,
+        look=dict(skeleton),
         shown=framed.shown,
         fps=Fraction(sample.fps).limit_denominator(1001) or driving.fps / driving.stride,
         fit=fitted.fit,
@@ -141,7 +185,8 @@ def padding(sample, num_frames: int) -> int:
 def prolonged(clip: Clip, count: int) -> Clip:
     """The clip with its last pose repeated so many times."""
     frames = np.minimum(np.arange(len(clip.skeletons) + count), len(clip.skeletons) - 1)
-    return clip._replace(pose=clip.pose.at(frames), skeletons=clip.skeletons[frames])
+    pose = clip.pose.at(frames)
+    return clip._replace(pose=pose, skeletons=replace(clip.skeletons, pose=pose))
 
 
 def measure(sources: Sources, sample) -> tuple[int, int, int]:
@@ -150,14 +195,13 @@ def measure(sources: Sources, sample) -> tuple[int, int, int]:
     Arguments and errors as of `prepare`.
     """
     _, (height, width) = _reference(sources, sample)
+    info = None if sources.driving is None else _probe(sources)
     if sources.poses is not None:
-        source, count = sources.poses, files.read(sources.poses).pose.num_frames
-        fps = video.probe(sources.driving).fps if sources.driving is not None else POSES_FPS
+        count = _pose_file(sources.poses).pose.num_frames
+        name, fps = _name(sources.poses, "poses"), info.fps if info else _rate(sources)
     else:
-        source = sources.driving
-        info = video.probe(source)
-        count, fps = info.num_frames, info.fps
-    used = video.count_used(source, count, video.stride_for(fps, sample.stride))
+        name, count, fps = _name(sources.driving, "driving video"), info.num_frames, info.fps
+    used = video.count_used(name, count, video.stride_for(fps, sample.stride))
     return min(used, sample.max_frames or used), height, width
 
 
@@ -167,7 +211,11 @@ def _reference(sources: Sources, sample) -> tuple[np.ndarray, tuple[int, int]]:
         raise ValueError("no picture to animate: give --reference")
     if sources.driving is None and sources.poses is None:
         raise ValueError("nothing to animate by: give --driving video, --poses file, or both")
-    picture = image.read(sources.reference)
+    picture = sources.reference
+    if isinstance(picture, np.ndarray):
+        _check_pictures("reference", picture, 3, "(h, w, 3)")
+    else:
+        picture = image.read(picture)
     size = sample.height, sample.width
     if not sample.height:
         size = image.target_size(*picture.shape[:2], sample.resolution)
@@ -178,13 +226,16 @@ def _reference(sources: Sources, sample) -> tuple[np.ndarray, tuple[int, int]]:
 def _reference_pose(sources: Sources, height: int, width: int) -> Pose:
     """The keypoints given for the reference picture, height x width as it is: one frame."""
     path = sources.reference_pose
-    file = files.read(path)
+    if isinstance(path, Pose):  # in fractions of the picture, so of its shape
+        file, path = files.PoseFile(path, width, height), "the reference_pose given"
+    else:
+        file = files.read(path)
     if file.pose.num_frames != 1:
         raise ValueError(
             f"{path}: {file.pose.num_frames} frames, expected one: the keypoints of the reference "
             "picture"
         )
-    check_aspect(path, file, sources.reference, height, width)
+    check_aspect(path, file, _name(sources.reference, "reference"), height, width)
     _check_seen(file.pose, path)
     return file.pose
 
@@ -218,29 +269,69 @@ class Detector:
 
 def _driving(sources: Sources, stride: int, max_frames: int, detector: Detector) -> Driving:
     """The driving poses, from the pose file where there is one."""
-    info = video.probe(sources.driving) if sources.driving is not None else None
+    info = _probe(sources) if sources.driving is not None else None
+    name = _name(sources.driving, "driving video")
     if sources.poses is None:
-        clip = video.read(sources.driving, stride)
-        frames = clip.frames[: max_frames or None]
-        pose = detector.find(frames, sources.driving, "--poses")
-        return Driving(pose, info.width, info.height, info.fps, clip.stride)
-    file = files.read(sources.poses)
-    width, height, fps = file.width, file.height, POSES_FPS
+        step = video.stride_for(info.fps, stride)
+        if isinstance(sources.driving, np.ndarray):
+            video.count_used(name, info.num_frames, step)
+            frames = sources.driving[::step]
+        else:
+            frames = video.read(sources.driving, stride).frames
+        pose = detector.find(frames[: max_frames or None], name, "--poses")
+        return Driving(pose, info.width, info.height, info.fps, step)
+    file, of = _pose_file(sources.poses), _name(sources.poses, "poses")
+    width, height, fps = file.width, file.height, _rate(sources)
     if info is not None:
         width, height, fps = info.width, info.height, info.fps
         if file.pose.num_frames != info.num_frames:
             raise ValueError(
-                f"{sources.poses}: {file.pose.num_frames} entries, but {sources.driving} has "
+                f"{of}: {file.pose.num_frames} entries, but {name} has "
                 f"{info.num_frames} frames; one entry per frame of the video is needed"
             )
-        check_aspect(sources.poses, file, sources.driving, info.height, info.width)
-    else:
-        detector.say(f"{sources.poses}: no video beside it, taking {float(fps):g} fps")
+        check_aspect(of, file, name, info.height, info.width)
+    elif sources.fps is None:
+        detector.say(f"{of}: no video beside it, taking {float(fps):g} fps")
     step = video.stride_for(fps, stride)
-    video.count_used(sources.poses, file.pose.num_frames, step)
+    video.count_used(of, file.pose.num_frames, step)
     pose = file.pose.at(slice(None, None, step)).at(slice(max_frames or None))
-    _check_seen(pose, sources.poses)
+    _check_seen(pose, of)
     return Driving(pose, width, height, fps, step)
+
+
+def _name(source, what: str) -> str:
+    """What messages call a source: its path, or what it is."""
+    return str(source) if isinstance(source, Path) else f"the {what} given"
+
+
+def _rate(sources: Sources) -> Fraction:
+    """Frames per second of what does not say it itself."""
+    if sources.fps is None:
+        return POSES_FPS
+    if not 0 < sources.fps <= 1000:
+        raise ValueError(f"fps is {sources.fps}: expected more than 0, at most 1000")
+    return Fraction(sources.fps).limit_denominator(1001)
+
+
+def _probe(sources: Sources) -> video.Info:
+    """Of the driving video, a file or an array."""
+    frames = sources.driving
+    if not isinstance(frames, np.ndarray):
+        return video.probe(frames)
+    _check_pictures("driving video", frames, 4, "(n, h, w, 3)")
+    return video.Info(_rate(sources), *frames.shape[:3])
+
+
+def _pose_file(poses: Path | files.PoseFile) -> files.PoseFile:
+    return poses if isinstance(poses, files.PoseFile) else files.read(poses)
+
+
+def _check_pictures(what: str, array: np.ndarray, rank: int, shape: str) -> None:
+    """Raise ValueError unless an array holds pictures."""
+    if array.ndim != rank or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
+        raise ValueError(
+            f"the {what} given is {array.dtype} of shape {array.shape}; expected uint8 {shape}"
+        )
 
 
 def _check_seen(pose: Pose, source: Path) -> None:

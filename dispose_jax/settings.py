@@ -19,7 +19,7 @@ CHECKOUT = Path(__file__).parents[1]  # where configs/ lies
 OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
-# Least and greatest sensible value; what depends on the clip is checked with it (animate.check).
+# Least and greatest sensible value; what depends on the clip is checked with it (sampling.check).
 LIMITS = {
     "seed": (0, 2**32 - 1),
     "motion.kernel": (1, math.inf),

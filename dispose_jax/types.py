@@ -107,13 +107,13 @@ class ControlSignals:
 
     def at(self, frames) -> ControlSignals:
         """The signals of some frames: an index array or a slice."""
-        dense = None if self.dense_flow is None else self.dense_flow[:, frames]
-        return self.replace(
-            sparse_flow=self.sparse_flow[:, frames],
-            dense_flow=dense,
-            cells=self.cells[:, frames],
-            visible=self.visible[:, frames],
-        )
+        return self.replace(**jax.tree.map(lambda leaf: leaf[:, frames], self.per_frame))
+
+    @property
+    def per_frame(self) -> dict:
+        """The parts that are (b, f, ..), by name."""
+        names = ("sparse_flow", "dense_flow", "cells", "visible")
+        return {name: getattr(self, name) for name in names}
 
 
 @struct.dataclass

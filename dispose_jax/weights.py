@@ -9,15 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from dispose_jax.models import bundle, networks
 from dispose_jax.types import Params
 
 RANDOM = "random"  # --weights random
+ASSETS = Path(__file__).parents[1] / "assets"  # where a checkout keeps small models
 
 
-def choose(given: Sequence[str] | None, config, assets: Path) -> tuple[str, ...]:
+def choose(given: Sequence[str] | None, config, assets: Path = ASSETS) -> tuple[str, ...]:
     """The weights of a run: those given, else the bundled ones of the config, else random ones.
 
     What the bundle of a config lacks is random. Raises ValueError for a config of full size without
@@ -67,6 +67,7 @@ class Weights:
         self.folders = tuple(folder for folder in given if folder != RANDOM)
         self.random: tuple[str, ...] = ()
         self._built, self._seed = built, config.seed
+        self._made: Params = {}
         self._belongs = {"model": config.model, "quirks": config.quirks}
         if RANDOM in given:
             held = offered(self.folders, config)
@@ -75,19 +76,26 @@ class Weights:
             bundled = [name for name in built if name not in self.random]
             bundle.load(self.folders, bundled, **self._belongs)
 
-    def load(self, names: Iterable[str]) -> Params:
-        """Weights of those of the names that the config has, in the type each computes in."""
+    def load(self, names: Iterable[str], sharding: jax.sharding.Sharding | None = None) -> Params:
+        """Weights of those of the names that the config has, in the type each computes in.
+
+        One tensor at a time goes from its mapped file to where sharding says, by default to the
+        first device. Random networks are made once and kept on the host.
+        """
         params = {}
         for name in names:
             if name not in self._built:
                 continue  # an ablation left it out
             network = self._built[name]
             if name in self.random:
-                tree = networks.random({name: network}, self._seed)[name]
+                tree = self._made.get(name)
+                if tree is None:
+                    tree = jax.device_get(networks.random({name: network}, self._seed)[name])
+                    self._made[name] = tree
             else:
                 tree = bundle.load(self.folders, [name], **self._belongs)[name]
-            cast = lambda x, dtype=network.dtype: jnp.asarray(x, dtype)
-            params[name] = jax.tree.map(cast, tree)
+            place = lambda x, dtype=network.dtype: jax.device_put(x, sharding).astype(dtype)
+            params[name] = jax.tree.map(place, tree)
         return params
 
     @property

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import sample
-from dispose_jax import animate, inputs, job, provenance
+from dispose_jax import inputs, job, provenance, sampling
 from dispose_jax.media import image, output, video
 from dispose_jax.models import networks
 from tests import small
@@ -44,10 +44,10 @@ def config(variant="base", **values):
     return config
 
 
-def prepared(folder, settings=None, explain=False, sources=DEMO):
+def prepared(folder, changed=None, explain=False, sources=DEMO):
     said = []
     work = job.Job(
-        settings or config(), ("random",), sources, folder / "a.mp4", explain, said.append
+        changed or config(), ("random",), sources, folder / "a.mp4", explain, said.append
     )
     return work, said
 
@@ -69,7 +69,7 @@ def broken_off(tmp_path_factory, whole):
     """A folder where the same job failed to decode."""
     folder = tmp_path_factory.mktemp("broken_off")
     with pytest.MonkeyPatch.context() as broken:
-        broken.setattr(animate, "decode", refuse)
+        broken.setattr(sampling, "decode", refuse)
         with pytest.raises(OSError, match="broken"):
             job.run(prepared(folder)[0])
     return folder
@@ -128,7 +128,7 @@ def test_a_failed_decode_keeps_the_latents_and_no_half_video(failed):
 
 
 def test_after_a_failed_decode_the_same_command_only_decodes(failed, whole, monkeypatch):
-    monkeypatch.setattr(animate, "sample", refuse)
+    monkeypatch.setattr(sampling, "sample", refuse)
     work, said = prepared(failed)
     job.run(work)
     assert any("only decoding" in sentence for sentence in said)
@@ -138,7 +138,7 @@ def test_after_a_failed_decode_the_same_command_only_decodes(failed, whole, monk
 
 @pytest.mark.parametrize("change", ["seed", "steps", "reference"])
 def test_after_a_failed_decode_another_job_samples_again(failed, monkeypatch, change):
-    monkeypatch.setattr(animate, "sample", refuse)
+    monkeypatch.setattr(sampling, "sample", refuse)
     other, sources = config(), DEMO
     if change == "seed":
         other.seed = 1
@@ -155,7 +155,7 @@ def test_after_a_failed_decode_another_job_samples_again(failed, monkeypatch, ch
 def test_damaged_latents_are_not_used(failed, monkeypatch):
     path = failed / "a.latents.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
-    monkeypatch.setattr(animate, "sample", refuse)
+    monkeypatch.setattr(sampling, "sample", refuse)
     with pytest.raises(OSError, match="broken"):
         job.run(prepared(failed)[0])
 
@@ -164,14 +164,14 @@ def test_a_full_disk_while_the_video_is_written_leaves_the_latents_alone(
     failed, whole, monkeypatch
 ):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    decode = animate.decode
+    decode = sampling.decode
 
     def fill_the_disk(*arguments, **options):
         yield from decode(*arguments, **options)
         half = (whole / "a.mp4").stat().st_size // 2  # the log has room, the video has not
         resource.setrlimit(resource.RLIMIT_FSIZE, (half, hard))
 
-    monkeypatch.setattr(animate, "decode", fill_the_disk)
+    monkeypatch.setattr(sampling, "decode", fill_the_disk)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         with pytest.raises(OSError, match="a.mp4: cannot write this file") as error:
@@ -194,7 +194,7 @@ def test_latents_that_cannot_be_kept_are_decoded_all_the_same(tmp_path, whole, m
 def test_a_failed_run_keeps_the_older_video_and_its_record(tmp_path, whole, monkeypatch):
     for name in ("a.mp4", "a.json"):
         (tmp_path / name).write_bytes((whole / name).read_bytes())
-    monkeypatch.setattr(animate, "decode", refuse)
+    monkeypatch.setattr(sampling, "decode", refuse)
     other = config()
     other.seed = 1
     with pytest.raises(OSError, match="broken"):
@@ -204,15 +204,15 @@ def test_a_failed_run_keeps_the_older_video_and_its_record(tmp_path, whole, monk
 
 
 def test_numbers_that_are_not_finite_end_the_run_before_decoding(tmp_path, monkeypatch):
-    broken = lambda *arguments: np.full((1, 4, 8, 8, 4), np.nan, np.float32)
-    monkeypatch.setattr(animate, "sample", broken)
+    broken = lambda *arguments, **named: np.full((1, 4, 8, 8, 4), np.nan, np.float32)
+    monkeypatch.setattr(sampling, "sample", broken)
     with pytest.raises(ValueError, match="not finite; try --config.sample.dtype=float32"):
         job.run(prepared(tmp_path)[0])
     assert names(tmp_path) == {"a.preview.png"}
 
 
 def test_warnings_name_the_preview(tmp_path, monkeypatch):
-    monkeypatch.setattr(animate, "condition", refuse)
+    monkeypatch.setattr(sampling, "condition_reference", refuse)
     prepare = inputs.prepare
     crowd = lambda *given, **named: prepare(*given, **named)._replace(warnings=["two people"])
     monkeypatch.setattr(inputs, "prepare", crowd)

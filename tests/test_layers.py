@@ -23,13 +23,15 @@ ROWS = [
     {"dispose_jax.data"},
     {"dispose_jax.synthetic"},
     {
-        "dispose_jax.animate",
+        "dispose_jax.sampling",
         "dispose_jax.explain",
         "dispose_jax.dry_run",
         "dispose_jax.provenance",
         "dispose_jax.settings",
         "dispose_jax.weights",
     },
+    {"dispose_jax.animator"},
+    {"dispose_jax"},  # the package itself, which offers the animator
     {"dispose_jax.training", "dispose_jax.evaluation", "dispose_jax.job", "dispose_jax.cli"},
     {"train", "sample", "evaluate", "converters", "dispose_jax.data.prepare"},
     {"benchmarks", "assets"},  # tools for us: measuring against PyTorch needs the converters
@@ -177,7 +179,7 @@ def test_imports_point_downwards(module):
         ("dispose_jax.networks.unet", "import dispose_jax.diffusion.windows"),  # sideways
         ("dispose_jax.ops.resize", "from dispose_jax.types import Pose"),
         ("dispose_jax.pose.draw", "def f():\n    from dispose_jax.motion import tracks"),
-        ("dispose_jax.animate", "from converters import mapping"),
+        ("dispose_jax.sampling", "from converters import mapping"),
         ("converters.convert", "from dispose_jax.data import video"),
         ("configs.svd", "from dispose_jax.types import Pose"),
         ("dispose_jax.job", "from configs import svd"),

@@ -64,6 +64,11 @@ class Dift:
                 f"the U-Net has {len(self.unet.channels)}, counted from 0"
             )
 
+    @property
+    def features(self) -> int:
+        """Channels of what is read: 1280 of Stable Diffusion 1.5."""
+        return self.unet.channels[::-1][self.up_block]
+
     def latent_size(self, image: Array) -> tuple[int, int]:
         """Rows and columns of the latents of a picture (h, w, 3)."""
         factor = 2 ** (len(self.vae.widths) - 1)

@@ -42,6 +42,10 @@ class Schedule(Protocol):
         """The time that the network is told."""
         ...
 
+    def clean(self, x: Array, output: Array, level: Array) -> Array:
+        """The latent without noise, as the network's output at this level tells it."""
+        ...
+
     def step(self, x: Array, output: Array, level: Array, lower: Array) -> Array:
         """The latent at the lower level, from the network's output at this one."""
         ...
@@ -94,8 +98,11 @@ class Euler:
     def time(self, level: Array) -> Array:
         return prediction.time_of(level)
 
+    def clean(self, x: Array, output: Array, level: Array) -> Array:
+        return prediction.clean_from_v(x, output, level)
+
     def step(self, x: Array, output: Array, level: Array, lower: Array) -> Array:
-        return euler_step(x, prediction.clean_from_v(x, output, level), level, lower)
+        return euler_step(x, self.clean(x, output, level), level, lower)
 
     def noised(self, clean: Array, noise: Array, level: Array) -> Array:
         return prediction.add_noise(clean, noise, level)
@@ -137,6 +144,9 @@ class Ddim:
 
     def time(self, level: Array) -> Array:
         return level
+
+    def clean(self, x: Array, output: Array, level: Array) -> Array:
+        return prediction.unmix(x, output, self.alpha(level), self.prediction)[0]
 
     def step(self, x: Array, output: Array, level: Array, lower: Array) -> Array:
         clean, noise = prediction.unmix(x, output, self.alpha(level), self.prediction)

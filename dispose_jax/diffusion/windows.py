@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -85,6 +86,19 @@ def uniform(
         ]
     frames = np.array(rows, np.int32)
     return Windows(frames, np.ones(frames.shape[1], np.float32))
+
+
+def blocks(frames: Sequence[int], rows: int, length: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Consecutive frames in blocks of one shape: numbers (rows, length), and how many are new.
+
+    The last block ends with repetitions of the last frame, so that one program serves all blocks of
+    clips of any length.
+    """
+    size = rows * length
+    for start in range(0, len(frames), size):
+        part = list(frames[start : start + size])
+        padded = part + part[-1:] * (size - len(part))
+        yield np.array(padded, np.int32).reshape(rows, length), len(part)
 
 
 def _reversed_bits(number: int) -> float:

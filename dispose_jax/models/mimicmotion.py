@@ -49,7 +49,8 @@ class MimicMotion:
     chunk: int = 8  # skeletons encoded at a time
 
     stages = {
-        "conditioning": ("image_encoder", "vae", "pose_encoder", *control_path.ENCODERS),
+        "reference": ("image_encoder", "vae"),
+        "frames": ("pose_encoder", *control_path.ENCODERS),
         "sampling": ("unet", "controlnet"),
         "decoding": ("vae",),
     }
@@ -62,14 +63,7 @@ class MimicMotion:
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         return height // 8, width // 8, self.vae.latent_channels
 
-    def condition(
-        self,
-        params: Params,
-        reference: Array,
-        skeletons: Array,
-        signals: ControlSignals | None,
-        key: Array,
-    ) -> Conditioning:
+    def condition_reference(self, params: Params, reference: Array, key: Array) -> Conditioning:
         b = len(reference)
         pixels = clip_pixels(reference, self.image_size)
         context = self.image_encoder.apply({"params": params["image_encoder"]}, pixels)
@@ -81,18 +75,16 @@ class MimicMotion:
             level = jnp.full((b,), self.noise_aug, jnp.float32)
         noise = level[:, None, None, None] * jax.random.normal(noise_key, reference.shape)
         mean, _ = self.vae.apply({"params": params["vae"]}, reference + noise, method="encode")
-        encode = partial(self.pose_encoder.apply, {"params": params["pose_encoder"]})
-        pose = map_frames(encode, skeletons, self.chunk)
         told = jnp.array([self.fps - 1, self.motion_bucket], jnp.float32)
         ids = jnp.concatenate([jnp.tile(told, (b, 1)), level[:, None]], axis=1)
+        return Conditioning(context=context[:, None], image_latents=mean, added_time=ids)
+
+    def condition_frames(
+        self, params: Params, skeletons: Array, signals: ControlSignals | None
+    ) -> dict[str, object]:
+        encode = partial(self.pose_encoder.apply, {"params": params["pose_encoder"]})
         encoded = {} if signals is None else self.control.encode(params, signals)
-        return Conditioning(
-            context=context[:, None],
-            pose_features=pose,
-            image_latents=mean,
-            added_time=ids,
-            **encoded,
-        )
+        return {"pose_features": map_frames(encode, skeletons, self.chunk), **encoded}
 
     def unconditional(self, conditioning: Conditioning, drop: Array) -> Conditioning:
         # Motion, points and time ids stay in both halves, as released.

@@ -52,13 +52,8 @@ class MusePose:
     chunk: int = 8  # frames through the pose encoder and the autoencoder at a time
 
     stages = {
-        "conditioning": (
-            "image_encoder",
-            "vae",
-            "reference",
-            "pose_encoder",
-            *control_path.ENCODERS,
-        ),
+        "reference": ("image_encoder", "vae", "reference"),
+        "frames": ("pose_encoder", *control_path.ENCODERS),
         "sampling": ("unet", "motion_modules", "controlnet"),
         "decoding": ("vae",),
     }
@@ -80,14 +75,7 @@ class MusePose:
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         return height // 8, width // 8, self.vae.latent_channels
 
-    def condition(
-        self,
-        params: Params,
-        reference: Array,
-        skeletons: Array,
-        signals: ControlSignals | None,
-        key: Array,
-    ) -> Conditioning:
+    def condition_reference(self, params: Params, reference: Array, key: Array) -> Conditioning:
         pixels = clip_pixels(reference, self.image_size, self.clip_method)
         context = self.image_encoder.apply({"params": params["image_encoder"]}, pixels)[:, None]
         latents = self.encode(params, reference[:, None])
@@ -102,18 +90,19 @@ class MusePose:
             context,
             mutable=["reference"],
         )
-        encode = partial(self.pose_encoder.apply, {"params": params["pose_encoder"]})
-        pose = map_frames(lambda x: encode((x + 1) / 2), skeletons[:, 1:], self.chunk)
-        encoded = {}
-        if signals is not None:
-            encoded = self.control.encode(params, signals.at(slice(1, None)))
         return Conditioning(
             context=context,
-            pose_features=pose,
             reference=reference_tokens(written["reference"]),
             read_reference=jnp.ones(len(context), bool),
-            **encoded,
         )
+
+    def condition_frames(
+        self, params: Params, skeletons: Array, signals: ControlSignals | None
+    ) -> dict[str, object]:
+        encode = partial(self.pose_encoder.apply, {"params": params["pose_encoder"]})
+        pose = map_frames(lambda x: encode((x + 1) / 2), skeletons, self.chunk)
+        encoded = {} if signals is None else self.control.encode(params, signals)
+        return {"pose_features": pose, **encoded}
 
     def unconditional(self, conditioning: Conditioning, drop: Array) -> Conditioning:
         # Pose, motion and points stay in both halves.

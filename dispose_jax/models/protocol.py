@@ -18,7 +18,8 @@ class Model(Protocol):
     """
 
     schedule: Schedule
-    stages: Mapping[str, tuple[str, ...]]  # "conditioning", "sampling", "decoding" -> networks
+    # "reference", "frames", "sampling", "decoding" -> networks
+    stages: Mapping[str, tuple[str, ...]]
     generates_reference: bool  # frame 0 is denoised with the clip and dropped afterwards; else
     # conditioning, latents and what `denoise` gives are those of frames 1.. only
     repeats_noise: bool  # the initial noise is one window long
@@ -31,17 +32,17 @@ class Model(Protocol):
         """(h, w, c) of the latents of a picture of so many pixels."""
         ...
 
-    def condition(
-        self,
-        params: Params,
-        reference: Array,
-        skeletons: Array,
-        signals: ControlSignals | None,
-        key: Array,
-    ) -> Conditioning:
-        """All that no step changes; signals None gives the base model alone.
+    def condition_reference(self, params: Params, reference: Array, key: Array) -> Conditioning:
+        """What the reference (b, h, w, 3) alone decides; the per-frame parts are None."""
+        ...
 
-        reference (b, h, w, 3), skeletons (b, f, h, w, 3), both in -1..1.
+    def condition_frames(
+        self, params: Params, skeletons: Array, signals: ControlSignals | None
+    ) -> dict[str, object]:
+        """The per-frame parts of a Conditioning for some of the frames that are generated.
+
+        skeletons (b, n, h, w, 3); signals of the same frames, None for the base model alone. Every
+        frame is encoded for itself, so a clip may be encoded some frames at a time.
         """
         ...
 
@@ -73,3 +74,27 @@ class Model(Protocol):
 def generated(model: Model, num_frames: int) -> int:
     """Frames that a model makes of a clip of so many, the reference included."""
     return num_frames if model.generates_reference else num_frames - 1
+
+
+def generated_frames(model: Model, num_frames: int) -> range:
+    """Their numbers: all of the clip's, or all but the reference's."""
+    return range(num_frames - generated(model, num_frames), num_frames)
+
+
+def condition(
+    model: Model,
+    params: Params,
+    reference: Array,
+    skeletons: Array,
+    signals: ControlSignals | None,
+    key: Array,
+) -> Conditioning:
+    """All that no step changes, of whole clips at once: what training does in its loss.
+
+    reference (b, h, w, 3), skeletons (b, f, h, w, 3), both in -1..1; signals of the f frames, None
+    for the base model alone.
+    """
+    frames = slice(generated_frames(model, skeletons.shape[1]).start, None)
+    chosen = None if signals is None else signals.at(frames)
+    parts = model.condition_frames(params, skeletons[:, frames], chosen)
+    return model.condition_reference(params, reference, key).replace(**parts)

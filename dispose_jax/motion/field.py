@@ -12,7 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from dispose_jax.networks.cmp import CMP
+from dispose_jax.networks.cmp import CMP, ImageFeatures
 from dispose_jax.ops import filters, gather, resize
 from dispose_jax.types import Impulses, Params
 
@@ -48,27 +48,36 @@ def rasterise(impulses: Impulses, size: Size) -> tuple[Array, Array]:
     return field[0], mask[0]
 
 
-@partial(jax.jit, static_argnames=("network", "side", "chunk"))
-def dense(
-    network: CMP, params: Params, reference: Array, impulses: Impulses, side: int, *, chunk: int = 8
-) -> Array:
-    """Impulses completed by CMP on the reference picture: (f, k, ..) -> (f, h, w, 2).
+@partial(jax.jit, static_argnames=("network", "side"))
+def encode_picture(network: CMP, params: Params, reference: Array, side: int) -> ImageFeatures:
+    """CMP's branch of the picture, the same for all frames: reference (h, w, 3) in -1..1.
 
-    reference (h, w, 3) in -1..1; impulses in pixels of the square of `side` (a multiple of 64) in
-    which CMP works, from which its flow is resized and scaled to the picture. The picture's branch
-    runs once; `chunk` frames go through the rest at a time, which bounds memory and changes nothing
-    else. Raises ValueError if side is not a multiple of 64, or if there is no frame but the
-    reference.
+    side: of the square in which CMP works. Raises ValueError unless it is a multiple of 64.
     """
-    if len(impulses.valid) < 2:
-        raise ValueError("a dense field needs the reference and at least one driving frame")
     if side < 64 or side % 64:
         raise ValueError(f"motion.cmp_size is {side}; CMP needs a multiple of 64")
-    size = reference.shape[:2]
     small = resize.nearest(reference, (side, side))
-    features = network.apply({"params": params}, small[None], method=CMP.encode_image)
+    return network.apply({"params": params}, small[None], method=CMP.encode_image)
 
-    def complete(frame: Impulses) -> Array:  # of one frame -> (h, w, 2)
+
+@partial(jax.jit, static_argnames=("network", "size", "side", "chunk"))
+def complete(
+    network: CMP,
+    params: Params,
+    features: ImageFeatures,
+    impulses: Impulses,
+    size: Size,
+    side: int,
+    *,
+    chunk: int,
+) -> Array:
+    """Impulses of frames completed by CMP: (n, k, ..) in pixels of its square -> (n, *size, 2).
+
+    The flow is resized from the square of `side` to the picture, and scaled to its pixels. `chunk`
+    frames at a time, which bounds memory and changes nothing else.
+    """
+
+    def of_frame(frame: Impulses) -> Array:  # -> (h, w, 2)
         guidance, mask = rasterise(jax.tree.map(lambda x: x[None], frame), (side, side))
         flow = network.apply({"params": params}, features, guidance, mask, method=CMP.complete)[0]
         if size == (side, side):
@@ -76,6 +85,21 @@ def dense(
         height, width = size
         return resize.nearest(flow, size) * jnp.array([width / side, height / side], flow.dtype)
 
+    return jax.lax.map(of_frame, impulses, batch_size=min(chunk, len(impulses.valid)))
+
+
+def dense(
+    network: CMP, params: Params, reference: Array, impulses: Impulses, side: int, *, chunk: int = 8
+) -> Array:
+    """Impulses completed by CMP on the reference picture: (f, k, ..) -> (f, h, w, 2).
+
+    reference (h, w, 3) in -1..1; frame 0 of the impulses is its own and gives no flow. Raises
+    ValueError if side is not a multiple of 64, or if there is no frame but the reference.
+    """
+    if len(impulses.valid) < 2:
+        raise ValueError("a dense field needs the reference and at least one driving frame")
+    size = reference.shape[:2]
+    features = encode_picture(network, params, reference, side)
     moving = jax.tree.map(lambda x: x[1:], impulses)
-    flows = jax.lax.map(complete, moving, batch_size=min(chunk, len(moving.valid)))
+    flows = complete(network, params, features, moving, size, side, chunk=chunk)
     return jnp.concatenate([jnp.zeros((1, *size, 2), flows.dtype), flows])

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dispose_jax import animate, explain
+from dispose_jax import explain, sampling
 from dispose_jax.correspondence import dift
 from dispose_jax.motion import color
 from dispose_jax.networks.vae import VAE
@@ -65,17 +65,24 @@ def animation(loss: VideoLoss, sample, params: Params, batch: Batch, key: Array)
     one = jax.tree.map(lambda x: x[:1], batch)
     condition_key, noise_key = jax.random.split(key)
     signals, conditioning = _condition(loss, params, one, condition_key)
-    sampling = animate.Sampling(
+    sampler = sampling.Sampler(
         steps=sample.steps,
         window=one.skeletons.shape[1],
         overlap=0,
         guidance_scale=sample.guidance_scale,
     )
     frames, shape = one.skeletons.shape[1], loss.model.latent_shape(*one.skeletons.shape[2:4])
-    noise = animate.initial_noise(loss.model, noise_key, frames, shape, frames)
+    noise = sampling.initial_noise(loss.model, noise_key, frames, shape, frames)
     devices = jax.local_devices()[:1]
-    latents = animate.sample(loss.model, params, conditioning, noise, sampling, devices=devices)
-    made = animate.decode(loss.model, params, latents, sample.decode_chunk, rest=sample.decode_rest)
+    latents = sampling.sample(loss.model, params, conditioning, noise, sampler, devices=devices)
+    made = sampling.decode(
+        loss.model,
+        params,
+        latents,
+        sample.decode_chunk,
+        rest=sample.decode_rest,
+        devices=devices,
+    )
     shown = jax.device_get(signals)
     run = explain.Run(
         reference=one.frames[0, 0],

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dispose_jax import animate
+from dispose_jax import sampling
 from dispose_jax.models import registry
 from dispose_jax.models.musepose import merged
 from dispose_jax.networks.attention import reference_tokens
@@ -45,7 +45,10 @@ PARAMS = {name: {} for name in ("image_encoder", "pose_encoder", "reference", "v
 
 
 def condition(model, key: int = 0, signals=None, params=PARAMS):
-    return animate.condition(model, params, REFERENCE, SKELETONS, signals, small.key(key))
+    one = jax.devices()[:1]
+    return sampling.condition(
+        model, params, REFERENCE, SKELETONS, signals, small.key(key), devices=one
+    )
 
 
 def test_conditioning_is_what_each_encoder_gives_of_its_picture(base):
@@ -120,7 +123,7 @@ def denoise(made, params, conditioning) -> np.ndarray:
     """Output of the whole denoiser for the small signals."""
     signals = small.signals(F).at(slice(1, None))
     encoded = small.encode(made.model.control, params, signals)
-    pair = animate.guided(made.model, conditioning.replace(**encoded), halves=2)
+    pair = sampling.guided(made.model, conditioning.replace(**encoded), halves=2)
     return run(made.model, params, pair)
 
 
@@ -160,7 +163,7 @@ def test_the_conditional_half_alone_reads_the_reference(conditioning):
 
 def test_hoisted_cross_attention_equals_the_plain_path(conditioning):
     made = small.build("base", base="sd15")
-    pair = animate.guided(made.model, conditioning, halves=2)
+    pair = sampling.guided(made.model, conditioning, halves=2)
     plain = run(made.model, made.params, pair)
     hoisted = made.model.hoist(made.params, pair)
     np.testing.assert_allclose(
@@ -175,11 +178,11 @@ def test_windows_longer_than_the_motion_modules_know_are_refused_before_any_work
     positions = model.unet.flavour.motion.positions
     assert model.windows(positions + 9, positions, 1).frames.shape == (2, positions)
     assert model.windows(3, positions + 1, 1).frames.shape == (1, 3)
-    sampling = animate.Sampling(steps=2, window=positions + 1, overlap=1, guidance_scale=1.0)
+    sampler = sampling.Sampler(steps=2, window=positions + 1, overlap=1, guidance_scale=1.0)
     with pytest.raises(
         ValueError, match=f"sample.window is {positions + 1}: .* {positions} frames"
     ):
-        animate.check(model, positions + 9, sampling)
+        sampling.check(model, positions + 9, sampler)
 
 
 def test_two_trees_become_one():

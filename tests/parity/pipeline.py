@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from configs import svd
 from converters import checkpoints, releases, rules
 from converters.releases import Part
-from dispose_jax import animate, control_signals
+from dispose_jax import control_signals, sampling
 from dispose_jax.correspondence import dift
 from dispose_jax.diffusion import guidance
 from dispose_jax.models import networks
@@ -152,9 +152,9 @@ def cmp_sizes(about: dict) -> dict:
     }
 
 
-def sampling_of(config: ConfigDict) -> animate.Sampling:
+def sampling_of(config: ConfigDict) -> sampling.Sampler:
     sample = config.sample
-    return animate.Sampling(sample.steps, sample.window, sample.overlap, sample.guidance_scale)
+    return sampling.Sampler(sample.steps, sample.window, sample.overlap, sample.guidance_scale)
 
 
 def recipe_of(case: Case, config: ConfigDict, built: dict[str, networks.Network]):
@@ -257,7 +257,7 @@ def unjitted(module, *names: str) -> Iterator[None]:
 
 @dataclass
 class Run:
-    """A sampling run and what went on inside it."""
+    """A sampler run and what went on inside it."""
 
     latents: np.ndarray  # (1, f, h, w, c)
     steps: np.ndarray  # (steps, 1, f, h, w, c) after each step
@@ -266,7 +266,7 @@ class Run:
     residuals: list[Residuals]  # likewise, of the ControlNet before scaling
 
 
-def sample(model, params: dict, conditioning, noise, sampling: animate.Sampling) -> Run:
+def sample(model, params: dict, conditioning, noise, sampler: sampling.Sampler) -> Run:
     """Sample on one device, one window at a time, keeping what went on."""
     outputs, residuals, steps, fused = [], [], [], []
     tapped = replace(
@@ -284,17 +284,23 @@ def sample(model, params: dict, conditioning, noise, sampling: animate.Sampling)
         io_callback(fused.append, None, halves, ordered=True)
         return combine(unconditional, conditional, scale)
 
-    with pytest.MonkeyPatch.context() as patch, unjitted(animate, "_predict", "_finish"):
+    with pytest.MonkeyPatch.context() as patch, unjitted(sampling, "_predict", "_finish"):
         patch.setattr(guidance, "combine", seen_combine)
-        latents = animate.sample(
+        latents = sampling.sample(
             tapped,
             params,
             conditioning,
             noise,
-            sampling,
-            inspect=lambda _, x: steps.append(np.asarray(x)),
+            sampler,
+            watch=lambda _, x, clean: steps.append(x),
             devices=jax.devices()[:1],
         )
         jax.effects_barrier()
     stack = lambda kept: np.stack([np.asarray(x) for x in kept])
-    return Run(np.asarray(latents), stack(steps), stack(fused), stack(outputs), residuals)
+    # Blocks of frames of every step; the last one repeats its last frame.
+    blocks, num_frames = len(fused) // len(steps), noise.shape[1]
+    whole = [
+        np.concatenate(fused[i : i + blocks], axis=2)[:, :, :num_frames]
+        for i in range(0, len(fused), blocks)
+    ]
+    return Run(np.asarray(latents), stack(steps), stack(whole), stack(outputs), residuals)

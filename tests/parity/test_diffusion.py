@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dispose_jax import animate
+from dispose_jax import sampling
 from dispose_jax.diffusion import guidance, prediction, schedules, windows
 from dispose_jax.diffusion.samplers import Ddim, Euler
 from dispose_jax.types import Conditioning
@@ -164,6 +164,9 @@ class Direct:
     def time(self, level):
         return level
 
+    def clean(self, x, output, level):
+        return output
+
     def step(self, x, output, level, lower):
         return output
 
@@ -226,12 +229,12 @@ def test_the_driver_blends_and_guides_as_the_original_pipeline(window_batch):
         table = np.zeros((num_frames, *predictions.shape[1:]), np.float32)
         table[plan.frames[:, -1]] = predictions
         numbers = np.arange(num_frames, dtype=np.float32).reshape(1, -1, 1, 1, 1)
-        latents = animate.sample(
+        latents = sampling.sample(
             Recorded(),
             {"predictions": table},
             Conditioning(context=jnp.ones((1, 1, 1)), pose_features=numbers),
             jnp.zeros((1, num_frames, *predictions.shape[-3:])),
-            animate.Sampling(
+            sampling.Sampler(
                 steps=1,
                 window=sizes["tile_size"],
                 overlap=sizes["tile_overlap"],
@@ -250,7 +253,7 @@ def test_initial_noise_repeats_as_in_the_original():
         drawn = distance.argmin(1)
         assert (distance.min(1) == 0).all()
         shape = channels_last(given).shape[1:]
-        ours = animate.initial_noise(
+        ours = sampling.initial_noise(
             Recorded(), jax.random.key(k), sizes["num_frames"], shape, sizes["tile_size"]
         )
         np.testing.assert_array_equal(ours[0], ours[0][drawn])

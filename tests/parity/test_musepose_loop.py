@@ -12,7 +12,7 @@ import pytest
 
 from configs import sd15
 from converters import mapping, rules
-from dispose_jax import animate
+from dispose_jax import sampling
 from dispose_jax.diffusion.samplers import Ddim
 from dispose_jax.models import networks, registry
 from tests import small
@@ -84,7 +84,9 @@ def loop():
     skeletons = case.inputs["pose_images_small"].repeat(8, axis=1).repeat(8, axis=2)
     skeletons = np.concatenate([skeletons[:1], skeletons])  # that of the reference is not read
     picture = np.zeros(skeletons.shape[1:], np.uint8)  # read by the encoders that are given
-    conditioning = animate.condition(model, params, picture, skeletons, None, small.key(0))
+    conditioning = sampling.condition(
+        model, params, picture, skeletons, None, small.key(0), devices=jax.devices()[:1]
+    )
     return SimpleNamespace(case=case, model=model, params=params, conditioning=conditioning)
 
 
@@ -97,7 +99,7 @@ def test_latents_after_every_step_equal_the_released_ones(loop, banks):
         prefix, tolerance = "half_bank.", case.about["tolerance"]["half_bank_outputs"]
         rounded = lambda x: x.astype(np.float16).astype(np.float32)
         conditioning = conditioning.replace(reference=jax.tree.map(rounded, conditioning.reference))
-    sampling = animate.Sampling(
+    sampler = sampling.Sampler(
         steps=config["steps"],
         window=config["context_frames"],
         overlap=config["context_overlap"],
@@ -105,13 +107,13 @@ def test_latents_after_every_step_equal_the_released_ones(loop, banks):
     )
     noise = np.moveaxis(case.inputs["initial_latents"], 1, -1)
     found = []
-    animate.sample(
+    sampling.sample(
         loop.model,
         loop.params,
         conditioning,
         noise,
-        sampling,
-        inspect=lambda step, latents: found.append(np.asarray(latents)),
+        sampler,
+        watch=lambda step, latents, clean: found.append(latents),
         devices=jax.devices()[:1],
     )
     assert len(found) == config["steps"]

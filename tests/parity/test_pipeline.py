@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from dispose_jax import animate, control_signals
+from dispose_jax import control_signals, sampling
 from dispose_jax.correspondence import dift, keypoints
 from dispose_jax.media import image
 from dispose_jax.models import networks, registry
@@ -92,8 +92,10 @@ def denoised():
     key = jax.random.key(0)
     silent = np.zeros((1, *reference.shape), np.float32)
     with pipeline.given_draws(silent, channels_last(inputs["noise"])):
-        conditioning = animate.condition(model, params, reference, skeletons, signals, key)
-        noise = animate.initial_noise(
+        conditioning = sampling.condition(
+            model, params, reference, skeletons, signals, key, devices=jax.devices()[:1]
+        )
+        noise = sampling.initial_noise(
             model, key, case.config["num_frames"], latents.shape[1:], config.sample.window
         )
     run = pipeline.sample(model, params, conditioning, noise, pipeline.sampling_of(config))
@@ -109,7 +111,7 @@ def test_denoising_starts_from_the_released_conditioning(denoised):
     case = denoised.case
     embedding = denoised.signals.point_features
     assert_close(case, "ref_point_emb", embedding, denoised.tight)
-    ids = animate.guided(denoised.model, denoised.conditioning, 2).added_time
+    ids = sampling.guided(denoised.model, denoised.conditioning, 2).added_time
     assert_close(case, "added_time_ids", ids, denoised.tight)
 
 
@@ -202,17 +204,25 @@ class Whole:
         with pipeline.given_draws(*draws):
             with pipeline.unjitted(control_signals, "_features"):
                 signals = control_signals.for_sampling(recipe, self.params, picture, self.pose, key)
-            conditioning = animate.condition(
-                self.model, self.params, requantised, skeletons, signals, key
+            conditioning = sampling.condition(
+                self.model,
+                self.params,
+                requantised,
+                skeletons,
+                signals,
+                key,
+                devices=jax.devices()[:1],
             )
             shape = conditioning.image_latents.shape[1:]
-            noise = animate.initial_noise(self.model, key, len(skeletons), shape, sample.window)
+            noise = sampling.initial_noise(self.model, key, len(skeletons), shape, sample.window)
         sampled = pipeline.sample(
             self.model, self.params, conditioning, noise, pipeline.sampling_of(self.config)
         )
         model = replace(self.model, vae=Tap(self.model.vae, decoded.append))
         chunk = self.case.config["decode_chunk_size"]
-        frames = list(animate.decode(model, self.params, sampled.latents, chunk))
+        frames = list(
+            sampling.decode(model, self.params, sampled.latents, chunk, devices=jax.devices()[:1])
+        )
         jax.effects_barrier()
         return SimpleNamespace(
             signals=signals,
@@ -316,7 +326,7 @@ def test_conditioning_equals_the_released_one(whole):
     whole.check("image_embeds", conditioning.context[:, 0])
     whole.check("image_latents", channels_first(conditioning.image_latents))
     whole.check("pose_latents", channels_first(conditioning.pose_features[0]))
-    whole.check("added_time_ids", animate.guided(whole.model, conditioning, 2).added_time)
+    whole.check("added_time_ids", sampling.guided(whole.model, conditioning, 2).added_time)
     sample = whole.config.sample
     plan = whole.model.windows(whole.pose.num_frames, sample.window, sample.overlap)
     windows = conditioning.at(plan.frames)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dispose_jax import animate, control_signals
+from dispose_jax import control_signals, sampling
 from dispose_jax.evaluation.ablation.clips import Clip
 from dispose_jax.models import networks, registry
 from dispose_jax.types import ControlSignals, Params
@@ -88,13 +88,13 @@ class Arm:
         sample = config.sample
         # One window is generated; where that leaves out the reference, the clip has a frame more.
         self.frames = sample.window + (not self.model.generates_reference)
-        self.sampling = animate.Sampling(
+        self.sampler = sampling.Sampler(
             steps=sample.steps,
             window=sample.window,
             overlap=0,
             guidance_scale=sample.guidance_scale,
         )
-        animate.check(self.model, self.frames, self.sampling)
+        sampling.check(self.model, self.frames, self.sampler)
 
     @property
     def parameters(self) -> dict[str, int]:
@@ -151,15 +151,21 @@ class Arm:
     def _frames(
         self, params: Params, clip: Clip, signals: ControlSignals | None, i: int
     ) -> np.ndarray:
-        model, sampling = self.model, self.sampling
-        conditioning = animate.condition(
-            model, params, clip.reference, clip.skeletons, signals, self._key(i, _CONDITION)
-        )
-        count, shape = len(clip.skeletons), model.latent_shape(*clip.reference.shape[:2])
-        noise = animate.initial_noise(model, self._key(i, _LATENTS), count, shape, count)
+        model = self.model
         # A clip is one window: more devices would have nothing to do.
         devices = jax.local_devices()[:1]
-        latents = animate.sample(model, params, conditioning, noise, sampling, devices=devices)
+        conditioning = sampling.condition(
+            model,
+            params,
+            clip.reference,
+            clip.skeletons,
+            signals,
+            self._key(i, _CONDITION),
+            devices=devices,
+        )
+        count, shape = len(clip.skeletons), model.latent_shape(*clip.reference.shape[:2])
+        noise = sampling.initial_noise(model, self._key(i, _LATENTS), count, shape, count)
+        latents = sampling.sample(model, params, conditioning, noise, self.sampler, devices=devices)
         if not np.isfinite(latents).all():
             raise ValueError(
                 f"arm {self.variant}: sampling clip {i} gave numbers that are not finite; try "
@@ -169,7 +175,9 @@ class Arm:
 
     def _decode(self, params: Params, latents) -> np.ndarray:
         chunk, rest = self.config.sample.decode_chunk, self.config.sample.decode_rest
-        return np.concatenate(list(animate.decode(self.model, params, latents, chunk, rest=rest)))
+        latents, devices = np.asarray(latents), jax.local_devices()[:1]
+        parts = sampling.decode(self.model, params, latents, chunk, rest=rest, devices=devices)
+        return np.concatenate(list(parts))
 
     def _key(self, clip: int, purpose: int):
         return jax.random.fold_in(

@@ -19,7 +19,7 @@ from ml_collections import FrozenConfigDict
 from dispose_jax import control_signals
 from dispose_jax.diffusion import schedules
 from dispose_jax.models.control_path import map_frames
-from dispose_jax.models.protocol import Model
+from dispose_jax.models.protocol import Model, condition
 from dispose_jax.types import Array, Batch, Conditioning, ControlSignals, Params
 
 DROPOUTS = ("joint", "svd_xtend")
@@ -92,7 +92,8 @@ class VideoLoss:
                 point_drop_rate=self.train.point_drop_rate,
             )
         skeletons = to_float(batch.skeletons)
-        return signals, self.model.condition(params, reference, skeletons, signals, condition_key)
+        conditioning = condition(self.model, params, reference, skeletons, signals, condition_key)
+        return signals, conditioning
 
 
 def to_float(pictures: Array) -> Array:

@@ -17,6 +17,7 @@ from configs.common import CONTROL
 from dispose_jax import control_signals
 from dispose_jax.data import examples
 from dispose_jax.diffusion import schedules
+from dispose_jax.models import protocol
 from dispose_jax.training.losses import video
 from dispose_jax.training.losses.video import VideoLoss
 from dispose_jax.types import Conditioning
@@ -253,7 +254,7 @@ def noise_of_reference(base, noise_aug, clips: int) -> tuple[np.ndarray, np.ndar
     still = np.zeros((clips, *small.SIZE, 3), np.float32)
     skeletons = np.zeros((clips, 1, *small.SIZE, 3), np.float32)
     params = light.everything(base)
-    found = model.condition(params, still, skeletons, None, jax.random.key(1))
+    found = protocol.condition(model, params, still, skeletons, None, jax.random.key(1))
     pixels = np.asarray(found.image_latents)[..., :3] * 8  # means over 8 x 8 pixels
     return np.asarray(found.added_time[:, 2]), pixels.reshape(clips, -1).std(1)
 

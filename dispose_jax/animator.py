@@ -1,0 +1,313 @@
+"""The library call: arrays or files in, frames out.
+
+    import dispose_jax
+    animator = dispose_jax.Animator.load("bundle", config="configs/svd.py")
+    clip = animator.prepare("ref.png", driving="dance.mp4")
+    for frames in animator(clip):  # (n, h, w, 3) uint8, as they are decoded
+        ...
+
+An animator keeps its weights on the host and its programs compiled, so that a second clip of any
+length starts at once. Each stage gives back what it held on the devices before the next one starts.
+Writing files is not its business (job.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dispose_jax import control_signals, inputs, sampling, settings, weights
+from dispose_jax.control_signals import Trajectories
+from dispose_jax.diffusion import windows
+from dispose_jax.media import image
+from dispose_jax.models import networks, registry
+from dispose_jax.models.protocol import generated
+from dispose_jax.pose.files import PoseFile
+from dispose_jax.types import Conditioning, ControlSignals, Pose
+
+STAGES = ("conditioning", "control signals", "sampling", "decoding")
+PREVIEWED = 4  # frames of a preview
+SIGNAL_NOISE, CONDITION_NOISE, LATENT_NOISE = range(3)  # purposes of the seed
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+Preview = Callable[[int, np.ndarray], None]  # step, picture (h, frames w, 3) uint8
+
+
+class Animator:
+    """A model with its weights, ready for clip after clip.
+
+    config: of configs/, checked here. given: what weights.choose gives. devices: those that share
+    the work, all by default. say receives sentences for people. Raises ValueError for settings and
+    weights that cannot be worked with, before any weight is read.
+    """
+
+    def __init__(
+        self,
+        config,
+        given: Sequence[str],
+        *,
+        devices: Sequence[jax.Device] | None = None,
+        say: Callable[[str], None] = lambda sentence: None,
+    ):
+        settings.check(config)
+        self.config, self.devices, self.say = config, devices, say
+        built = networks.build(config, networks.compute_dtype(config.sample.dtype))
+        self.model = registry.build(config, built)
+        self.recipe = control_signals.build(config, built)
+        self.weights = weights.Weights(given, built, config)
+        sample = config.sample
+        self.sampler = sampling.Sampler(
+            steps=sample.steps,
+            window=sample.window,
+            overlap=sample.overlap,
+            guidance_scale=sample.guidance_scale,
+            window_batch=sample.window_batch,
+        )
+        if self.weights.random:
+            names = ", ".join(self.weights.random)
+            say(f"random weights, so the result is noise: {names}")
+
+    @classmethod
+    def load(
+        cls,
+        bundles: str | Path | Sequence[str | Path] | None = None,
+        *,
+        config="configs/svd.py",
+        devices: Sequence[jax.Device] | None = None,
+        say: Callable[[str], None] = lambda sentence: None,
+    ) -> Animator:
+        """An animator of bundle folders, later ones replacing earlier ones, or of "random" weights.
+
+        config: a file of configs/ with its argument, as on the command line, or what its get_config
+        gives. bundles None: those that the checkout has for the config. Raises ValueError as the
+        class does.
+        """
+        if isinstance(config, (str, Path)):
+            config = settings.load(str(config))
+        if isinstance(bundles, (str, Path)):
+            bundles = [bundles]
+        given = weights.choose(bundles and [str(folder) for folder in bundles], config)
+        return cls(config, given, devices=devices, say=say)
+
+    def prepare(
+        self,
+        reference: str | Path | np.ndarray,
+        *,
+        driving: str | Path | np.ndarray | None = None,
+        poses: str | Path | PoseFile | None = None,
+        reference_pose: str | Path | Pose | None = None,
+        fps: float | Fraction | None = None,
+    ) -> inputs.Clip:
+        """What is to be animated: everything read, keypoints found and fitted to the reference.
+
+        Arguments are paths, or arrays as inputs.Sources says: reference (h, w, 3) and driving (n,
+        h, w, 3) uint8. Without poses or reference_pose keypoints are detected, which needs DWPose's
+        files in a bundle. fps: of a driving array or of poses alone. Raises ValueError for what
+        cannot be animated.
+        """
+        path = lambda source: Path(source) if isinstance(source, str) else source
+        given = map(path, (reference, reference_pose, driving, poses))
+        return self.prepare_sources(inputs.Sources(*given, fps=fps))
+
+    def prepare_sources(self, sources: inputs.Sources) -> inputs.Clip:
+        """The same for sources that are already put together."""
+        config = self.config
+        folder = self.weights.pose_folder
+        clip = inputs.prepare(sources, config.sample, config.skeleton, folder, self.say)
+        self._check(clip)
+        return clip
+
+    def __call__(
+        self,
+        clip: inputs.Clip,
+        *,
+        seed: int | None = None,
+        progress: Progress | None = None,
+        preview: Preview | None = None,
+    ) -> Iterator[np.ndarray]:
+        """The frames of the video to come, (n, h, w, 3) uint8, some at a time.
+
+        seed: in place of the config's. progress is told the stage of STAGES and how much of it is
+        done. preview is shown some frames after every step, as they would be without their noise;
+        it keeps the decoder beside the denoiser. Raises ValueError for a clip of another config and
+        for numbers that are not finite; what the callbacks raise ends this clip alone.
+        """
+        latents = self.latents(clip, seed=seed, progress=progress, preview=preview)
+        yield from self.decode(clip, latents, progress=progress)
+
+    def latents(
+        self,
+        clip: inputs.Clip,
+        *,
+        seed: int | None = None,
+        progress: Progress | None = None,
+        preview: Preview | None = None,
+    ) -> np.ndarray:
+        """The denoised latents of a clip, (1, f, h, w, c) float32; the arguments of a call."""
+        self._check(clip)
+        seed = self.config.seed if seed is None else seed
+        spare = inputs.padding(self.config.sample, clip.num_frames)
+        clip = inputs.prolonged(clip, spare)
+        told = lambda stage, total: _told(progress, stage, total)
+        conditioning = self._condition(clip, seed, told)
+        model, shape = self.model, self.model.latent_shape(*clip.reference.shape[:2])
+        key = _key(seed, LATENT_NOISE)
+        noise = sampling.initial_noise(model, key, len(clip.skeletons), shape, self.sampler.window)
+        latents = sampling.sample(
+            model,
+            self._load(model.stages["sampling"]),
+            conditioning,
+            noise,
+            self.sampler,
+            progress=told("sampling", self.sampler.steps),
+            watch=preview and self._watch(preview),
+            devices=self.devices,
+        )
+        if not np.isfinite(latents).all():
+            raise ValueError(
+                "sampling gave numbers that are not finite; try --config.sample.dtype=float32, and "
+                "check the weights with: python -m converters.convert check WEIGHTS"
+            )
+        return latents[:, : latents.shape[1] - spare]
+
+    def decode(
+        self, clip: inputs.Clip, latents: np.ndarray, *, progress: Progress | None = None
+    ) -> Iterator[np.ndarray]:
+        """Frames (n, h, w, 3) uint8 of a clip's latents, at the size of the video to write."""
+        sample = self.config.sample
+        parts = sampling.decode(
+            self.model,
+            self._load(self.model.stages["decoding"]),
+            latents,
+            sample.decode_chunk,
+            rest=sample.decode_rest,
+            devices=self.devices,
+            progress=_told(progress, "decoding", latents.shape[1]),
+        )
+        for frames in parts:
+            yield _at_size(frames, clip.shown)
+
+    def fields(self, clip: inputs.Clip) -> Iterator[ControlSignals]:
+        """What DisPose derives of the poses, block by block on the host, to be looked at.
+
+        Leaves are (1, n, ..) and follow each other from frame 0, the reference, on; features of
+        points are left out.
+        """
+        place = sampling.placement(self.devices)
+        make = self._signals(clip, place, None)
+        for numbers, count in windows.blocks(range(len(clip.skeletons)), place.rows, self._chunk):
+            signals = jax.device_get(make(numbers))
+            flat = lambda x, count=count: x.reshape(1, -1, *x.shape[2:])[:, :count]
+            yield signals.replace(**jax.tree.map(flat, signals.per_frame), point_features=None)
+
+    @property
+    def controlled(self) -> bool:
+        """Whether a control signal enters the model: not in the base model alone."""
+        return bool(self.config.control.motion or self.config.control.points)
+
+    @property
+    def _chunk(self) -> int:
+        """Frames of control signals at a time on each device."""
+        return self.recipe.chunk
+
+    def _check(self, clip: inputs.Clip) -> None:
+        """Raise ValueError for a clip that this animator cannot animate."""
+        if clip.look != dict(self.config.skeleton):
+            raise ValueError(
+                f"the clip was prepared with the skeletons of another config, {clip.look}, and not "
+                f"{dict(self.config.skeleton)}; prepare it with this animator"
+            )
+        spare = inputs.padding(self.config.sample, clip.num_frames)
+        sampling.check(self.model, len(clip.skeletons) + spare, self.sampler)
+
+    def _load(self, names: Sequence[str]):
+        """Weights of a stage, whole on every device."""
+        return self.weights.load(names, sampling.placement(self.devices).whole)
+
+    def _condition(self, clip: inputs.Clip, seed: int, told) -> Conditioning:
+        """All that no step changes, on the host."""
+        report = told("conditioning", 1)
+        shared = sampling.condition_reference(
+            self.model,
+            self._load(self.model.stages["reference"]),
+            clip.reference,
+            _key(seed, CONDITION_NOISE),
+        )
+        if report is not None:
+            report(1, 1)
+        made = generated(self.model, len(clip.skeletons))
+        report = told("control signals", made)
+        points = control_signals.point_features(
+            self.recipe,
+            self._load(self.recipe.dift_networks),
+            clip.reference,
+            clip.pose,
+            _key(seed, SIGNAL_NOISE),
+        )
+        make = lambda numbers: None
+        if self.controlled:
+            make = self._signals(clip, sampling.placement(self.devices), points)
+        parts = sampling.condition_frames(
+            self.model,
+            self._load(self.model.stages["frames"]),
+            len(clip.skeletons),
+            lambda numbers: (clip.skeletons[numbers], make(numbers)),
+            self._chunk,
+            devices=self.devices,
+            progress=report,
+        )
+        return shared.replace(**parts)
+
+    def _signals(
+        self, clip: inputs.Clip, place: sampling.Placement, points
+    ) -> Callable[[np.ndarray], ControlSignals]:
+        """A function from frame numbers (rows, n) to their signals on the devices."""
+        recipe, size = self.recipe, clip.reference.shape[:2]
+        params = self._load(recipe.cmp_networks)
+        picture = control_signals.picture_features(recipe, params, clip.reference)
+        if points is None and recipe.dift is not None:  # the same program, whose points nobody sees
+            points = np.zeros((1, 18, recipe.dift.features), np.float32)
+        picture, points = jax.device_put((picture, points), place.whole)
+        paths: Trajectories = control_signals.trajectories(recipe, clip.pose, size)
+
+        def make(numbers: np.ndarray) -> ControlSignals:
+            rows = jax.device_put(paths.at(numbers), place.spread)
+            return control_signals.of_frames(recipe, size, params, picture, points, rows)
+
+        return make
+
+    def _watch(self, preview: Preview) -> sampling.Watch:
+        """After every step, the decoded picture of what the latents are without their noise."""
+        params = self._load(self.model.stages["decoding"])
+        first = 1 if self.model.generates_reference else 0
+
+        def watch(step: int, _, clean: np.ndarray) -> None:
+            count = min(PREVIEWED, clean.shape[1] - first)
+            numbers = np.rint(np.linspace(first, clean.shape[1] - 1, count)).astype(int)
+            pictures = sampling.decode_pictures(self.model, params, clean[0, numbers])
+            preview(step, np.concatenate(pictures, axis=1))
+
+        return watch
+
+
+def _told(progress: Progress | None, stage: str, total: int) -> sampling.Progress | None:
+    """The progress of one stage, told that it begins."""
+    if progress is None:
+        return None
+    progress(stage, 0, total)
+    return lambda done, total: progress(stage, done, total)
+
+
+def _at_size(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Finished frames (n, h, w, 3) at the height and width of the video to write."""
+    if frames.shape[1:3] == size:
+        return frames
+    return np.stack([image.bilinear(one, *size) for one in frames])
+
+
+def _key(seed: int, purpose: int):
+    return jax.random.fold_in(jax.random.key(seed), purpose)

@@ -1,0 +1,400 @@
+"""The stages of sampling as functions of arrays, whatever the base model.
+
+`condition_reference` and `condition_frames` (once per clip), `sample` (steps x windows), `decode`
+(some frames at a time), each with its own networks so that weights can be dropped between them.
+Programs see windows and blocks of a fixed size and never the clip's length: what grows with the
+clip stays on the host. Rows of a program (windows with the two halves of guidance, blocks of
+frames) are spread over all devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from dispose_jax.diffusion import guidance, windows
+from dispose_jax.models.protocol import Model, generated, generated_frames
+from dispose_jax.types import Array, Conditioning, ControlSignals, Params
+
+Progress = Callable[[int, int], None]  # done, total
+# Numbers of frames (rows, n) -> skeletons (rows, n, h, w, 3) uint8 and the signals of these frames.
+FrameSource = Callable[[np.ndarray], tuple[np.ndarray, ControlSignals | None]]
+# Step, latents (1, f, h, w, c) after it, and what it takes for the latents without noise.
+Watch = Callable[[int, np.ndarray, np.ndarray], None]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Numbers of `config.sample` that `sample` needs (configs/common.py says what they mean)."""
+
+    steps: int
+    window: int
+    overlap: int
+    guidance_scale: float | tuple[float, float]
+    window_batch: int = 1
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where arrays of a stage are: rows spread over the devices, or whole on each of them."""
+
+    spread: NamedSharding
+    whole: NamedSharding
+
+    @property
+    def rows(self) -> int:
+        """How many devices there are."""
+        return self.spread.mesh.size
+
+
+def placement(devices: Sequence[jax.Device] | None = None) -> Placement:
+    """Of the devices that share a stage's rows, all of them by default."""
+    devices = jax.devices() if devices is None else devices
+    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    return Placement(*(NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ())))
+
+
+def check(model: Model, num_frames: int, sampler: Sampler) -> None:
+    """Raise ValueError for numbers that `sample` cannot work with, before any long work.
+
+    num_frames: of the clip, the reference included.
+    """
+    made = generated(model, num_frames)
+    model.windows(made, sampler.window, sampler.overlap)
+    guidance.scales(sampler.guidance_scale, made)
+    model.schedule.levels(sampler.steps)
+    if sampler.window_batch < 1:
+        raise ValueError(f"sample.window_batch is {sampler.window_batch}: expected 1 or more")
+
+
+def condition(
+    model: Model,
+    params: Params,
+    reference: np.ndarray,
+    skeletons: np.ndarray,
+    signals: ControlSignals | None,
+    key: Array,
+    *,
+    chunk: int = 8,
+    devices: Sequence[jax.Device] | None = None,
+) -> Conditioning:
+    """What no step changes, on the host, for a clip whose pictures and signals are at hand.
+
+    reference (h, w, 3) and skeletons (f, h, w, 3), both uint8; signals of the f frames, None for
+    the base model alone. chunk: frames encoded together on each device.
+    """
+
+    def source(frames: np.ndarray) -> tuple[np.ndarray, ControlSignals | None]:
+        if signals is None:
+            return skeletons[frames], None
+        taken = jax.tree.map(lambda x: np.asarray(x)[0][frames], signals.per_frame)
+        points = signals.point_features
+        if points is not None:
+            points = np.repeat(points, len(frames), axis=0)
+        return skeletons[frames], signals.replace(point_features=points, **taken)
+
+    shared = condition_reference(model, params, reference, key)
+    parts = condition_frames(model, params, len(skeletons), source, chunk, devices=devices)
+    return shared.replace(**parts)
+
+
+def condition_reference(
+    model: Model, params: Params, reference: np.ndarray, key: Array
+) -> Conditioning:
+    """What the reference (h, w, 3) uint8 alone decides, on the host; per-frame parts are None."""
+    return jax.device_get(_condition_reference(model, params, reference[None], key))
+
+
+def condition_frames(
+    model: Model,
+    params: Params,
+    num_frames: int,
+    source: FrameSource,
+    chunk: int,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, object]:
+    """The per-frame parts of a Conditioning, encoded chunk by chunk and kept on the host.
+
+    num_frames: of the clip, the reference included; source gives what is to be encoded of the
+    frames that it is asked for; chunk: frames at a time on each device. Leaves are (1, f, ..) in
+    the type that the networks compute in. progress(done, total) counts frames.
+    """
+    frames, place = generated_frames(model, num_frames), placement(devices)
+    params = jax.device_put(params, place.whole)
+    kept, done, waiting = None, 0, None
+
+    def keep(parts: dict[str, object], count: int) -> None:
+        nonlocal kept, done
+        parts = jax.device_get(parts)  # leaves (rows, n, ..)
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], parts)
+        if kept is None:
+            kept = jax.tree.map(lambda x: np.empty((1, len(frames), *x.shape[1:]), x.dtype), flat)
+        for array, new in zip(jax.tree.leaves(kept), jax.tree.leaves(flat)):
+            array[0, done : done + count] = new
+        done += count
+        if progress is not None:
+            progress(done, len(frames))
+
+    for numbers, count in windows.blocks(frames, place.rows, chunk):
+        inputs = jax.device_put(source(numbers), place.spread)
+        parts = _condition_frames(model, place.whole, params, *inputs)
+        if waiting is not None:  # while the device computes the next ones
+            keep(*waiting)
+        waiting = parts, count
+    keep(*waiting)
+    return kept
+
+
+def initial_noise(
+    model: Model, key: Array, num_frames: int, latent_shape: tuple[int, int, int], window: int
+) -> np.ndarray:
+    """Standard normal latents (1, f, h, w, c) float32 of the frames that are generated; one window
+    long and repeated where the model says so.
+
+    num_frames: of the clip, the reference included; latent_shape: h, w, c of a frame.
+    """
+    made = generated(model, num_frames)
+    length = min(window, made) if model.repeats_noise else made
+    noise = np.asarray(jax.random.normal(key, (1, length, *latent_shape)))
+    return noise[:, np.arange(made) % length]
+
+
+def sample(
+    model: Model,
+    params: Params,
+    conditioning: Conditioning,
+    noise: np.ndarray,
+    sampler: Sampler,
+    *,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> np.ndarray:
+    """Denoise a clip: noise (1, f, h, w, c) -> latents of the same shape, float32, on the host.
+
+    progress(done, steps) and watch are called after every step. devices: those that share the
+    windows, all by default. Raises ValueError for impossible windows, steps or guidance.
+    """
+    num_frames = noise.shape[1]
+    plan = model.windows(num_frames, sampler.window, sampler.overlap)
+    scale = guidance.scales(sampler.guidance_scale, num_frames)
+    halves = 1 if (scale == 1).all() else 2
+    levels = model.schedule.levels(sampler.steps)
+    total = windows.total_weight(plan, num_frames)
+
+    place = placement(devices)
+    params, shared = jax.device_put((params, conditioning.shared), place.whole)
+    shared = shared.replace(cross=_hoist(model, halves, params, shared))
+    batches = list(_batches(plan, sampler.window_batch * place.rows))
+
+    def rows(x: np.ndarray, frames: np.ndarray):
+        """Latents and per-frame conditioning of windows (rows, t), on their way to the devices."""
+        picked = jax.tree.map(lambda leaf: np.asarray(leaf)[0][frames], conditioning.per_frame)
+        return jax.device_put((x[0][frames], picked), place.spread)
+
+    x = np.asarray(model.schedule.start(noise, levels), np.float32)
+    for step, (level, lower) in enumerate(levels):
+        blend = np.zeros((halves, *noise.shape[1:]), np.float32)
+        waiting = None
+        for frames, weights in batches:
+            output = _predict(model, halves, place.whole, params, shared, *rows(x, frames), level)
+            if waiting is not None:  # while the device computes the next windows
+                _add(blend, *waiting)
+            waiting = output, frames, weights
+        _add(blend, *waiting)
+        x, clean = _step(model, blend, x, total, scale, level, lower, plan.frames.shape[1])
+        if progress is not None:
+            progress(step + 1, sampler.steps)
+        if watch is not None:
+            watch(step, x, clean)
+    return x
+
+
+def guided(model: Model, conditioning: Conditioning, halves: int) -> Conditioning:
+    """Rows for guidance: each becomes two adjacent ones, the unconditional one first."""
+    if halves == 1:
+        return conditioning
+    rows = len(conditioning.context)
+    twice = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), conditioning)
+    return model.unconditional(twice, jnp.arange(2 * rows) % 2 == 0)
+
+
+def decode(
+    model: Model,
+    params: Params,
+    latents: np.ndarray,
+    chunk: int,
+    *,
+    rest: str = "short",
+    devices: Sequence[jax.Device] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[np.ndarray]:
+    """Latents (1, f, h, w, c) -> frames (n, h, w, 3) uint8, some at a time, without a generated
+    reference.
+
+    Frames decoded together see each other, so the chunk is part of the result. rest: the frames
+    after the last whole chunk are decoded alone ("short", as released, by a program of their own),
+    or as the end of a whole one ("whole"). Levels are truncated, as released. Chunks are spread
+    over the devices, all by default.
+    """
+    num_frames, place = latents.shape[1], placement(devices)
+    params = jax.device_put(params, place.whole)
+    done = 0
+    for group in _groups(_pieces(num_frames, chunk, rest), place.rows):
+        numbers = np.stack([numbers for numbers, _ in group])
+        rows = jax.device_put(latents[0][numbers], place.spread)  # (rows, n, h, w, c)
+        decoded = np.asarray(_decode(model, place.whole, params, rows))
+        frames = np.concatenate([row[new] for row, (_, new) in zip(decoded, group)])
+        start, done = done, done + len(frames)
+        if progress is not None:
+            progress(done, num_frames)
+        if start == 0 and model.generates_reference:
+            frames = frames[1:]
+        if len(frames):
+            yield frames
+
+
+def decode_pictures(model: Model, params: Params, latents: np.ndarray) -> list[np.ndarray]:
+    """Latents (n, h, w, c) -> n pictures (h, w, 3) uint8, each decoded alone on one device: what a
+    video is to look like, at little cost."""
+    place = placement(jax.local_devices()[:1])
+    params = jax.device_put(params, place.whole)
+    alone = lambda frame: jax.device_put(frame[None, None], place.spread)
+    return [
+        np.asarray(_decode(model, place.whole, params, alone(frame)))[0, 0] for frame in latents
+    ]
+
+
+Piece = tuple[np.ndarray, slice]  # frames that are decoded together, which of them are new
+
+
+def _pieces(num_frames: int, chunk: int, rest: str) -> list[Piece]:
+    """How a clip is cut for decoding; see `decode`."""
+    pieces = []
+    for start in range(0, num_frames, chunk):
+        left = num_frames - start
+        if left >= chunk or rest == "short":
+            pieces.append((np.arange(start, min(start + chunk, num_frames)), slice(None)))
+        else:  # a clip shorter than a chunk ends with repetitions of its last frame
+            first = max(0, num_frames - chunk)
+            numbers = np.minimum(first + np.arange(chunk), num_frames - 1)
+            pieces.append((numbers, slice(start - first, start - first + left)))
+    return pieces
+
+
+def _groups(pieces: list[Piece], rows: int) -> Iterator[list[Piece]]:
+    """Pieces of one length, `rows` at a time; the last group ends with pieces without new
+    frames."""
+    for _, alike in groupby(pieces, key=lambda piece: len(piece[0])):
+        alike = list(alike)
+        for start in range(0, len(alike), rows):
+            group = alike[start : start + rows]
+            yield group + [(group[-1][0], slice(0))] * (rows - len(group))
+
+
+def _to_float(pictures: Array) -> Array:
+    """uint8 -> float32 in -1..1."""
+    return pictures.astype(jnp.float32) / 127.5 - 1
+
+
+@partial(jax.jit, static_argnums=0)
+def _condition_reference(model, params, reference, key) -> Conditioning:
+    return model.condition_reference(params, _to_float(reference), key)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _condition_frames(model, whole: NamedSharding, params, skeletons, signals) -> dict:
+    parts = model.condition_frames(params, _to_float(skeletons), signals)
+    return jax.lax.with_sharding_constraint(parts, whole)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _hoist(model, halves: int, params, shared: Conditioning) -> dict | None:
+    return model.hoist(params, guided(model, shared, halves)).cross
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _decode(model, whole: NamedSharding, params, latents: Array) -> Array:
+    frames = jnp.clip(model.decode(params, latents) / 2 + 0.5, 0, 1)
+    return jax.lax.with_sharding_constraint((frames * 255).astype(jnp.uint8), whole)
+
+
+def _batches(plan: windows.Windows, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Frame numbers and weights (size, t) of `size` windows at a time, padded with weight 0."""
+    missing = -len(plan.frames) % size
+    frames = np.concatenate([plan.frames, np.repeat(plan.frames[:1], missing, axis=0)])
+    weights = np.repeat(plan.weights[None], len(frames), axis=0)
+    weights[len(plan.frames) :] = 0
+    for start in range(0, len(frames), size):
+        yield frames[start : start + size], weights[start : start + size]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _predict(
+    model: Model,
+    halves: int,
+    whole: NamedSharding,
+    params: Params,
+    shared: Conditioning,
+    latents: Array,
+    per_frame: dict,
+    level: Array,
+) -> Array:
+    """What the network predicts for windows: latents (rows, t, h, w, c) -> (rows, halves, t, h, w,
+    c) float32.
+
+    shared: conditioning of the clip, with the constant cross-attentions of both halves; per_frame:
+    leaves (rows, t, ..).
+    """
+    count = len(latents)
+    tile = lambda value: jnp.tile(value, (count, *[1] * (value.ndim - 1)))
+    rows = jax.tree.map(tile, shared.replace(cross=None)).replace(**per_frame)
+    rows = guided(model, rows, halves).replace(cross=jax.tree.map(tile, shared.cross))
+    latents = jnp.repeat(model.schedule.scale_input(latents, level), halves, axis=0)
+    t = jnp.broadcast_to(model.schedule.time(level), (len(latents),))
+    output = model.denoise(params, latents, t, rows).astype(jnp.float32)
+    output = output.reshape(count, halves, *output.shape[1:])
+    return jax.lax.with_sharding_constraint(output, whole)
+
+
+def _add(blend: np.ndarray, output: Array, frames: np.ndarray, weights: np.ndarray) -> None:
+    """Add the weighted predictions of windows (rows, halves, t, ..) to blend (halves, f, ..)."""
+    for row, numbers, share in zip(np.asarray(output), frames, weights):
+        for i in np.flatnonzero(share):  # one by one, as a window may hold a frame twice
+            blend[:, numbers[i]] += row[:, i] * share[i]
+
+
+def _step(
+    model: Model, blend, x, total, scale, level, lower, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The latents at the lower level, and without noise, (1, f, h, w, c): `size` frames at a
+    time."""
+    stepped, clean = np.empty_like(x), np.empty_like(x)
+    start = 0
+    for numbers, count in windows.blocks(range(x.shape[1]), 1, size):
+        of = numbers[0]
+        found = _finish(model.schedule, blend[:, of], x[:, of], total[of], scale[of], level, lower)
+        for array, part in zip((stepped, clean), found):
+            array[:, start : start + count] = np.asarray(part)[:, :count]
+        start += count
+    return stepped, clean
+
+
+@partial(jax.jit, static_argnums=0)
+def _finish(
+    schedule, blend: Array, x: Array, total: Array, scale: Array, level: Array, lower: Array
+) -> tuple[Array, Array]:
+    """Blend -> prediction -> guidance -> the latents at the lower level, and without noise."""
+    prediction = blend / total[:, None, None, None]
+    if len(prediction) == 2:
+        prediction = guidance.combine(*prediction, scale)[None]
+    return schedule.step(x, prediction, level, lower), schedule.clean(x, prediction, level)
