@@ -145,25 +145,36 @@ class GroupNorm(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """x (..., c) -> the same shape; c divisible by groups."""
+    def __call__(self, x: Array, moments: tuple[Array, Array] | None = None) -> Array:
+        """x (..., c) -> the same shape; c divisible by groups.
+
+        moments: means and variances, shaped as `group_mean` gives them, of a larger array that x is
+        a piece of (see piecewise.py); None: x's own.
+        """
         channels = x.shape[-1]
         if channels % self.groups:
             raise ValueError(f"{channels} channels do not divide into {self.groups} norm groups")
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", zeros, (channels,))
-        axes = tuple(range(x.ndim - 1 - self.over, x.ndim - 1))
-
-        def group_mean(values: Array) -> Array:  # (..., c) -> one value per group, spread over c
-            mean = values.mean(axes, keepdims=True)
-            grouped = mean.reshape(*mean.shape[:-1], self.groups, -1).mean(-1, keepdims=True)
-            spread = jnp.broadcast_to(grouped, (*grouped.shape[:-1], channels // self.groups))
-            return spread.reshape(mean.shape)
-
         wide = x.astype(jnp.float32)
-        centred = wide - group_mean(wide)
-        rstd = jax.lax.rsqrt(group_mean(jnp.square(centred)) + self.epsilon)
+        mean = moments[0] if moments else group_mean(wide, self.groups, self.over)
+        centred = wide - mean
+        variance = (
+            moments[1] if moments else group_mean(jnp.square(centred), self.groups, self.over)
+        )
+        rstd = jax.lax.rsqrt(variance + self.epsilon)
         return (centred * (rstd * scale.astype(jnp.float32)) + bias).astype(self.dtype)
+
+
+def group_mean(x: Array, groups: int, over: int) -> Array:
+    """Means over `over` axes before the channels and over each group of channels.
+
+    x (..., c) -> x's shape with 1 for those axes, every channel having its group's mean.
+    """
+    mean = x.mean(tuple(range(x.ndim - 1 - over, x.ndim - 1)), keepdims=True)
+    grouped = mean.reshape(*mean.shape[:-1], groups, -1).mean(-1, keepdims=True)
+    spread = jnp.broadcast_to(grouped, (*grouped.shape[:-1], x.shape[-1] // groups))
+    return spread.reshape(mean.shape)
 
 
 class BatchNorm(nn.Module):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from dispose_jax.networks.layers import GroupNorm, conv, dense, temporal_conv
+from dispose_jax.networks.piecewise import PiecewiseResnetBlock, by_picture, is_large
 from dispose_jax.networks.resnet import (
     Downsample,
     ResnetBlock,
@@ -23,7 +24,8 @@ from dispose_jax.ops.attention import attention
 
 Array = jax.Array
 
-_EPSILON = 1e-6  # every norm of both autoencoders but the temporal blocks', which have 1e-5
+_EPSILON = 1e-6  # every norm of both autoencoders but the temporal blocks'
+_TEMPORAL_EPSILON = 1e-5
 
 
 class VAE(nn.Module):
@@ -112,8 +114,9 @@ class Decoder(nn.Module):
         """x (b, f, h/8, w/8, c) -> (b, f, h, w, 3) with four widths."""
         x = conv(self.widths[-1], name="conv_in", dtype=self.dtype)(x)
         x = MidBlock(self.widths[-1], self.groups, self.temporal, self.dtype, name="mid_block")(x)
+        enlarge = None
         for i, width in enumerate(reversed(self.widths)):
-            x = UpBlock(
+            x, enlarge = UpBlock(
                 width,
                 self.layers + 1,
                 self.groups,
@@ -121,9 +124,14 @@ class Decoder(nn.Module):
                 upsample=i < len(self.widths) - 1,
                 dtype=self.dtype,
                 name=f"up_blocks_{i}",
-            )(x)
-        norm = GroupNorm(_EPSILON, self.groups, dtype=self.dtype, name="conv_norm_out")
-        x = conv(3, name="conv_out", dtype=self.dtype)(nn.silu(norm(x)))
+            )(x, enlarge)
+
+        def last(self: Decoder, x: Array) -> Array:
+            norm = GroupNorm(_EPSILON, self.groups, dtype=self.dtype, name="conv_norm_out")
+            return conv(3, name="conv_out", dtype=self.dtype)(nn.silu(norm(x)))
+
+        large = is_large(*x.shape, dtype=self.dtype)
+        x = by_picture(last, self, x) if large else last(self, x)
         if self.temporal:
             b, f, h, w, c = x.shape
             flat = x.reshape(b, f, h * w, c)  # positions are one axis for the temporal convolution
@@ -155,7 +163,11 @@ class DownBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Residual blocks, then twice the grid."""
+    """The last block's upsampling, then residual blocks.
+
+    Its own upsampling is left to the block after it: of a large clip, one frame at a time is
+    enlarged and goes through the next layers, so that the result never exists for all frames.
+    """
 
     features: int
     layers: int
@@ -165,13 +177,29 @@ class UpBlock(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """x (b, f, h, w, c) -> (b, f, 2h, 2w, features), or h, w without upsampling."""
+    def __call__(self, x: Array, enlarge: Upsample | None) -> tuple[Array, Upsample | None]:
+        """x (b, f, h, w, c) -> ((b, f, 2h, 2w, features) or, where enlarge is None, h, w; the
+        upsampling that comes next, None if there is none)."""
         for i in range(self.layers):
-            x = _resnet(self, self.features, f"resnets_{i}")(x)
+            cells = x.size // x.shape[-1] * (1 if enlarge is None else 4)
+            channels = max(x.shape[-1], self.features)
+            if self.temporal and is_large(cells, channels, dtype=self.dtype):
+                x = PiecewiseResnetBlock(
+                    self.features,
+                    epsilon=_EPSILON,
+                    temporal_epsilon=_TEMPORAL_EPSILON,
+                    groups=self.groups,
+                    enlarge=enlarge,
+                    dtype=self.dtype,
+                    name=f"resnets_{i}",
+                )(x)
+            else:
+                x = x if enlarge is None else enlarge(x)
+                x = _resnet(self, self.features, f"resnets_{i}")(x)
+            enlarge = None
         if not self.upsample:
-            return x
-        return Upsample(self.features, dtype=self.dtype, name="upsamplers_0")(x)
+            return x, None
+        return x, Upsample(self.features, dtype=self.dtype, name="upsamplers_0")
 
 
 class MidBlock(nn.Module):
@@ -221,7 +249,7 @@ def _resnet(block: UpBlock | MidBlock, features: int, name: str) -> nn.Module:
     return SpatioTemporalResnetBlock(
         features,
         epsilon=_EPSILON,
-        temporal_epsilon=1e-5,
+        temporal_epsilon=_TEMPORAL_EPSILON,
         merge="switched",
         groups=block.groups,
         dtype=block.dtype,
