@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import SimpleNamespace
@@ -260,18 +261,20 @@ class Whole:
         same &= np.array_equal(self.skeletons, self.drawn)
         return self.staged if same else self.run(self.picture, requantised, self.skeletons)
 
+    def stored(self, name: str, ours) -> np.ndarray:
+        """The values of an output that the case stores: every stride-th along each axis."""
+        strides = self.case.config["strides"].get(name, [])
+        return np.asarray(ours)[tuple(slice(None, None, step) for step in strides)]
+
     def check(self, name: str, ours, **named) -> None:
         """Compare with an output by its own absolute tolerance, stored values only."""
-        strides = self.case.config["strides"].get(name, [])
-        stored = np.asarray(ours)[tuple(slice(None, None, step) for step in strides)]
-        assert_close(
-            self.case, name, stored, self.case.about["tolerance"][name], relative=False, **named
-        )
+        tolerance = self.case.about["tolerance"][name]
+        assert_close(self.case, name, self.stored(name, ours), tolerance, relative=False, **named)
 
     def check_levels(self, name: str, ours: np.ndarray, bounds: dict | None = None) -> None:
-        """Compare whole levels: how far apart at most, and how many differ."""
+        """Compare whole levels, stored values only: how far apart at most, how many differ."""
         bounds = bounds or self.case.about["tolerance"][name]
-        reference = self.case.outputs[name]
+        ours, reference = self.stored(name, ours), self.case.outputs[name]
         assert ours.shape == reference.shape and ours.dtype == reference.dtype
         difference = np.abs(ours.astype(int) - reference)
         record(self.case.name, f"{name}, levels", difference.max(), bounds["max_abs"])
@@ -284,6 +287,22 @@ class Whole:
 @pytest.fixture(scope="module")
 def whole():
     return Whole()
+
+
+def test_levels_are_compared_where_a_case_stores_them():
+    picture = np.arange(120, dtype=np.uint8).reshape(10, 12)
+    other = picture.copy()
+    other[2, 3] += 7  # a value that the case below stores
+    for stored, passes in ((picture, True), (other, False)):
+        checked = object.__new__(Whole)
+        checked.case = SimpleNamespace(
+            name="strided",
+            about={"tolerance": {"picture": {"max_abs": 0}}},
+            config={"strides": {"picture": [2, 3]}},
+            outputs={"picture": stored[::2, ::3]},
+        )
+        with nullcontext() if passes else pytest.raises(AssertionError, match="picture, levels"):
+            checked.check_levels("picture", picture)
 
 
 def test_pictures_and_poses_are_fitted_as_released(whole):
