@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dispose_jax.models.networks import Network
 from dispose_jax.networks import controlnet as residual_rules
 from dispose_jax.networks.attention import one_token_values
 from dispose_jax.networks.controlnet import ControlNet
 from dispose_jax.networks.motion_encoder import MotionEncoder
 from dispose_jax.networks.point_encoder import PointEncoder
-from dispose_jax.networks.unet import UNet
 from dispose_jax.types import Array, Conditioning, ControlSignals, Params, Residuals
 
 ENCODERS = ("motion_encoder", "point_encoder")  # run once per clip; the ControlNet at every step
@@ -61,16 +60,6 @@ class ControlPath:
             )
         return {"motion": motion, "points": points}
 
-    def hoist(self, params: Params, conditioning: Conditioning, unet: UNet) -> Conditioning:
-        """With the constant cross-attentions of the U-Net and the ControlNet."""
-        networks = {"unet": unet, "controlnet": self.controlnet}
-        cross = {
-            name: one_token_values(params[name], conditioning.context, module.flavour.dtype)
-            for name, module in networks.items()
-            if module is not None
-        }
-        return conditioning.replace(cross=cross)
-
     def apply(
         self, params: Params, x: Array, t: Array, conditioning: Conditioning
     ) -> tuple[Residuals | None, Array | None, tuple[Array, ...] | None]:
@@ -112,18 +101,32 @@ class ControlPath:
         return residuals, added, points
 
 
-def build(config, networks: Mapping[str, Network]) -> ControlPath:
-    """The control path of a config from its networks (models/networks.py)."""
-    module = lambda name: networks[name].module if name in networks else None
+def hoist(model, params: Params, conditioning: Conditioning) -> Conditioning:
+    """Conditioning with the constant cross-attentions of the U-Net and the ControlNet.
+
+    A method of every base, of which it reads `unet` and `control`. Their context is one token, so
+    that what cross-attention gives depends on it alone.
+    """
+    networks = {"unet": model.unet, "controlnet": model.control.controlnet}
+    cross = {
+        name: one_token_values(params[name], conditioning.context, module.flavour.dtype)
+        for name, module in networks.items()
+        if module is not None
+    }
+    return conditioning.replace(cross=cross)
+
+
+def build(config, modules: Mapping[str, nn.Module]) -> ControlPath:
+    """The control path of a config from its modules, {network: module}."""
     return ControlPath(
-        module("motion_encoder"),
-        module("point_encoder"),
-        module("controlnet"),
+        modules.get("motion_encoder"),
+        modules.get("point_encoder"),
+        modules.get("controlnet"),
         motion_into=config.control.motion_into,
         points_into=config.control.points_into,
         scale=config.sample.control_scale,
         residuals=config.quirks.residuals,
-        remat=networks["unet"].module.flavour.remat,
+        remat=modules["unet"].flavour.remat,
     )
 
 

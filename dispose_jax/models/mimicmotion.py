@@ -10,18 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from dispose_jax.diffusion import windows
 from dispose_jax.diffusion.samplers import Euler, Schedule
-from dispose_jax.models import control_path
+from dispose_jax.models import autoencoder, control_path
 from dispose_jax.models.control_path import ControlPath, map_frames
-from dispose_jax.models.networks import Network
 from dispose_jax.networks.clip import VisionTransformer, clip_pixels
 from dispose_jax.networks.pose_encoder import PoseNet
 from dispose_jax.networks.unet import UNet
-from dispose_jax.networks.vae import VAE, draw_latents
+from dispose_jax.networks.vae import VAE
 from dispose_jax.types import Array, Conditioning, ControlSignals, Params
 
 
@@ -57,11 +57,14 @@ class MimicMotion:
     generates_reference = True
     repeats_noise = True
 
+    latent_shape = autoencoder.latent_shape
+    encode = autoencoder.encode
+    latents = autoencoder.latents
+    decode = autoencoder.decode
+    hoist = control_path.hoist
+
     def windows(self, num_frames: int, window: int, overlap: int) -> windows.Windows:
         return windows.anchored(num_frames, window, overlap)
-
-    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        return height // 8, width // 8, self.vae.latent_channels
 
     def condition_reference(self, params: Params, reference: Array, key: Array) -> Conditioning:
         b = len(reference)
@@ -95,9 +98,6 @@ class MimicMotion:
             pose_features=jax.tree.map(keep, conditioning.pose_features),
         )
 
-    def hoist(self, params: Params, conditioning: Conditioning) -> Conditioning:
-        return self.control.hoist(params, conditioning, self.unet)
-
     def denoise(self, params: Params, x: Array, t: Array, conditioning: Conditioning) -> Array:
         b, f, h, w, _ = x.shape
         image = conditioning.image_latents[:, None].astype(x.dtype)
@@ -117,31 +117,19 @@ class MimicMotion:
             residuals=residuals,
         )
 
-    def encode(self, params: Params, frames: Array) -> Array:
-        moments = self.vae.apply({"params": params["vae"]}, frames, method="encode")
-        return jnp.concatenate(moments, axis=-1)
 
-    def latents(self, posterior: Array, key: Array) -> Array:
-        return self.latent_scale * draw_latents(posterior, key)
-
-    def decode(self, params: Params, latents: Array) -> Array:
-        latents = latents / self.latent_scale
-        return self.vae.apply({"params": params["vae"]}, latents, method="decode")
-
-
-def build(config, networks: Mapping[str, Network], *, training: bool = False) -> MimicMotion:
-    """The model of a config from its networks (models/networks.py).
+def build(config, modules: Mapping[str, nn.Module], *, training: bool = False) -> MimicMotion:
+    """The model of a config from its modules, {network: module}.
 
     training: with the noise on the reference that training uses.
     """
-    module = lambda name: networks[name].module if name in networks else None
     noise_aug = config.train.noise_aug if training else config.sample.noise_aug
     return MimicMotion(
-        unet=module("unet"),
-        pose_encoder=module("pose_encoder"),
-        vae=module("vae"),
-        image_encoder=module("image_encoder"),
-        control=control_path.build(config, networks),
+        unet=modules.get("unet"),
+        pose_encoder=modules.get("pose_encoder"),
+        vae=modules.get("vae"),
+        image_encoder=modules.get("image_encoder"),
+        control=control_path.build(config, modules),
         image_size=config.model.image_encoder.image_size,
         latent_scale=config.model.vae.scale,
         fps=config.sample.conditioning_fps,

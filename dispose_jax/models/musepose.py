@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+import flax.linen as nn
 import jax.numpy as jnp
 
 from dispose_jax.diffusion import windows
 from dispose_jax.diffusion.samplers import Ddim, Schedule
-from dispose_jax.models import control_path
+from dispose_jax.models import autoencoder, control_path
 from dispose_jax.models.control_path import ControlPath, map_frames
-from dispose_jax.models.networks import Network
 from dispose_jax.networks.attention import reference_tokens, reference_variables
 from dispose_jax.networks.clip import VisionTransformer, clip_pixels
 from dispose_jax.networks.pose_encoder import PoseGuider
 from dispose_jax.networks.unet import UNet
-from dispose_jax.networks.vae import VAE, draw_latents
+from dispose_jax.networks.vae import VAE
 from dispose_jax.types import Array, Conditioning, ControlSignals, Params
 
 
@@ -60,6 +60,12 @@ class MusePose:
     generates_reference = False
     repeats_noise = False
 
+    latent_shape = autoencoder.latent_shape
+    encode = autoencoder.encode
+    latents = autoencoder.latents
+    decode = autoencoder.decode
+    hoist = control_path.hoist
+
     def windows(self, num_frames: int, window: int, overlap: int) -> windows.Windows:
         plan = windows.uniform(
             num_frames, window, overlap, stride=self.window_stride, closed=self.closed
@@ -71,9 +77,6 @@ class MusePose:
                 "choose a smaller one"
             )
         return plan
-
-    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        return height // 8, width // 8, self.vae.latent_channels
 
     def condition_reference(self, params: Params, reference: Array, key: Array) -> Conditioning:
         pixels = clip_pixels(reference, self.image_size, self.clip_method)
@@ -111,9 +114,6 @@ class MusePose:
             read_reference=conditioning.read_reference & ~drop,
         )
 
-    def hoist(self, params: Params, conditioning: Conditioning) -> Conditioning:
-        return self.control.hoist(params, conditioning, self.unet)
-
     def denoise(self, params: Params, x: Array, t: Array, conditioning: Conditioning) -> Array:
         residuals, added, points = self.control.apply(params, x, t, conditioning)
         variables = {"params": merged(params["unet"], params.get("motion_modules", {}))}
@@ -132,17 +132,6 @@ class MusePose:
             residuals=residuals,
         )
 
-    def encode(self, params: Params, frames: Array) -> Array:
-        moments = self.vae.apply({"params": params["vae"]}, frames, method="encode")
-        return jnp.concatenate(moments, axis=-1)
-
-    def latents(self, posterior: Array, key: Array) -> Array:
-        return self.latent_scale * draw_latents(posterior, key)
-
-    def decode(self, params: Params, latents: Array) -> Array:
-        latents = latents / self.latent_scale
-        return self.vae.apply({"params": params["vae"]}, latents, method="decode")
-
 
 def merged(tree: Params, other: Params) -> Params:
     """Two nested dicts as one; they share branches, not leaves."""
@@ -150,20 +139,19 @@ def merged(tree: Params, other: Params) -> Params:
     return {**tree, **other, **both}
 
 
-def build(config, networks: Mapping[str, Network], *, training: bool = False) -> MusePose:
-    """The model of a config from its networks (models/networks.py).
+def build(config, modules: Mapping[str, nn.Module], *, training: bool = False) -> MusePose:
+    """The model of a config from its modules, {network: module}.
 
     training: with the reference as training sees it.
     """
-    module = lambda name: networks[name].module if name in networks else None
     sample = config.sample
     return MusePose(
-        unet=module("unet"),
-        reference=module("reference"),
-        pose_encoder=module("pose_encoder"),
-        vae=module("vae"),
-        image_encoder=module("image_encoder"),
-        control=control_path.build(config, networks),
+        unet=modules.get("unet"),
+        reference=modules.get("reference"),
+        pose_encoder=modules.get("pose_encoder"),
+        vae=modules.get("vae"),
+        image_encoder=modules.get("image_encoder"),
+        control=control_path.build(config, modules),
         image_size=config.model.image_encoder.image_size,
         latent_scale=config.model.vae.scale,
         clip_method="crop" if training else "stretch",

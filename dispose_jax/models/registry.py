@@ -16,4 +16,5 @@ def build(config, networks: Mapping[str, Network], *, training: bool = False) ->
 
     training: as training conditions it, see the models.
     """
-    return _BASES[config.base].build(config, networks, training=training)
+    modules = {name: network.module for name, network in networks.items()}
+    return _BASES[config.base].build(config, modules, training=training)
