@@ -29,7 +29,7 @@ def collect(folders: list[Path], target: Path) -> list[str]:
         name: bundle.Origin(entry["source"], entry["licence"])
         for name, (_, entry) in owners.items()
     }
-    about = bundle.Belongs(first["base"], config=first["config"], **belongs)
+    about = bundle.ModelDescription(first["base"], config=first["config"], **belongs)
     new = target.with_name(f".{target.name}.new")
     bundle.write(new, bundle.load(folders, names, **belongs), about, origins, dtype=np.float16)
     shutil.rmtree(target, ignore_errors=True)

@@ -28,7 +28,7 @@ LEARNT_FROM, TESTED = 64, 24  # batches
 
 def pictures(config, people: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Clips (n, f, h, w, 3) in 0..1 and the person's pixels (n, f, h, w)."""
-    source = batches.Drawn(config, people=people)
+    source = batches.DrawnBatches(config, people=people)
     drawn = [next(source) for _ in range(count)]
     frames = np.concatenate([batch.frames for batch in drawn]) / np.float32(255)
     return frames, np.concatenate([batch.figure for batch in drawn])

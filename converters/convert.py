@@ -79,8 +79,8 @@ def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dty
             origins[name] = bundle.Origin(path.relative_to(source).as_posix(), row.licence)
         yield from report.lines()
     pose_files = {name: found[name] for name in releases.POSE_FILES if name in found}
-    belongs = bundle.Belongs(config.base, config.model, config.quirks, config.name)
-    bundle.write(target, params, belongs, origins, dtype=dtype, pose_files=pose_files)
+    described = bundle.ModelDescription(config.base, config.model, config.quirks, config.name)
+    bundle.write(target, params, described, origins, dtype=dtype, pose_files=pose_files)
     yield f"written: {target} with {', '.join([*params, *pose_files])}"
     for name in networks:
         if name not in params and not releases.serves_training(name):

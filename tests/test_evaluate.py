@@ -83,7 +83,9 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(start, tmp_path, code, 
 
 def test_the_flags_reach_the_run(start, monkeypatch, tmp_path):
     made = small.build("full")
-    about = bundle.Belongs("svd", made.config.model, made.config.quirks, "configs/svd.py:size=tiny")
+    about = bundle.ModelDescription(
+        "svd", made.config.model, made.config.quirks, "configs/svd.py:size=tiny"
+    )
     for name in ("one", "two"):
         origin = {"motion_encoder": bundle.Origin("a test", "none")}
         some = {"motion_encoder": made.params["motion_encoder"]}

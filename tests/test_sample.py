@@ -170,7 +170,9 @@ def test_a_folder_that_may_not_be_written_is_refused(start, folder):
 
 def test_incomplete_truncated_and_foreign_bundles_are_named(start, folder):
     made = small.build("base")
-    about = bundle.Belongs("svd", made.config.model, made.config.quirks, "configs/svd.py:size=tiny")
+    about = bundle.ModelDescription(
+        "svd", made.config.model, made.config.quirks, "configs/svd.py:size=tiny"
+    )
     origins = dict.fromkeys(made.params, bundle.Origin("a test", "none"))
     bundle.write(folder / "b", made.params, about, origins)
     code, _, err = start("--weights=FOLDER/b --config=configs/svd.py:size=tiny")

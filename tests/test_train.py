@@ -96,10 +96,10 @@ def test_a_set_made_with_another_autoencoder_is_refused(monkeypatch, tmp_path):
     config.model.vae.update({"widths": (4, 4, 8, 8), "groups": 4})
     clipped.film(tmp_path / "videos", "a.mp4", 24)
     vae = networks.build(config)["vae"]
-    belongs = bundle.Belongs(config.base, config.model, config.quirks, config.name)
+    described = bundle.ModelDescription(config.base, config.model, config.quirks, config.name)
     for i, name in enumerate(("made_with", "another")):
         params = networks.random({"vae": vae}, seed=i)
-        bundle.write(tmp_path / name, params, belongs, {"vae": bundle.Origin(name, "MIT")})
+        bundle.write(tmp_path / name, params, described, {"vae": bundle.Origin(name, "MIT")})
     prepare.prepare(
         config,
         tmp_path / "videos",

@@ -27,7 +27,7 @@ def write(folder, made, names, change=lambda tree: tree, **belongs):
     }
     trees = {name: change(made.params[name]) for name in names}
     origins = dict.fromkeys(names, ORIGIN)
-    bundle.write(folder, trees, bundle.Belongs(**{**about, **belongs}), origins)
+    bundle.write(folder, trees, bundle.ModelDescription(**{**about, **belongs}), origins)
     return str(folder)
 
 

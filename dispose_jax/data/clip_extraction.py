@@ -32,7 +32,7 @@ FEWEST_JOINTS = 4  # of person 0 inside the picture, for a frame to show a perso
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Extraction:
     """How clips are cut out of a video; see configs/svd.py.
 
     frames: of a clip, the reference included. stride: every how-many-th frame, times one more per
@@ -50,7 +50,7 @@ class Recipe:
     seed: int
 
 
-class Tools(NamedTuple):
+class Finders(NamedTuple):
     """What looks at pictures; None leaves out what it would find.
 
     flow: pictures (n, h, w, 3) uint8 -> (n, h, w, 2) pixels, from the first to each; chained: by
@@ -67,7 +67,7 @@ class Tools(NamedTuple):
     posterior: Callable[[np.ndarray], np.ndarray] | None
 
 
-def recipe(config) -> Recipe:
+def recipe(config) -> Extraction:
     """The recipe of a config. Raises ValueError for values that make no clips."""
     data, train = config.data, config.train
     size = train.height, train.width
@@ -77,7 +77,7 @@ def recipe(config) -> Recipe:
     if train.frames < 2:
         raise ValueError(f"train.frames is {train.frames}: a clip needs a reference and 1 more")
     scale = data.flow_short_side / min(size)
-    return Recipe(
+    return Extraction(
         size=size,
         frames=train.frames,
         clips=data.clips_per_video,
@@ -96,7 +96,7 @@ def find(folder: Path) -> list[str]:
     return sorted(name for name in names if not name.startswith(".") and "/." not in name)
 
 
-def clips(recipe: Recipe, tools: Tools, folder: Path, name: str) -> Iterator[Record]:
+def clips(recipe: Extraction, tools: Finders, folder: Path, name: str) -> Iterator[Record]:
     """The clips of one video of a folder. Raises ValueError with the reason if there are none."""
     path = folder / name
     info = video.probe(path)
@@ -126,7 +126,7 @@ def shows_person(pose: Pose) -> np.ndarray:
 
 
 def choose(
-    recipe: Recipe, path: Path, stride: int, shows: np.ndarray, rng: np.random.Generator
+    recipe: Extraction, path: Path, stride: int, shows: np.ndarray, rng: np.random.Generator
 ) -> list[np.ndarray]:
     """Frame numbers (f,) of each clip, the reference first; shows (n,): where a person is seen.
 
@@ -177,7 +177,7 @@ def flow_paths(indices: np.ndarray, stride: int, chained: bool) -> list[np.ndarr
     return paths
 
 
-def _known_pose(recipe: Recipe, path: Path, info: video.Info) -> Pose | None:
+def _known_pose(recipe: Extraction, path: Path, info: video.Info) -> Pose | None:
     """The keypoints of the file beside a video, moved as the crop does; None without one."""
     source = path.with_name(path.stem + POSES_SUFFIX)
     if not source.exists():
@@ -198,7 +198,7 @@ def _crop(pose: Pose, shape: Size, size: Size) -> Pose:
 
 
 def _read(
-    recipe: Recipe, tools: Tools, path: Path, chosen: list, stride: int, detect: bool
+    recipe: Extraction, tools: Finders, path: Path, chosen: list, stride: int, detect: bool
 ) -> tuple[dict, dict, dict]:
     """One pass over a video: {frame: picture}, {frame: picture for the flow}, {frame: points}."""
     used = {int(i) for indices in chosen for i in indices}
@@ -223,8 +223,8 @@ def _read(
 
 
 def _record(
-    recipe: Recipe,
-    tools: Tools,
+    recipe: Extraction,
+    tools: Finders,
     name: str,
     indices: np.ndarray,
     pose: Pose,

@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from dispose_jax.data import examples, records
-from dispose_jax.data.records import Clips, Record
+from dispose_jax.data.records import PreparedClips, Record
 from dispose_jax.types import Batch, Impulses
 
 
@@ -34,7 +34,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Maker:
+class ExampleMaker:
     """A clip of the set -> an example of a layout; a class, as it is sent to reading processes."""
 
     layout: examples.Layout
@@ -61,7 +61,7 @@ class Maker:
         )
 
 
-class Prepared:
+class PreparedBatches:
     """Batches of clips, for ever; every epoch in another order."""
 
     def __init__(self, folder: str | os.PathLike, config, rows: Sequence[int] | None = None):
@@ -69,7 +69,7 @@ class Prepared:
         not fit the config or holds less than a batch."""
         batch, data = config.train.batch, config.data
         self.meta = records.check(folder, config)
-        clips = Clips(folder)
+        clips = PreparedClips(folder)
         if len(clips) < batch:
             raise ValueError(
                 f"{folder}: holds {len(clips)} clips, less than a batch of {batch}; prepare more "
@@ -82,7 +82,7 @@ class Prepared:
             "seed": config.seed,
             "batch": batch,
         }
-        maker = Maker(
+        maker = ExampleMaker(
             layout=examples.layout(config),
             frames=config.train.frames,
             use_guides=records.has_guides(config),

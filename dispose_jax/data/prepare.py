@@ -138,7 +138,7 @@ def _find(videos: Path) -> list[str]:
 
 def _tools(
     config, given: Sequence[str], latents: bool, say: Callable[[str], None]
-) -> tuple[clip_extraction.Tools, dict]:
+) -> tuple[clip_extraction.Finders, dict]:
     """What looks at pictures, and what that is: the flow's name and where weights come from."""
     if RANDOM in given:
         raise ValueError("--weights random: prepared data needs trained weights, or none")
@@ -156,7 +156,7 @@ def _tools(
     store = Weights(given, parts, config)
     params = store.load(parts)
     features = "dift_unet" in parts
-    tools = clip_extraction.Tools(
+    tools = clip_extraction.Finders(
         detector=inputs.Detector(store.pose_folder, say),
         flow=_flow(source, parts, params, config.data.flow_short_side),
         chained=source == "dis",

@@ -123,7 +123,7 @@ def write(folder: Path, video: str, clips: Sequence[bytes]) -> None:
             raise OSError(str(error).split(";")[0]) from error
 
 
-class Clips:
+class PreparedClips:
     """The clips of a set by number, for reading in any order and from several threads."""
 
     def __init__(self, folder: str | os.PathLike):

@@ -1,9 +1,9 @@
-"""A bundle: one folder of weights in our layout, with a `bundle.json` that says what they belong
-to.
+"""A bundle: a folder of weights in our layout, with a `bundle.json` that says for which model.
 
-    bundle.json              format, base, model, quirks, config, and per network its file, digest,
-    size and source <network>.safetensors    keys are Flax paths joined with "/"; the element type
-    is the source's detector.onnx  whole_body.onnx    DWPose as it is, optional
+    bundle.json             format, base, model, quirks, config; per network file, digest and source
+    <network>.safetensors   keys are Flax paths joined with "/", element types those of the source
+    detector.onnx           DWPose's two networks as they are released, optional
+    whole_body.onnx
 
 Written to a temporary folder and renamed when whole. Read as views of the mapped files, so that
 weights need memory once, on the device. Converting from PyTorch's files is done elsewhere (host
@@ -77,8 +77,8 @@ class Origin(NamedTuple):
     licence: str
 
 
-class Belongs(NamedTuple):
-    """What a bundle's weights belong to; `model` and `quirks` are plain JSON (see plain)."""
+class ModelDescription(NamedTuple):
+    """The model that a bundle's weights were made for; its fields are plain JSON (see plain)."""
 
     base: str  # "svd" or "sd15"
     model: Mapping
@@ -98,7 +98,7 @@ def plain(value: Any) -> Any:
 def write(
     folder: str | Path,
     networks: Mapping[str, Params],
-    belongs: Belongs,
+    description: ModelDescription,
     origins: Mapping[str, Origin],
     *,
     dtype=None,
@@ -121,7 +121,7 @@ def write(
             described[name] = _write_network(partial, name, params, origins[name], dtype)
         for name, source in (pose_files or {}).items():
             shutil.copyfile(source, partial / name)
-        content = {"format": FORMAT, **belongs._asdict(), "networks": described}
+        content = {"format": FORMAT, **description._asdict(), "networks": described}
         text = json.dumps(plain(content), indent=1)
         (partial / DESCRIPTION).write_text(text + "\n")
         os.replace(partial, folder)

@@ -26,7 +26,7 @@ from dispose_jax.ops import attention as ops
 Array = jax.Array
 
 
-class Reference(NamedTuple):
+class ReferenceTokens(NamedTuple):
     """Tokens that may be seen besides a block's own, and which rows see them."""
 
     tokens: Array  # (b, m, c)
@@ -50,7 +50,7 @@ class Attention(nn.Module):
         context: Array,
         features: int | None = None,
         *,
-        reference: Reference | None = None,
+        reference: ReferenceTokens | None = None,
     ) -> Array:
         """x (b, n, c), context (b, m, d) -> (b, n, c).
 
@@ -155,7 +155,7 @@ class TransformerBlock(nn.Module):
             x = x + attn2(y, context).reshape(x.shape)
         return x + FeedForward(self.dtype, name="ff")(norm("norm3")(x))
 
-    def _reference(self, x: Array) -> Reference | None:
+    def _reference(self, x: Array) -> ReferenceTokens | None:
         """Write x (b, f, s, c) as tokens, or read those of this block."""
         b, f, s, c = x.shape
         if self.is_initializing():
@@ -170,7 +170,7 @@ class TransformerBlock(nn.Module):
             raise ValueError(
                 f"reference tokens of {len(tokens)} clips for a batch of {b}: give each its own"
             )
-        return Reference(tokens, self.get_variable("reference", "read"))
+        return ReferenceTokens(tokens, self.get_variable("reference", "read"))
 
 
 class SpatialTransformer(nn.Module):

@@ -11,14 +11,15 @@ import jax
 from jax.nn.initializers import zeros
 
 from dispose_jax.networks.layers import conv
-from dispose_jax.networks.unet import Encoder, Flavour, embed_time
+from dispose_jax.networks.unet import Flavour, UNetEncoder, embed_time
 from dispose_jax.types import Residuals
 
 Array = jax.Array
 
 
 class ControlNet(nn.Module):
-    """Encoder plus a 1 x 1 convolution per skip and one for the middle, all starting at zero."""
+    """A U-Net's encoder, with a 1 x 1 convolution for each skip and one for the middle, all of
+    which start at zero."""
 
     channels: tuple[int, ...]
     heads: tuple[int, ...]
@@ -43,7 +44,7 @@ class ControlNet(nn.Module):
         """
         dtype = self.flavour.dtype
         emb = embed_time(t, added_time, self.channels[0], self.added_width, dtype)
-        encoder = Encoder(self.channels, self.heads, self.layers, self.flavour, name="encoder")
+        encoder = UNetEncoder(self.channels, self.heads, self.layers, self.flavour, name="encoder")
         x, skips = encoder(
             x.astype(dtype), emb, context.astype(dtype), added=motion, per_level=points
         )

@@ -25,7 +25,7 @@ _RADIUS = 4  # of the lookup, in cells of its level
 _TAPS = 2 * _RADIUS + 1
 
 
-class Reference(NamedTuple):
+class FirstPicture(NamedTuple):
     """What RAFT knows of the first picture (b, 8h, 8w, 3)."""
 
     features: Array  # (b, h, w, features), to be matched
@@ -33,7 +33,7 @@ class Reference(NamedTuple):
     context: Array  # (b, h, w, hidden), what every update sees
 
 
-class State(NamedTuple):
+class RecurrentState(NamedTuple):
     """What an update changes."""
 
     hidden: Array  # (b, h, w, hidden)
@@ -78,7 +78,7 @@ class ResidualBlock(nn.Module):
         return nn.relu(x + y)
 
 
-class Encoder(nn.Module):
+class FeatureEncoder(nn.Module):
     """A picture to a map at 1/8: six residual blocks, two per width."""
 
     widths: tuple[int, int, int]
@@ -101,7 +101,7 @@ class Encoder(nn.Module):
         return conv(self.features, 1, name="conv", dtype=self.dtype)(x)
 
 
-class MotionEncoder(nn.Module):
+class LookupEncoder(nn.Module):
     """What the lookup says and the flow it was done at, as one feature."""
 
     hidden: int
@@ -169,15 +169,15 @@ class UpdateBlock(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, state: State, context: Array, correlation: Array) -> State:
+    def __call__(self, state: RecurrentState, context: Array, correlation: Array) -> RecurrentState:
         """correlation (b, h, w, 324) was looked up at the state's flow."""
-        motion = MotionEncoder(self.hidden, self.dtype, name="motion_encoder")(
+        motion = LookupEncoder(self.hidden, self.dtype, name="motion_encoder")(
             correlation, state.flow
         )
         x = jnp.concatenate([context, motion], -1)
         hidden = RecurrentBlock(self.dtype, name="recurrent_block")(state.hidden, x)
         change = FlowHead(2 * self.hidden, self.dtype, name="flow_head")(hidden)
-        return State(hidden, state.flow + change.astype(jnp.float32))
+        return RecurrentState(hidden, state.flow + change.astype(jnp.float32))
 
 
 class MaskPredictor(nn.Module):
@@ -203,12 +203,12 @@ class RAFT(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self):
-        self.feature_encoder = Encoder(self.widths, self.features, "instance", self.dtype)
-        self.context_encoder = Encoder(self.widths, 2 * self.hidden, "batch", self.dtype)
+        self.feature_encoder = FeatureEncoder(self.widths, self.features, "instance", self.dtype)
+        self.context_encoder = FeatureEncoder(self.widths, 2 * self.hidden, "batch", self.dtype)
         self.update_block = UpdateBlock(self.hidden, self.dtype)
         self.mask_predictor = MaskPredictor(2 * self.hidden, self.dtype)
 
-    def encode_reference(self, image: Array) -> Reference:
+    def encode_reference(self, image: Array) -> FirstPicture:
         """All that depends on the first picture alone: image (b, 8h, 8w, 3) in -1..1.
 
         Raises ValueError if a side is no multiple of 8 or shorter than 128.
@@ -220,35 +220,37 @@ class RAFT(nn.Module):
                 f"at least {SMALLEST}: resize or pad the pictures"
             )
         hidden, context = jnp.split(self.context_encoder(image), 2, axis=-1)
-        return Reference(self.feature_encoder(image), nn.tanh(hidden), nn.relu(context))
+        return FirstPicture(self.feature_encoder(image), nn.tanh(hidden), nn.relu(context))
 
-    def correlate(self, reference: Reference, image: Array) -> tuple[Array, ...]:
+    def correlate(self, reference: FirstPicture, image: Array) -> tuple[Array, ...]:
         """The correlation pyramid with a second picture (b, 8h, 8w, 3); see `pyramid`."""
         return pyramid(reference.features, self.feature_encoder(image))
 
-    def update(self, state: State, context: Array, levels: tuple[Array, ...]) -> State:
+    def update(
+        self, state: RecurrentState, context: Array, levels: tuple[Array, ...]
+    ) -> RecurrentState:
         """Look up where the flow leads, and correct it."""
         # Each update learns from its own error only.
         state = state._replace(flow=jax.lax.stop_gradient(state.flow))
         correlation = lookup(levels, grid(*state.flow.shape[1:3]) + state.flow)
         return self.update_block(state, context, correlation.astype(self.dtype))
 
-    def upsample(self, state: State) -> Array:
+    def upsample(self, state: RecurrentState) -> Array:
         """The state's flow at every pixel: (b, 8h, 8w, 2) float32 in pixels."""
         return upsample(state.flow, self.mask_predictor(state.hidden))
 
-    def flow_to(self, reference: Reference, image: Array, updates: int) -> Array:
+    def flow_to(self, reference: FirstPicture, image: Array, updates: int) -> Array:
         """Flow from the reference to image (b, 8h, 8w, 3): (b, 8h, 8w, 2) float32 in pixels."""
         levels = self.correlate(reference, image)
         flow = jnp.zeros((*reference.hidden.shape[:3], 2), jnp.float32)
 
-        def body(network: RAFT, state: State, _):
+        def body(network: RAFT, state: RecurrentState, _):
             return network.update(state, reference.context, levels), None
 
         scan = nn.scan(
             body, variable_broadcast="params", split_rngs={"params": False}, length=updates
         )
-        state, _ = scan(self, State(reference.hidden, flow), None)
+        state, _ = scan(self, RecurrentState(reference.hidden, flow), None)
         return self.upsample(state)
 
     def __call__(self, first: Array, second: Array, updates: int = 12) -> Array:

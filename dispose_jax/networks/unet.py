@@ -1,7 +1,7 @@
-"""The U-Net family: an Encoder (down path and middle) and a U-Net that adds the way up.
+"""The U-Net family: a UNetEncoder (down path and middle) and a U-Net that adds the way up.
 
 SVD, Stable Diffusion 1.5 (DIFT, MusePose's denoiser and its reference) and the ControlNets are all
-built from the Encoder here; `Flavour` says which blocks it is made of. Activations are
+built from the UNetEncoder here; `Flavour` says which blocks it is made of. Activations are
 (b, f, h, w, c); a picture model treats frames as independent.
 """
 
@@ -174,7 +174,7 @@ class UpBlock(nn.Module):
         return x
 
 
-class Encoder(nn.Module):
+class UNetEncoder(nn.Module):
     """Input convolution, down path and middle: half of the U-Net, most of the ControlNet.
 
     Every level but the coarsest has transformers; the middle has the coarsest level's heads.
@@ -236,7 +236,7 @@ def embed_time(
 
 
 class UNet(nn.Module):
-    """Encoder, then the same way back up; predicts what the noise schedule asks for.
+    """The encoder, then the same way back up; predicts what the noise schedule asks for.
 
     added_width: sinusoids per added time id (SVD); unused without ids. `stop_after_up` of the call
     ends early. head: the last norm and convolution; without them (MusePose's reference, whose
@@ -266,14 +266,15 @@ class UNet(nn.Module):
     ) -> Array:
         """x (b, f, h, w, c), t (b,), context (b, l, e) -> (b, f, h, w, out_channels) float32.
 
-        added_time (b, 3); added, per_level: see Encoder; residuals join the skips and the middle.
+        added_time (b, 3); added, per_level: see UNetEncoder; residuals join the skips and the
+        middle.
         With stop_after_up = i the result is the output of up block i, after its upsampling; without
         a head that of the last one, (b, f, h, w, channels[0]).
         """
         dtype = self.flavour.dtype
         emb = embed_time(t, added_time, self.channels[0], self.added_width, dtype)
         context = context.astype(dtype)
-        encoder = Encoder(self.channels, self.heads, self.layers, self.flavour, name="encoder")
+        encoder = UNetEncoder(self.channels, self.heads, self.layers, self.flavour, name="encoder")
         x, skips = encoder(x.astype(dtype), emb, context, added=added, per_level=per_level)
         if residuals is not None:
             x = x + residuals.mid.astype(dtype)

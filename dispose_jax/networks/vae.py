@@ -45,9 +45,9 @@ class VAE(nn.Module):
 
     def setup(self):
         parts = (self.widths, self.layers, self.groups)
-        self.encoder = Encoder(*parts, 2 * self.latent_channels, self.dtype)
+        self.encoder = PictureEncoder(*parts, 2 * self.latent_channels, self.dtype)
         self.quant_conv = conv(2 * self.latent_channels, 1, dtype=self.dtype)
-        self.decoder = Decoder(*parts, self.temporal, self.dtype)
+        self.decoder = PictureDecoder(*parts, self.temporal, self.dtype)
         if not self.temporal:
             self.post_quant_conv = conv(self.latent_channels, 1, dtype=self.dtype)
 
@@ -77,7 +77,7 @@ class VAE(nn.Module):
         return self.decode(self.encode(images)[0])
 
 
-class Encoder(nn.Module):
+class PictureEncoder(nn.Module):
     """Picture -> latent moments before the last 1 x 1 convolution."""
 
     widths: tuple[int, ...]
@@ -92,15 +92,15 @@ class Encoder(nn.Module):
         x = conv(self.widths[0], name="conv_in", dtype=self.dtype)(x)
         for i, width in enumerate(self.widths):
             is_last = i == len(self.widths) - 1
-            x = DownBlock(
+            x = PictureDownBlock(
                 width, self.layers, self.groups, not is_last, self.dtype, name=f"down_blocks_{i}"
             )(x)
-        x = MidBlock(self.widths[-1], self.groups, False, self.dtype, name="mid_block")(x)
+        x = PictureMidBlock(self.widths[-1], self.groups, False, self.dtype, name="mid_block")(x)
         norm = GroupNorm(_EPSILON, self.groups, dtype=self.dtype, name="conv_norm_out")
         return conv(self.features, name="conv_out", dtype=self.dtype)(nn.silu(norm(x)))
 
 
-class Decoder(nn.Module):
+class PictureDecoder(nn.Module):
     """Latent -> picture; with `temporal` residual blocks that mix the frames of a clip."""
 
     widths: tuple[int, ...]
@@ -113,10 +113,12 @@ class Decoder(nn.Module):
     def __call__(self, x: Array) -> Array:
         """x (b, f, h/8, w/8, c) -> (b, f, h, w, 3) with four widths."""
         x = conv(self.widths[-1], name="conv_in", dtype=self.dtype)(x)
-        x = MidBlock(self.widths[-1], self.groups, self.temporal, self.dtype, name="mid_block")(x)
+        x = PictureMidBlock(
+            self.widths[-1], self.groups, self.temporal, self.dtype, name="mid_block"
+        )(x)
         enlarge = None
         for i, width in enumerate(reversed(self.widths)):
-            x, enlarge = UpBlock(
+            x, enlarge = PictureUpBlock(
                 width,
                 self.layers + 1,
                 self.groups,
@@ -139,7 +141,7 @@ class Decoder(nn.Module):
         return x
 
 
-class DownBlock(nn.Module):
+class PictureDownBlock(nn.Module):
     """Residual blocks, then half the grid."""
 
     features: int
@@ -162,7 +164,7 @@ class DownBlock(nn.Module):
         )(x)
 
 
-class UpBlock(nn.Module):
+class PictureUpBlock(nn.Module):
     """The last block's upsampling, then residual blocks.
 
     Its own upsampling is left to the block after it: of a large clip, one frame at a time is
@@ -202,7 +204,7 @@ class UpBlock(nn.Module):
         return x, Upsample(self.features, dtype=self.dtype, name="upsamplers_0")
 
 
-class MidBlock(nn.Module):
+class PictureMidBlock(nn.Module):
     """Residual block, attention within each picture, residual block."""
 
     features: int
@@ -242,7 +244,7 @@ class PictureAttention(nn.Module):
         return x + y.reshape(x.shape)
 
 
-def _resnet(block: UpBlock | MidBlock, features: int, name: str) -> nn.Module:
+def _resnet(block: PictureUpBlock | PictureMidBlock, features: int, name: str) -> nn.Module:
     """The residual block of a picture or of a clip, made inside `block`."""
     if not block.temporal:
         return ResnetBlock(features, _EPSILON, block.groups, block.dtype, name=name)

@@ -19,7 +19,7 @@ from dispose_jax.types import Batch, Pose
 TRAINING, HELD_OUT, MEASURED = range(3)
 
 
-class Drawn:
+class DrawnBatches:
     """Batches of some of the clips; see `next`, `state` and `restore`.
 
     rows: which clips of every batch to make, all if None. Clip i of batch n is the same whoever
@@ -52,7 +52,7 @@ class Drawn:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _batch(self, clip: scene.Clip) -> Batch:
+    def _batch(self, clip: scene.DrawnClip) -> Batch:
         frames = to_uint8(clip.frames)
         poses = [pose_of(*one) for one in zip(clip.keypoints, clip.visible)]
         made = [
@@ -66,7 +66,7 @@ class Drawn:
             batch = batch.replace(flow=clip.flow)
         return batch
 
-    def _guides(self, clip: scene.Clip) -> list:
+    def _guides(self, clip: scene.DrawnClip) -> list:
         """Of each clip: points of the exact flow, or None for those of the joints."""
         if not self._layout.cmp_size or self._config.train.guides == "joints":
             return [None] * len(clip.flow)

@@ -38,7 +38,7 @@ class Scene:
 
 
 @struct.dataclass
-class Clip:
+class DrawnClip:
     """Pictures and what is true of them."""
 
     frames: Array  # (b, f, h, w, 3) float32 in -1..1
@@ -111,7 +111,7 @@ def visible(points: Array, labels: Array) -> Array:
 
 
 @partial(jax.jit, static_argnames=("frames", "size"))
-def draw(keys: Array, frames: int, size: Size, aspect=None, *, apart: float = 0.0) -> Clip:
+def draw(keys: Array, frames: int, size: Size, aspect=None, *, apart: float = 0.0) -> DrawnClip:
     """A random clip of each key: `frames` pictures of size (height, width), the reference included.
 
     aspect: width over height of what is shown, that of the size by default; another one squeezes
@@ -122,7 +122,7 @@ def draw(keys: Array, frames: int, size: Size, aspect=None, *, apart: float = 0.
     pictures, labels = paint(scene, size)
     motion = flow(scene, labels[:, 0])
     points = keypoints(scene)
-    return Clip(
+    return DrawnClip(
         frames=pictures,
         keypoints=points,
         visible=visible(points, labels),

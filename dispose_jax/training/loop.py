@@ -25,7 +25,7 @@ from dispose_jax.models import bundle, networks
 from dispose_jax.training import multihost, objectives, optimizer, rundir, sharding, state, step
 from dispose_jax.training.checkpoint import Checkpoints
 from dispose_jax.training.metrics import Metrics
-from dispose_jax.training.sources import Ahead, Source, check_weights, held_out, open_source
+from dispose_jax.training.sources import Prefetcher, Source, check_weights, held_out, open_source
 from dispose_jax.training.state import TrainState
 from dispose_jax.types import Batch, Params
 from dispose_jax.weights import RANDOM, Weights, offered
@@ -80,7 +80,7 @@ def train(run: Run) -> None:
         checkpoints = Checkpoints(run.workdir / "checkpoints", train.keep)
         leaving.callback(checkpoints.close)
         current, frozen = start(run, weights, checkpoints, source)
-        batches = leaving.enter_context(closing(Ahead(source)))
+        batches = leaving.enter_context(closing(Prefetcher(source)))
         with _told_to_stop(run):
             current = _steps(run, checkpoints, current, frozen, batches)
             checkpoints.save(current, batches.position)
@@ -161,7 +161,7 @@ def _held(run: Run) -> set[str]:
 
 
 def _steps(
-    run: Run, checkpoints: Checkpoints, current: TrainState, frozen: Params, batches: Ahead
+    run: Run, checkpoints: Checkpoints, current: TrainState, frozen: Params, batches: Prefetcher
 ) -> TrainState:
     """All steps that are left."""
     train = run.config.train
@@ -247,13 +247,13 @@ def _write_bundle(run: Run, params: Params, done: int, batches: Iterator[Batch])
     some = (next(batches) for _ in range(FINISH_BATCHES))
     params = run.objective.finish(params, some)
     config, folder = run.config, run.workdir / "bundle"
-    belongs = bundle.Belongs(config.base, config.model, config.quirks, config.name)
+    described = bundle.ModelDescription(config.base, config.model, config.quirks, config.name)
     origin = bundle.Origin(f"trained: stage {config.train.stage}", "Apache-2.0")
     # An older one, of a run that has been prolonged, stays until the new one is whole.
     new, old = folder.with_name(".bundle.new"), folder.with_name(".bundle.old")
     for left in (new, old):
         shutil.rmtree(left, ignore_errors=True)
-    bundle.write(new, params, belongs, dict.fromkeys(params, origin), dtype=np.float32)
+    bundle.write(new, params, described, dict.fromkeys(params, origin), dtype=np.float32)
     with output.explained(folder):
         if folder.exists():
             os.replace(folder, old)

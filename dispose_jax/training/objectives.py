@@ -107,7 +107,7 @@ def _autoencoder(config, networks: Mapping[str, Network]) -> Objective:
 def _image(config, networks: Mapping[str, Network]) -> Objective:
     recipe = control_signals.build(config, networks).dift
     used = ("dift_unet", "dift_vae", "dift_text_encoder")
-    return Objective(used, image.PictureLoss(recipe), partial(previews.features, recipe))
+    return Objective(used, image.ImageLoss(recipe), partial(previews.features, recipe))
 
 
 def _cmp(config, networks: Mapping[str, Network]) -> Objective:

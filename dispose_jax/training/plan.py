@@ -31,7 +31,7 @@ _JOINTS = 18
 _struct = jax.ShapeDtypeStruct
 
 
-class Held(NamedTuple):
+class NetworkNeeds(NamedTuple):
     """A network of a step: how many parameters it has, and bytes on each device."""
 
     count: int
@@ -55,7 +55,7 @@ class Plan:
     clips: int
     accumulate: int
     dtype: str
-    networks: dict[str, Held]
+    networks: dict[str, NetworkNeeds]
     batch: int
     kept: int
     most: int
@@ -113,7 +113,7 @@ def make(config) -> Plan:
         accumulate=train.accumulate,
         dtype=jnp.dtype(dtype).name,
         networks={
-            name: _held(config, built[name], shapes[name], mesh, name in train.trainable)
+            name: _network_needs(config, built[name], shapes[name], mesh, name in train.trainable)
             for name in objective.networks
         },
         batch=train.accumulate * share(flops.size(batch)),
@@ -195,7 +195,7 @@ def _frozen(built, shapes: Params, trainable) -> Params:
     return {name: cast(name) for name in shapes if name not in trainable}
 
 
-def _held(config, network, shapes: Params, mesh, trainable: bool) -> Held:
+def _network_needs(config, network, shapes: Params, mesh, trainable: bool) -> NetworkNeeds:
     """What a network holds on each device of a mesh."""
     train = config.train
     dtype = jnp.dtype(network.dtype)
@@ -209,12 +209,12 @@ def _held(config, network, shapes: Params, mesh, trainable: bool) -> Held:
     count = sum(x.size for x in jax.tree.leaves(shapes))
     if not trainable:
         cast = jax.tree.map(lambda x: _struct(x.shape, dtype), shapes)
-        return Held(count, False, dtype.name, on_device(cast), 0, 0, 0)
+        return NetworkNeeds(count, False, dtype.name, on_device(cast), 0, 0, 0)
     moments = jax.eval_shape(optimizer.build(train).init, shapes)
     copy = 0 if dtype == jnp.float32 else count * dtype.itemsize
     # Every device makes the whole gradient before the shares are added up.
     whole = flops.size(shapes)
-    return Held(count, True, dtype.name, on_device(shapes), on_device(moments), whole, copy)
+    return NetworkNeeds(count, True, dtype.name, on_device(shapes), on_device(moments), whole, copy)
 
 
 def _compiled(config) -> Iterator[str]:

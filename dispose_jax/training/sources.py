@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from dispose_jax.data.loader import Prepared
-from dispose_jax.synthetic.batches import HELD_OUT, Drawn
+from dispose_jax.data.loader import PreparedBatches
+from dispose_jax.synthetic.batches import HELD_OUT, DrawnBatches
 from dispose_jax.types import Batch
 
 AHEAD = 2  # batches
@@ -37,7 +37,7 @@ def open_source(config, rows: Sequence[int] | None = None) -> Source:
     Raises ValueError if there is none, or if it does not fit the config.
     """
     if config.data.source == "synthetic":
-        return Drawn(config, rows)
+        return DrawnBatches(config, rows)
     if not config.data.source:
         raise ValueError(
             "--config.data.source is empty: name a set made by python -m dispose_jax.data.prepare, "
@@ -48,7 +48,7 @@ def open_source(config, rows: Sequence[int] | None = None) -> Source:
             f"--config.data.source {config.data.source}: no such folder; name a set made by "
             "python -m dispose_jax.data.prepare, or 'synthetic' for drawn people"
         )
-    return Prepared(config.data.source, config, rows)
+    return PreparedBatches(config.data.source, config, rows)
 
 
 def check_weights(source: Source, config, digests: Mapping[str, str]) -> None:
@@ -56,7 +56,7 @@ def check_weights(source: Source, config, digests: Mapping[str, str]) -> None:
 
     digests: {network: SHA-256} of the run's weights.
     """
-    if not isinstance(source, Prepared):
+    if not isinstance(source, PreparedBatches):
         return
     made_with = source.meta["weights"]
     extractor = [name for name in made_with if name.startswith("dift_") and config.control.points]
@@ -74,15 +74,15 @@ def check_weights(source: Source, config, digests: Mapping[str, str]) -> None:
 def held_out(config) -> Batch:
     """A batch to look at: drawn people whom training never shows, else the set's first clips."""
     if config.data.source == "synthetic":
-        return next(Drawn(config, people=HELD_OUT))
-    source = Prepared(config.data.source, config)
+        return next(DrawnBatches(config, people=HELD_OUT))
+    source = PreparedBatches(config.data.source, config)
     try:
         return next(source)
     finally:
         source.close()
 
 
-class Ahead:
+class Prefetcher:
     """The batches of a source, made by a thread while the device works.
 
     `position` is that of the source after the batch last taken, whatever was made ahead of it.

@@ -109,9 +109,9 @@ def test_a_trained_control_replaces_the_released_one_on_export(capsys, tmp_path,
     names = ("controlnet", "motion_encoder", "point_encoder")
     trained = model_networks.random({n: traced[n] for n in names}, 4, np.float16)
     config = convert.load_config(CONFIG)
-    belongs = bundle.Belongs(config.base, config.model, config.quirks, config.name)
+    described = bundle.ModelDescription(config.base, config.model, config.quirks, config.name)
     origins = dict.fromkeys(names, bundle.Origin("run 1", "ours"))
-    bundle.write(tmp_path / "trained", trained, belongs, origins)
+    bundle.write(tmp_path / "trained", trained, described, origins)
     both = f"{tmp_path / 'base'},{tmp_path / 'trained'}"
     assert run(capsys, "to-torch", "--from", both, "--to", tmp_path / "again")[0] == 0
     expected = checkpoints.to_torch(releases.release("dispose"), trained, "x")

@@ -133,9 +133,9 @@ def export(folder, manifest, name, original):
     """Weights through a bundle into a file, as the command line does it."""
     row = built.release_of(manifest)
     params, _ = checkpoints.to_flax(row, original, built.shapes_of(manifest), "file")
-    belongs = bundle.Belongs("svd", {}, {}, "configs/svd.py")
+    described = bundle.ModelDescription("svd", {}, {}, "configs/svd.py")
     origins = dict.fromkeys(params, bundle.Origin("file", "none"))
-    bundle.write(folder / "bundle", params, belongs, origins)
+    bundle.write(folder / "bundle", params, described, origins)
     params = bundle.load([folder / "bundle"], params, model={}, quirks={}, verify=True)
 
     path = folder / name

@@ -58,10 +58,10 @@ def released(tmp_path_factory, params):
 @pytest.fixture
 def trained(tmp_path, config, params):
     """A bundle as training DisPose leaves it."""
-    belongs = bundle.Belongs(config.base, config.model, config.quirks, config.name)
+    described = bundle.ModelDescription(config.base, config.model, config.quirks, config.name)
     origins = dict.fromkeys(TRAINED, bundle.Origin("run 1", "ours"))
     networks = {name: params[name] for name in TRAINED}
-    bundle.write(tmp_path / "trained", networks, belongs, origins)
+    bundle.write(tmp_path / "trained", networks, described, origins)
     return tmp_path / "trained"
 
 

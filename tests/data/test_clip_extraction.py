@@ -7,7 +7,7 @@ import pytest
 
 from dispose_jax import inputs
 from dispose_jax.data import clip_extraction
-from dispose_jax.data.clip_extraction import Tools
+from dispose_jax.data.clip_extraction import Finders
 from dispose_jax.media import image, video
 from dispose_jax.motion import flow
 from dispose_jax.pose import files, people
@@ -15,7 +15,7 @@ from dispose_jax.types import Impulses
 from tests.data import clipped
 from tests.pose.poses import standing, without
 
-NOBODY = Tools(inputs.Detector(None, print), None, False, None, None, None)
+NOBODY = Finders(inputs.Detector(None, print), None, False, None, None, None)
 VIDEO = Path("a.mp4")
 
 

@@ -26,14 +26,14 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def start(folder):
-    """start(rows, workers=, ...) -> Prepared, closed after the test."""
+    """start(rows, workers=, ...) -> PreparedBatches, closed after the test."""
     started = []
 
     def make(rows=None, **values):
         config = clipped.config(**{k: v for k, v in values.items() if k in ("workers", "prefetch")})
         config.train.update({k: v for k, v in values.items() if k in ("batch", "frames")})
         config.seed = values.get("seed", config.seed)
-        started.append(loader.Prepared(folder, config, rows))
+        started.append(loader.PreparedBatches(folder, config, rows))
         return started[-1]
 
     yield make
@@ -51,7 +51,7 @@ def same(first: Batch, second: Batch):
 
 def identities(batches, folder):
     """The numbers of the clips in batches, told by their keypoints."""
-    every = records.Clips(folder)
+    every = records.PreparedClips(folder)
     known = {keypoints.cells(every[i].pose, (64, 128))[0].tobytes(): [] for i in range(len(every))}
     for i in range(len(every)):
         known[keypoints.cells(every[i].pose, (64, 128))[0].tobytes()].append(i)
@@ -63,7 +63,7 @@ def test_a_batch_holds_what_its_records_hold(start, folder):
     batch = next(start(batch=9))
     assert batch.frames.shape == (9, 4, 64, 128, 3) and batch.frames.dtype == np.uint8
     assert batch.skeletons.shape == batch.frames.shape and batch.skeletons.max() > 100
-    every = records.Clips(folder)
+    every = records.PreparedClips(folder)
     for row, i in enumerate(identities([batch], folder)):
         record = every[i]
         np.testing.assert_array_equal(batch.frames[row], record.frames)
@@ -150,10 +150,10 @@ def test_what_a_set_cannot_serve_is_refused(start, folder, tmp_path):
     with pytest.raises(ValueError, match="other settings .*frames is 4 there, 5 here"):
         start(frames=5)
     with pytest.raises(ValueError, match="no meta.json in it, so it is no prepared set"):
-        loader.Prepared(tmp_path, clipped.config())
+        loader.PreparedBatches(tmp_path, clipped.config())
     (tmp_path / "meta.json").write_text((folder / "meta.json").read_text())
     with pytest.raises(ValueError, match="holds no clips"):
-        loader.Prepared(tmp_path, clipped.config())
+        loader.PreparedBatches(tmp_path, clipped.config())
 
 
 def test_a_damaged_clip_stops_the_batch_that_needs_it(folder, tmp_path):
@@ -162,7 +162,7 @@ def test_a_damaged_clip_stops_the_batch_that_needs_it(folder, tmp_path):
     broken = sorted(tmp_path.glob("*.arrayrecord"))[1]
     content = broken.read_bytes()
     broken.write_bytes(content[:70_000] + bytes(len(content) - 70_000))
-    source = loader.Prepared(tmp_path, clipped.config())
+    source = loader.PreparedBatches(tmp_path, clipped.config())
     with pytest.raises(ValueError, match=f"{broken.name}: clip . cannot be read"):
         take(source, 3)
 
@@ -182,11 +182,11 @@ def test_features_and_latents_reach_the_batch_only_where_they_are_used():
     config = clipped.config()
     clip = _record()
     layout = loader.examples.layout(config)
-    without = loader.Maker(layout, 4, use_guides=True, use_features=False)(clip)
+    without = loader.ExampleMaker(layout, 4, use_guides=True, use_features=False)(clip)
     assert without.point_features is None
     np.testing.assert_array_equal(without.posterior, clip.posterior)
     assert without.frames.shape == (1, 64, 128, 3) and without.skeletons.shape[0] == 4
-    with_features = loader.Maker(layout, 3, use_guides=True, use_features=True)(clip)
+    with_features = loader.ExampleMaker(layout, 3, use_guides=True, use_features=True)(clip)
     assert with_features.point_features.dtype == np.float32
     np.testing.assert_array_equal(with_features.point_features, clip.point_features)
     assert with_features.posterior.shape[0] == with_features.skeletons.shape[0] == 3

@@ -50,7 +50,7 @@ def test_a_folder_of_videos_becomes_a_set(videos, tmp_path):
     assert (summary.videos, summary.made, summary.clips, summary.skipped) == (3, 3, 9, {})
     meta = records.check(tmp_path / "set", clipped.config())
     assert meta["guides"]["flow"] == "dis" and meta["weights"] == {}
-    clips = records.Clips(tmp_path / "set")
+    clips = records.PreparedClips(tmp_path / "set")
     assert len(clips) == 9
     for i in range(9):
         record = clips[i]
@@ -110,7 +110,7 @@ def test_a_run_killed_while_it_writes_leaves_whole_files_and_is_resumed(
     with pytest.raises(KeyboardInterrupt):
         run(videos, out)
     monkeypatch.undo()
-    assert len(records.Clips(out)) == 3
+    assert len(records.PreparedClips(out)) == 3
     assert run(videos, out).kept == 1
     assert content(out) == content(tmp_path / "whole")
 
@@ -140,7 +140,7 @@ def test_what_cannot_be_used_is_listed_with_the_reason(videos, tmp_path):
     assert found == summary.skipped and found.keys() == expected.keys()
     for name, said in expected.items():
         pytest.raises(ValueError, _raise, found[name]).match(said)
-    assert summary.made == 3 and len(records.Clips(tmp_path / "set")) == 9
+    assert summary.made == 3 and len(records.PreparedClips(tmp_path / "set")) == 9
 
 
 def _raise(text):
@@ -175,7 +175,7 @@ def test_a_set_of_other_settings_is_not_added_to(videos, tmp_path):
     run(videos, tmp_path / "set", shard=(0, 3))
     with pytest.raises(ValueError, match="other settings or weights .*stride is 2 there, 1 here"):
         run(videos, tmp_path / "set", clipped.config(stride=1))
-    assert len(records.Clips(tmp_path / "set")) == 3
+    assert len(records.PreparedClips(tmp_path / "set")) == 3
 
 
 @pytest.mark.parametrize("text", ["3/3", "1", "-1/4", "a/b", "1/2/3", ""])
@@ -201,7 +201,7 @@ def test_keypoints_come_from_the_detector_where_no_file_is(videos, tmp_path, mon
     monkeypatch.setattr(estimate, "estimate", look)
     summary = run(videos, tmp_path / "set", clipped.config(clips_per_video=12), shard=(0, 3))
     assert summary.made == 1 and 0 < summary.clips < 12
-    clips = records.Clips(tmp_path / "set")
+    clips = records.PreparedClips(tmp_path / "set")
     used = np.concatenate([clips[i].indices for i in range(len(clips))])
     assert used.max() < 12
 
@@ -226,8 +226,8 @@ def weights(tmp_path_factory):
     params = networks.random({name: built[name] for name in names}, seed=0)
     params["raft"] = {"kernel": np.zeros(1, np.float32)}
     folder = tmp_path_factory.mktemp("weights") / "bundle"
-    belongs = bundle.Belongs("svd", config.model, config.quirks, "tests")
-    bundle.write(folder, params, belongs, dict.fromkeys(params, bundle.Origin("here", "none")))
+    described = bundle.ModelDescription("svd", config.model, config.quirks, "tests")
+    bundle.write(folder, params, described, dict.fromkeys(params, bundle.Origin("here", "none")))
     return folder
 
 
@@ -265,10 +265,10 @@ def test_weights_add_point_features_and_latents(tmp_path, weights, light_network
     clipped.film(tmp_path / "videos", "a.mp4", 18)
     config, out = feature_config(), tmp_path / "set"
     run(tmp_path / "videos", out, config, weights=(str(weights),), latents=True)
-    record = records.Clips(out)[0]
+    record = records.PreparedClips(out)[0]
     assert record.frames.shape == (1, 64, 128, 3)
     run(tmp_path / "videos", tmp_path / "pictures", config)
-    frames = records.Clips(tmp_path / "pictures")[0].frames.astype(np.float32) / 127.5 - 1
+    frames = records.PreparedClips(tmp_path / "pictures")[0].frames.astype(np.float32) / 127.5 - 1
     of_latents = frames.reshape(4, 8, 8, 16, 8, 3).mean((2, 4))
     expected = np.concatenate([of_latents, of_latents - 1], -1)
     assert record.posterior.dtype == np.float16

@@ -37,7 +37,7 @@ def write(folder, *counts):
     for i, count in enumerate(counts):
         clips = [records.encode(record(next(seeds))) for _ in range(count)]
         records.write(folder, f"v{i}.mp4", clips)
-    return records.Clips(folder)
+    return records.PreparedClips(folder)
 
 
 def meta(config, flow="dis", features=False, latents=False, weights=None):
@@ -98,7 +98,7 @@ def test_videos_of_the_same_stem_have_files_of_their_own(tmp_path):
         *(1, 2, 3, 4)
     ]
     assert records.existing(tmp_path, "c.mp4") is None
-    assert len(records.Clips(tmp_path)) == 10
+    assert len(records.PreparedClips(tmp_path)) == 10
 
 
 def test_what_a_killed_run_left_is_no_part_of_the_set_and_goes(tmp_path):
@@ -111,7 +111,7 @@ def test_what_a_killed_run_left_is_no_part_of_the_set_and_goes(tmp_path):
 
 def test_an_empty_folder_holds_no_clips(tmp_path):
     with pytest.raises(ValueError, match="holds no clips; make some with python -m"):
-        records.Clips(tmp_path)
+        records.PreparedClips(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "fewer"])
@@ -125,7 +125,7 @@ def test_a_damaged_file_is_named_with_the_clip(tmp_path, damage):
     if damage == "fewer":
         records.write(tmp_path, "v1.mp4", [records.encode(record(1))])
         os.replace(tmp_path / records.file_name("v1.mp4", 1), path)
-    clips = records.Clips(tmp_path)
+    clips = records.PreparedClips(tmp_path)
     np.testing.assert_array_equal(clips[0].pose.body, record(0).pose.body)
     with pytest.raises(ValueError, match=f"{path.name}: clip 1 cannot be read .*prepare its video"):
         clips[2]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from dispose_jax.models import bundle, tensor_file
-from dispose_jax.models.bundle import Belongs, Origin
+from dispose_jax.models.bundle import ModelDescription, Origin
 
 MODEL = {"unet": {"channels": (32, 64), "layers": 2}, "scale": 0.18215}
 QUIRKS = {"residuals": "once"}
-BELONGS = Belongs("svd", MODEL, QUIRKS, "configs/svd.py:size=tiny")
+DESCRIBED = ModelDescription("svd", MODEL, QUIRKS, "configs/svd.py:size=tiny")
 OPTIONS = {"model": MODEL, "quirks": QUIRKS}
 
 
@@ -26,9 +26,9 @@ def networks(seed=0):
     }
 
 
-def write(folder, params=None, belongs=BELONGS, **options):
+def write(folder, params=None, described=DESCRIBED, **options):
     params = params or networks()
-    bundle.write(folder, params, belongs, dict.fromkeys(params, Origin("x", "none")), **options)
+    bundle.write(folder, params, described, dict.fromkeys(params, Origin("x", "none")), **options)
     return folder
 
 

@@ -10,7 +10,7 @@ import pytest
 from dispose_jax.networks import temporal
 from dispose_jax.networks.attention import (
     Attention,
-    Reference,
+    ReferenceTokens,
     TransformerBlock,
     one_token_values,
     reference_tokens,
@@ -96,7 +96,7 @@ def test_rows_that_read_attend_to_their_own_and_the_reference_s_tokens():
     x, tokens = draw(B * F, S, C), draw(B, 4, C, seed=3)
     module = Attention(heads=2)
     params = {"params": random_params(module, x, x)}
-    ours = module.apply(params, x, x, reference=Reference(tokens, np.array([False, True])))
+    ours = module.apply(params, x, x, reference=ReferenceTokens(tokens, np.array([False, True])))
     np.testing.assert_allclose(ours[:F], module.apply(params, x[:F], x[:F]), atol=1e-6)
     both = np.concatenate([x[F:], np.repeat(tokens[1:], F, axis=0)], axis=1)
     np.testing.assert_allclose(ours[F:], module.apply(params, x[F:], both), atol=1e-6)

@@ -81,7 +81,7 @@ def test_more_updates_continue_from_fewer():
     def both(params, first, second):
         reference = SMALL.apply(params, first, method=RAFT.encode_reference)
         levels = SMALL.apply(params, reference, second, method=RAFT.correlate)
-        state = raft.State(reference.hidden, jnp.zeros((1, 16, 17, 2)))
+        state = raft.RecurrentState(reference.hidden, jnp.zeros((1, 16, 17, 2)))
         for _ in range(2):
             state = SMALL.apply(params, state, reference.context, levels, method=RAFT.update)
         one_by_one = SMALL.apply(params, state, method=RAFT.upsample)

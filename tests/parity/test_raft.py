@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from converters import checkpoints, releases
-from dispose_jax.networks.raft import RAFT, State, lookup, pyramid
+from dispose_jax.networks.raft import RAFT, RecurrentState, lookup, pyramid
 from tests.converters import built
 from tests.parity.cases import Case, assert_close, load_case, record, weights
 
@@ -51,7 +51,7 @@ def states(name: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     reference = run(RAFT.encode_reference)(first)
     levels = run(RAFT.correlate)(reference, second)
     update, upsample = run(RAFT.update), run(RAFT.upsample)
-    state = State(reference.hidden, jnp.zeros((*reference.hidden.shape[:3], 2)))
+    state = RecurrentState(reference.hidden, jnp.zeros((*reference.hidden.shape[:3], 2)))
     stored, found = {updates_of(output) for output in case.outputs} - {0}, {}
     for n in range(1, max(stored) + 1):
         state = update(state, reference.context, levels)

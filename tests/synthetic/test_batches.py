@@ -10,7 +10,7 @@ import pytest
 
 from configs import svd
 from dispose_jax.synthetic import batches
-from dispose_jax.synthetic.batches import HELD_OUT, MEASURED, Drawn
+from dispose_jax.synthetic.batches import HELD_OUT, MEASURED, DrawnBatches
 
 CLIPS, FRAMES = 4, 3
 
@@ -24,7 +24,7 @@ def config(stage: str = "cmp", **train):
 @pytest.fixture(scope="module")
 def whole():
     """The first two batches."""
-    source = Drawn(config())
+    source = DrawnBatches(config())
     return [next(source), next(source)]
 
 
@@ -44,16 +44,16 @@ def assert_equal(one, other):
 
 def test_clips_are_the_same_however_many_processes_share_them(whole):
     for rows in ([0, 1], [3, 0]):
-        source = Drawn(config(), rows)
+        source = DrawnBatches(config(), rows)
         for batch in whole:
             assert_equal(next(source), jax.tree.map(lambda x, rows=rows: x[rows], batch))
 
 
 def test_a_restored_source_goes_on_where_the_other_would(whole):
-    first = Drawn(config())
+    first = DrawnBatches(config())
     next(first)
     position = json.loads(json.dumps(first.state()))
-    second = Drawn(config())
+    second = DrawnBatches(config())
     second.restore(position)
     again = next(second)
     jax.tree.map(np.testing.assert_array_equal, again, whole[1])
@@ -63,8 +63,8 @@ def test_a_restored_source_goes_on_where_the_other_would(whole):
 def test_every_batch_seed_and_group_has_people_of_its_own(whole):
     other_seed = config()
     other_seed.seed += 1
-    groups = [next(Drawn(config(), people=people)) for people in (HELD_OUT, MEASURED)]
-    others = [whole[1], *groups, next(Drawn(other_seed))]
+    groups = [next(DrawnBatches(config(), people=people)) for people in (HELD_OUT, MEASURED)]
+    others = [whole[1], *groups, next(DrawnBatches(other_seed))]
     pictures = np.concatenate([batch.frames[:, 0] for batch in (whole[0], *others)])
     assert len(np.unique(pictures.reshape(len(pictures), -1), axis=0)) == 5 * CLIPS
 
@@ -96,7 +96,7 @@ def test_joints_guide_as_in_sampling(whole):
 
 
 def test_flow_guides_with_exact_vectors_at_its_watershed():
-    batch = next(Drawn(config(guides="flow")))
+    batch = next(DrawnBatches(config(guides="flow")))
     pixels, vectors, valid = batch.guides
     assert pixels.shape[2] == svd.get_config("size=tiny").data.max_guides
     count = valid[:, 1:].sum(-1)
@@ -111,10 +111,10 @@ def test_flow_guides_with_exact_vectors_at_its_watershed():
 
 def test_truth_that_only_some_objectives_need_is_left_out_of_the_others(whole):
     assert whole[0].flow is not None and whole[0].figure is not None
-    vae = next(Drawn(config("vae")))
+    vae = next(DrawnBatches(config("vae")))
     assert vae.flow is None and vae.figure is not None
     settings = config("dispose")
     settings.data.apart = 0.5  # as the others, to have the same people
-    dispose = next(Drawn(settings))
+    dispose = next(DrawnBatches(settings))
     assert dispose.flow is None and dispose.figure is None
     np.testing.assert_array_equal(dispose.frames, whole[0].frames)

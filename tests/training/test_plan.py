@@ -9,7 +9,7 @@ from configs import svd
 from dispose_jax import flops
 from dispose_jax.models import networks
 from dispose_jax.ops.attention import attention
-from dispose_jax.synthetic.batches import Drawn
+from dispose_jax.synthetic.batches import DrawnBatches
 from dispose_jax.training import plan, sharding
 from dispose_jax.training.objectives import Objective
 from tests import small
@@ -169,7 +169,7 @@ def test_devices_that_are_not_here_share_clips_and_parameters(base):
 def test_shapes_of_a_batch_are_those_of_what_is_drawn(stage):
     made = svd.get_config(f"size=tiny,stage={stage}")
     made.train.batch, made.train.frames = 2, 3
-    drawn = next(Drawn(made))
+    drawn = next(DrawnBatches(made))
     expected = jax.tree.map(lambda x: (x.shape, x.dtype), drawn)
     shapes = jax.tree.map(lambda x: (x.shape, x.dtype), plan.batch_shapes(made, 2))
     assert shapes == expected

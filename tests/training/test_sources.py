@@ -38,7 +38,7 @@ class Counting:
 
 def test_batches_come_in_order_and_the_position_is_that_of_the_last_one_taken():
     source = Counting()
-    ahead = sources.Ahead(source)
+    ahead = sources.Prefetcher(source)
     assert ahead.position == {"next": 0}
     for i in range(20):
         assert next(ahead) == i and ahead.position == {"next": i + 1}
@@ -48,7 +48,7 @@ def test_batches_come_in_order_and_the_position_is_that_of_the_last_one_taken():
 
 def test_no_more_is_made_ahead_than_said():
     source = Counting()
-    ahead = sources.Ahead(source)
+    ahead = sources.Prefetcher(source)
     deadline = time.monotonic() + 20
     while source.next < sources.AHEAD + 1 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -59,7 +59,7 @@ def test_no_more_is_made_ahead_than_said():
 
 
 def test_an_error_is_raised_where_its_batch_is_missed_and_again_after_that():
-    ahead = sources.Ahead(Counting(broken=2))
+    ahead = sources.Prefetcher(Counting(broken=2))
     assert [next(ahead), next(ahead)] == [0, 1]
     for _ in range(2):
         with pytest.raises(ValueError, match="clip 3 cannot be read"):
@@ -71,7 +71,7 @@ def test_an_error_is_raised_where_its_batch_is_missed_and_again_after_that():
 def test_closing_waits_for_the_batch_that_is_being_made():
     gate = threading.Event()
     source = Counting(gate=gate)
-    ahead = sources.Ahead(source)
+    ahead = sources.Prefetcher(source)
     threading.Timer(0.2, gate.set).start()
     ahead.close()
     assert source.closed and source.next <= 1
@@ -111,7 +111,7 @@ def test_a_process_gets_its_rows(folder):
 def test_results_of_other_networks_are_refused(folder, stored, network):
     config = clipped.config(source=str(folder))
     config.train.batch, config.control.points = 2, True
-    source = loader.Prepared(folder, config)
+    source = loader.PreparedBatches(folder, config)
     made_with = {network: {"sha256": "a" * 64, "source": "other.pth"}}
     source.meta = {"posterior": None, "point_features": None, "weights": made_with, stored: {}}
     sources.check_weights(source, config, {network: "a" * 64})

@@ -55,7 +55,7 @@ def draw(config, count: int, num_frames: int) -> dict[str, list[Clip]]:
     return made
 
 
-def _draw(config, numbers, num_frames: int, size) -> tuple[scene.Clip, np.ndarray]:
+def _draw(config, numbers, num_frames: int, size) -> tuple[scene.DrawnClip, np.ndarray]:
     """The true clips of some numbers, and keypoints (b, f, 18, 2) of the bodies that drive them."""
     key = jax.random.fold_in(jax.random.key(config.seed), batches.MEASURED)
     keys = lambda purpose: jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, purpose)))
@@ -69,7 +69,7 @@ def _draw(config, numbers, num_frames: int, size) -> tuple[scene.Clip, np.ndarra
     return jax.device_get((truth, other))
 
 
-def _poses(truth: scene.Clip, other: np.ndarray, size, procedure: str) -> tuple[Pose, Pose]:
+def _poses(truth: scene.DrawnClip, other: np.ndarray, size, procedure: str) -> tuple[Pose, Pose]:
     """The driving poses of SETS, frame 0 the reference's; procedure: of pose/retarget."""
     own = batches.pose_of(truth.keypoints, truth.visible)
     driving = batches.pose_of(other, truth.visible).at(slice(1, None))
@@ -78,7 +78,7 @@ def _poses(truth: scene.Clip, other: np.ndarray, size, procedure: str) -> tuple[
     return own, retarget.to_reference(procedure, own.at([0]), driving, **sizes).pose
 
 
-def _clip(truth: scene.Clip, pose: Pose, skeleton) -> Clip:
+def _clip(truth: scene.DrawnClip, pose: Pose, skeleton) -> Clip:
     frames = batches.to_uint8(truth.frames)
     height, width = frames.shape[1:3]
     return Clip(

@@ -80,7 +80,7 @@ def encoder_of(vae: Params) -> Params:
 
 
 @dataclass(frozen=True)
-class PictureLoss:
+class ImageLoss:
     """Error of the noise that the picture model finds in single frames (Stable Diffusion's)."""
 
     dift: Dift

@@ -37,7 +37,9 @@ def test_other_arms_are_one_sentence(texts, message):
 
 def test_a_missing_network_names_the_stage_that_makes_it(tmp_path):
     made = small.build("base")
-    about = bundle.Belongs("svd", made.config.model, made.config.quirks, "configs/svd.py:size=tiny")
+    about = bundle.ModelDescription(
+        "svd", made.config.model, made.config.quirks, "configs/svd.py:size=tiny"
+    )
     some = {name: made.params[name] for name in ("vae", "unet")}
     bundle.write(tmp_path / "b", some, about, dict.fromkeys(some, bundle.Origin("a test", "none")))
     expected = (

@@ -17,7 +17,7 @@ from dispose_jax.models import bundle, networks
 from dispose_jax.motion import field, tracks
 from dispose_jax.networks.cmp import CMP
 from dispose_jax.networks.layers import BatchNorm
-from dispose_jax.synthetic.batches import HELD_OUT, Drawn
+from dispose_jax.synthetic.batches import HELD_OUT, DrawnBatches
 from dispose_jax.training.losses import cmp
 from dispose_jax.training.losses.cmp import CompletionLoss
 from tests import small
@@ -36,7 +36,7 @@ def config():
 @pytest.fixture(scope="module")
 def batch(config):
     """People whom no training has seen."""
-    return next(Drawn(config, people=HELD_OUT))
+    return next(DrawnBatches(config, people=HELD_OUT))
 
 
 @pytest.fixture(scope="module")

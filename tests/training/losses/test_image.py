@@ -15,7 +15,7 @@ import pytest
 from dispose_jax.diffusion import schedules
 from dispose_jax.networks.vae import VAE
 from dispose_jax.training.losses import image
-from dispose_jax.training.losses.image import AutoencoderLoss, PictureLoss
+from dispose_jax.training.losses.image import AutoencoderLoss, ImageLoss
 from tests.drawn import drawn
 from tests.training import light
 
@@ -168,7 +168,7 @@ def test_the_picture_model_is_to_find_the_noise_of_single_frames():
         vae=Sure(), unet=unet, text_encoder=Words(), tokens=(7, 8), latent_scale=0.3
     )
     params = {"dift_vae": {}, "dift_unet": {"w": 1}, "dift_text_encoder": {}}
-    value, _ = PictureLoss(recipe)(params, clips, jax.random.key(3))
+    value, _ = ImageLoss(recipe)(params, clips, jax.random.key(3))
     x, t = np.float64(unet.seen["x"]), np.asarray(unet.seen["t"])
     assert unet.seen["variables"] == {"params": {"w": 1}}
     assert x.shape == (B * F, 1, H, W, 6) and unet.seen["context"].shape == (B * F, 2, 5)
