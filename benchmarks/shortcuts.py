@@ -148,9 +148,8 @@ def points(setting: Setting) -> Calls:
         return encoder.apply({"params": params["point_encoder"]}, *arguments, size)
 
     def plain(params, features, cells, visible):
-        grid, occupied = gather.scatter_mean(
-            features, cells, visible, (size[0] // 16, size[1] // 16)
-        )
+        means, keep = gather.cell_mean(features, cells, visible)
+        grid, occupied = gather.scatter(means, cells, keep, (size[0] // 16, size[1] // 16))
         maps = []
         for i, (channels, stride) in enumerate(zip(encoder.channels, encoder.strides)):
             mlp = PointMLP(channels, encoder.width, dtype=encoder.dtype)

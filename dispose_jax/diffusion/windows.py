@@ -56,15 +56,14 @@ def uniform(
     *,
     stride: int = 1,
     closed: bool = False,
-    step: int = 0,
 ) -> Windows:
     """Windows at even distances that all weigh the same (AnimateDiff's "uniform" contexts).
 
     The last ones go round to the first frames. stride: how many scales of them there are; those of
-    the k-th take every 2^k-th frame. closed: as many more windows as make the clip a loop. step:
-    shifts them along the van der Corput sequence; the released pipelines leave it at 0. A clip that
-    is no longer than a window is one window. Raises ValueError unless 0 <= overlap < window and
-    there is a frame.
+    the k-th take every 2^k-th frame. closed: as many more windows as make the clip a loop. A clip
+    that is no longer than a window is one window. AnimateDiff can also shift them from step to
+    step; the released pipelines do not, nor does this. Raises ValueError unless 0 <= overlap <
+    window and there is a frame.
     """
     if num_frames < 1:
         raise ValueError(f"{num_frames} frames: at least one driving frame is needed")
@@ -76,13 +75,11 @@ def uniform(
     rows = [range(num_frames)]
     if num_frames > window:
         scales = min(stride, math.ceil(math.log2(num_frames / window)) + 1)
-        share = _reversed_bits(step)
-        shift = round(num_frames * share)
-        end = shift + (num_frames if closed else num_frames - overlap)
+        end = num_frames if closed else num_frames - overlap
         rows = [
             [(start + every * i) % num_frames for i in range(window)]
             for every in (2**k for k in range(scales))
-            for start in range(int(share * every) + shift, end, window * every - overlap)
+            for start in range(0, end, window * every - overlap)
         ]
     frames = np.array(rows, np.int32)
     return Windows(frames, np.ones(frames.shape[1], np.float32))
@@ -99,11 +96,6 @@ def blocks(frames: Sequence[int], rows: int, length: int) -> Iterator[tuple[np.n
         part = list(frames[start : start + size])
         padded = part + part[-1:] * (size - len(part))
         yield np.array(padded, np.int32).reshape(rows, length), len(part)
-
-
-def _reversed_bits(number: int) -> float:
-    """The number's binary digits mirrored at the point: 1 -> 0.5, 2 -> 0.25, 3 -> 0.75."""
-    return int(f"{number:064b}"[::-1], 2) / 2**64
 
 
 def padded(num_frames: int, window: int, overlap: int) -> int:

@@ -137,17 +137,6 @@ def fit_transform(
     return (resized_w / width, resized_h / height), (-left / width, -top / height)
 
 
-def requantise(picture: np.ndarray, dtype: np.typing.DTypeLike = np.float16) -> np.ndarray:
-    """What reaches CLIP and the VAE in the released code: to -1..1 in dtype and back, truncated.
-
-    uint8 -> uint8. 20 of 256 levels drop by one in float16 (the release), 63 in float32. Only for
-    bit-exact comparison.
-    """
-    scale = np.asarray(127.5, dtype)
-    table = ((np.arange(256).astype(dtype) / scale - 1 + 1) * scale).astype(np.uint8)
-    return table[picture]
-
-
 def write_png(path: str | os.PathLike, picture: np.ndarray) -> None:
     """Write uint8 (h, w, 3) as a PNG, whole or not at all. Raises OSError with one sentence."""
     content = io.BytesIO()

@@ -25,12 +25,12 @@ Estimator = Callable[[np.ndarray], np.ndarray | Array]  # partial(raft, network,
 SMALLEST_DIS = 16  # pixels: OpenCV's search ends the whole process on smaller pictures
 
 
-def dis(frames: np.ndarray, *, refine: bool = True) -> np.ndarray:
+def dis(frames: np.ndarray) -> np.ndarray:
     """Flow by dense inverse search (Kroeger et al. 2016), frame by frame and then as a whole.
 
     A limb is soon too far from where it was for one search, so the steps between neighbouring
-    frames are chained; refine: each chain is where a direct search then starts. frames (f, h, w, 3)
-    uint8 RGB -> (f, h, w, 2). Raises ValueError for frames of another kind or under 16 pixels.
+    frames are chained; each chain is where a direct search then starts. frames (f, h, w, 3) uint8
+    RGB -> (f, h, w, 2). Raises ValueError for frames of another kind or under 16 pixels.
     """
     _check(frames)
     height, width = frames.shape[1:3]
@@ -49,7 +49,7 @@ def dis(frames: np.ndarray, *, refine: bool = True) -> np.ndarray:
         chain = chain + cv2.remap(
             step, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
-        flows.append(search.calc(grays[0], after, chain.copy()) if refine else chain)
+        flows.append(search.calc(grays[0], after, chain.copy()))
     return np.stack(flows)
 
 

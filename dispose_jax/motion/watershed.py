@@ -53,14 +53,12 @@ def guides(
     bg_ratio: float,
     max_points: int,
     rng: np.random.Generator,
-    per_frame: bool = False,
 ) -> Impulses:
     """Guidance vectors of a clip in CMP's square of `side`: (f, max_points, ..), frame 0 empty.
 
     flows (f, h, w, 2) in pixels from the reference to every frame, frame 0 zero. All frames are
-    told at the points of the last one, as in MOFA-Video's training; per_frame: each at its own
-    points. Where there are fewer points than max_points, the rest is not valid. Raises ValueError
-    for values that mean nothing.
+    told at the points of the last one, as in MOFA-Video's training. Where there are fewer points
+    than max_points, the rest is not valid. Raises ValueError for values that mean nothing.
     """
     if flows.ndim != 4 or len(flows) < 2:
         raise ValueError(
@@ -71,20 +69,19 @@ def guides(
     frames, height, width = flows.shape[:3]
     rows, columns = (resize.nearest_index(side, length) for length in (height, width))
     scale = np.array([side / width, side / height], np.float32)
-    options = {"kernel": kernel, "bg_ratio": bg_ratio, "max_points": max_points, "rng": rng}
+    squeezed = flows[-1][rows[:, None], columns] * scale
+    points = guide_points(
+        squeezed, kernel=kernel, bg_ratio=bg_ratio, max_points=max_points, rng=rng
+    )
+    x, y = points.T
     found = Impulses(
         np.zeros((frames, max_points, 2), np.int32),
         np.zeros((frames, max_points, 2), np.float32),
         np.zeros((frames, max_points), bool),
     )
-    for frame in range(frames - 1, 0, -1):
-        if per_frame or frame == frames - 1:
-            squeezed = flows[frame][rows[:, None], columns] * scale
-            points = guide_points(squeezed, **options)
-        x, y = points.T
-        found.pixels[frame, : len(points)] = points
-        found.vectors[frame, : len(points)] = flows[frame, rows[y], columns[x]] * scale
-        found.valid[frame, : len(points)] = True
+    found.pixels[1:, : len(points)] = points
+    found.vectors[1:, : len(points)] = flows[1:, rows[y], columns[x]] * scale
+    found.valid[1:, : len(points)] = True
     return found
 
 

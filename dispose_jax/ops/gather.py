@@ -44,7 +44,7 @@ def bilinear(features: Array, points: Array) -> Array:
 
 
 def cell_mean(features: Array, cells: Array, valid: Array) -> tuple[Array, Array]:
-    """Average the features of points that share a cell.
+    """Average the features of points that share a cell (paper eq. 6).
 
     features (b, k, c) per clip, cells (b, f, k, 2) integer column, row, valid (b, f, k) bool.
     Returns means (b, f, k, c), for every valid point the mean over the valid points of its cell,
@@ -84,16 +84,3 @@ def scatter(values: Array, cells: Array, keep: Array, size: tuple[int, int]) -> 
     grid = grid.at[rows, index].add(values.reshape(b * f, k, c), mode="drop")
     occupied = jnp.zeros((b * f, h * w), bool).at[rows, index].set(True, mode="drop")
     return grid.reshape(b, f, h, w, c), occupied.reshape(b, f, h, w)
-
-
-def scatter_mean(
-    features: Array, cells: Array, valid: Array, size: tuple[int, int]
-) -> tuple[Array, Array]:
-    """Features of points on a map, averaged where points share a cell, zero elsewhere.
-
-    features (b, k, c) per clip, cells (b, f, k, 2) integer column, row inside the map, valid (b, f,
-    k) bool, size (h, w). Returns map (b, f, h, w, c) and occupied (b, f, h, w) bool. Source:
-    DisPose eq. 6.
-    """
-    means, keep = cell_mean(features, cells, valid)
-    return scatter(means, cells, keep, size)

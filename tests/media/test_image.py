@@ -192,12 +192,6 @@ def test_finished_frames_get_the_shape_of_the_reference_back():
     np.testing.assert_array_equal(image.bilinear(frame, 6, 4)[0, :, 0], [10, 50, 90, 130])
 
 
-def test_requantising_never_moves_a_level_by_more_than_one():
-    levels = np.arange(256, dtype=np.uint8)
-    drop = levels.astype(int) - image.requantise(levels)
-    assert set(drop) == {0, 1}
-
-
 def test_a_failed_write_keeps_the_older_file_and_leaves_nothing_behind(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     image.write_png(path, PICTURE)

@@ -43,10 +43,9 @@ def test_chained_and_refined_search_is_nearer_the_truth_than_a_direct_one(drawn)
         return [distance[:, at][person[:, at]].mean() for at in (slice(4, None), slice(1, 2))]
 
     still = errors(lambda frames: np.zeros((*frames.shape[:3], 2)))
-    directly, chained, refined = map(errors, (direct, partial(flow.dis, refine=False), flow.dis))
-    assert refined[0] < 0.9 * directly[0] and chained[0] < 0.9 * directly[0]
+    directly, refined = map(errors, (direct, flow.dis))
+    assert refined[0] < 0.9 * directly[0]
     assert refined[0] < 0.45 * still[0] and refined[1] < 0.3 * still[1]
-    assert chained[1] == pytest.approx(directly[1])  # one step: nothing to chain
 
 
 def test_the_search_has_no_flow_where_nothing_moves(drawn):

@@ -19,6 +19,12 @@ def _points(seed, b=2, f=3, k=7, c=5, size=(4, 6)):
     return features, cells.astype(np.int32), valid, size
 
 
+def scatter_mean(features, cells, valid, size):
+    """Features of points on a map, averaged where points share a cell, zero elsewhere."""
+    means, keep = gather.cell_mean(features, cells, valid)
+    return gather.scatter(means, cells, keep, size)
+
+
 def _scatter_mean_loop(features, cells, valid, size):
     b, f, k, _ = cells.shape
     grid = np.zeros((b, f, *size, features.shape[-1]))
@@ -35,7 +41,7 @@ def _scatter_mean_loop(features, cells, valid, size):
 
 def test_scatter_mean_equals_a_loop_over_points():
     arguments = _points(0)
-    grid, occupied = jax.jit(gather.scatter_mean, static_argnums=3)(*arguments)
+    grid, occupied = jax.jit(scatter_mean, static_argnums=3)(*arguments)
     expected, cells = _scatter_mean_loop(*arguments)
     np.testing.assert_allclose(grid, expected, atol=1e-6)
     np.testing.assert_array_equal(occupied, cells)
@@ -44,11 +50,11 @@ def test_scatter_mean_equals_a_loop_over_points():
 def test_points_that_do_not_count_leave_no_trace():
     features, cells, valid, size = _points(1)
     features[:, 2], valid[:, :, 2] = 1e9, False
-    grid, occupied = gather.scatter_mean(features, cells, valid, size)
+    grid, occupied = scatter_mean(features, cells, valid, size)
     expected, filled = _scatter_mean_loop(features, cells, valid, size)
     np.testing.assert_allclose(grid, expected, atol=1e-6)
     np.testing.assert_array_equal(occupied, filled)
-    nothing, empty = gather.scatter_mean(features, cells, valid & False, size)
+    nothing, empty = scatter_mean(features, cells, valid & False, size)
     assert not nothing.any() and not empty.any()
 
 
@@ -56,14 +62,14 @@ def test_a_function_of_the_cell_means_can_be_scattered_without_a_full_map_before
     features, cells, valid, size = _points(2)
     means, keep = gather.cell_mean(features, cells, valid)
     sparse, _ = gather.scatter(jnp.tanh(means) + 1, cells, keep, size)
-    grid, occupied = gather.scatter_mean(features, cells, valid, size)
+    grid, occupied = scatter_mean(features, cells, valid, size)
     np.testing.assert_allclose(sparse, (jnp.tanh(grid) + 1) * occupied[..., None], atol=1e-6)
 
 
 def test_gradient_of_scatter_mean_reaches_only_points_that_count():
     features, cells, valid, size = _points(3, f=1)
     valid[:, :, 4] = False
-    gradient = jax.grad(lambda x: gather.scatter_mean(x, cells, valid, size)[0].sum())(features)
+    gradient = jax.grad(lambda x: scatter_mean(x, cells, valid, size)[0].sum())(features)
     assert not gradient[:, 4].any()
     assert (np.asarray(gradient).sum(-1)[valid[:, 0]] > 0).all()
 

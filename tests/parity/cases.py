@@ -129,6 +129,18 @@ def assert_close(case: Case, output: str, ours, tolerance: float, *, reference=N
     record(case.name, output, difference / (reference.std() if relative else 1.0), tolerance)
 
 
+def requantised(picture: np.ndarray, dtype: np.typing.DTypeLike = np.float16) -> np.ndarray:
+    """What reaches CLIP and the autoencoder in the released code: levels to -1..1 in dtype and
+    back, truncated.
+
+    uint8 -> uint8. 20 of 256 levels drop by one in float16 (the release), 63 in float32. Ours does
+    not do this; cases that compare bit by bit need it.
+    """
+    scale = np.asarray(127.5, dtype)
+    table = ((np.arange(256).astype(dtype) / scale - 1 + 1) * scale).astype(np.uint8)
+    return table[picture]
+
+
 def body_pose(candidate: np.ndarray, subset: np.ndarray) -> Pose:
     """Body keypoints of one person as cases give them: (f, 18, 2), (f, 18) with -1 for missing."""
     f = len(candidate)

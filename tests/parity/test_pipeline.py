@@ -21,7 +21,7 @@ from dispose_jax.networks.clip import clip_pixels
 from dispose_jax.pose import draw, retarget
 from dispose_jax.types import ControlSignals, Pose
 from tests.parity import pipeline
-from tests.parity.cases import assert_close, load_case, record
+from tests.parity.cases import assert_close, load_case, record, requantised
 from tests.parity.pipeline import Tap
 
 
@@ -181,7 +181,7 @@ class Whole:
     def requantised(self, picture: np.ndarray) -> np.ndarray:
         """The picture as CLIP and the autoencoder saw it."""
         dtype = self.case.config["requantise"]
-        return image.requantise(picture, np.dtype(dtype)) if dtype else picture
+        return requantised(picture, np.dtype(dtype)) if dtype else picture
 
     def run(self, picture: np.ndarray, requantised: np.ndarray, skeletons: np.ndarray):
         """From pictures to frames, with what every stage gave."""
