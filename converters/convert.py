@@ -11,30 +11,18 @@ Nothing is ever downloaded; converters.download does that when asked.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from converters import checkpoints, doctor, files, releases
+from dispose_jax import settings
 from dispose_jax.models import bundle
 from dispose_jax.models import networks as model_networks
+from dispose_jax.pose import dwpose
 
 _DTYPES = ("float32", "float16", "bfloat16")
-
-
-def load_config(name: str):
-    """The config of "path/to/file.py" or "path/to/file.py:argument"."""
-    path, _, argument = name.partition(":")
-    if not Path(path).is_file():
-        raise ValueError(f"--config {path}: no such file; expected e.g. configs/svd.py:size=tiny")
-    spec = importlib.util.spec_from_file_location("config_of_conversion", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ValueError(f"--config {path}: no get_config in it")
-    return module.get_config(argument or None)
 
 
 def all_networks(config) -> dict[str, model_networks.Network]:
@@ -78,7 +66,7 @@ def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dty
             params[name] = tree
             origins[name] = bundle.Origin(path.relative_to(source).as_posix(), row.licence)
         yield from report.lines()
-    pose_files = {name: found[name] for name in releases.POSE_FILES if name in found}
+    pose_files = {name: found[name] for name in dwpose.RELEASED_AS if name in found}
     described = bundle.ModelDescription(config.base, config.model, config.quirks, config.name)
     bundle.write(target, params, described, origins, dtype=dtype, pose_files=pose_files)
     yield f"written: {target} with {', '.join([*params, *pose_files])}"
@@ -137,7 +125,7 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
         yield f"{target / row.file}: {len(tensors)} tensors of {' and '.join(row.networks)}"
         if row.name == "sd15_vae":
             yield "  the encoder only: a bundle holds no decoder of Stable Diffusion"
-    for name, released in releases.POSE_FILES.items():
+    for name, released in dwpose.RELEASED_AS.items():
         onnx = bundle.pose_file(sources, name)
         if onnx is not None:
             place = target / releases.POSE_FOLDER / released
@@ -185,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        config = load_config(options.config)
+        config = settings.load(options.config)
         if options.command == "check":
             findings, following = check(
                 options.folder, config, options.config, verify=options.verify
@@ -194,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{state:8} {name:18} {detail}")
             print(f"next: {following}")
             bad = [f for f in findings if f.state in ("missing", "wrong")]
-            return int(any(f.name not in releases.POSE_FILES for f in bad))
+            return int(any(f.name not in dwpose.RELEASED_AS for f in bad))
         if options.command == "to-flax":
             only = tuple(filter(None, options.only.split(",")))
             lines = to_flax(options.source, options.to, config, only=only, dtype=options.dtype)

@@ -16,6 +16,7 @@ from converters import checkpoints, files, releases
 from converters.releases import RELEASES, Release
 from dispose_jax.models import bundle
 from dispose_jax.models.networks import Network
+from dispose_jax.pose import dwpose
 
 _SUFFIXES = (".pth", ".tar", ".bin", ".safetensors", ".ckpt", ".pt")
 
@@ -44,7 +45,7 @@ def find(folder: str | Path) -> dict[str, Path]:
             fitting = [path for path, name in paths.items() if re.search(place, name)]
             if fitting and row.name not in found:
                 found[row.name] = fitting[0]
-    for name, released in releases.POSE_FILES.items():
+    for name, released in dwpose.RELEASED_AS.items():
         fitting = [path for path in paths if path.name in (released, name)]
         if fitting:
             found[name] = fitting[0]
@@ -64,7 +65,7 @@ def check_weights(folder: str | Path, networks: Mapping[str, Network], base: str
         elif row.is_expected:
             detail = f"expected {Path(folder) / row.file}; from {origin(row)}"
             findings.append(Finding(row.name, "missing", detail))
-    for name, released in releases.POSE_FILES.items():
+    for name, released in dwpose.RELEASED_AS.items():
         if name in found:
             findings.append(Finding(name, "ok", f"{found[name]} ({_size(found[name])})"))
         else:
@@ -119,7 +120,7 @@ def next_step(folder: str | Path, findings: Iterable[Finding], base: str, config
     states = {name: state for name, state, _ in findings}
     is_bundle = (Path(folder) / bundle.DESCRIPTION).is_file()
     rows_missing = [n for n, state in states.items() if state == "missing"]
-    required = [name for name in rows_missing if name not in releases.POSE_FILES]
+    required = [name for name in rows_missing if name not in dwpose.RELEASED_AS]
     if "wrong" in states.values():
         return "replace the files marked wrong, then check again"
     if is_bundle:

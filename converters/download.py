@@ -20,7 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from converters import convert, releases
+from converters import releases
+from dispose_jax import settings
+from dispose_jax.pose import dwpose
 
 
 class Item(NamedTuple):
@@ -48,7 +50,7 @@ def items(base: str, only: Sequence[str] = ()) -> list[Item]:
             releases.POSE_FOLDER,
             releases.POSE_LICENCE,
         )
-        for released in releases.POSE_FILES.values()
+        for released in dwpose.RELEASED_AS.values()
     ]
     unknown = [name for name in only if name not in every]
     if unknown:
@@ -115,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--accept-licences", action="store_true")
     options = parser.parse_args(arguments)
     try:
-        config = convert.load_config(options.config)
+        config = settings.load(options.config)
         wanted = items(config.base, tuple(filter(None, options.only.split(","))))
         for item in wanted:
             print(f"{item.name}: {item.repository}/{item.remote}\n  licence: {item.licence}")

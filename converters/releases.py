@@ -315,8 +315,7 @@ RELEASES = (
     ),
 )
 
-# DWPose stays ONNX and is copied as it is: name in the bundle -> name as released.
-POSE_FILES = {"detector.onnx": "yolox_l.onnx", "whole_body.onnx": "dw-ll_ucoco_384.onnx"}
+# DWPose stays ONNX and is copied as it is (dispose_jax/pose/dwpose.py has the names).
 POSE_FOLDER = "dwpose"
 POSE_REPOSITORY = "yzd-v/DWPose"
 POSE_LICENCE = "Apache-2.0"

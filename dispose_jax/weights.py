@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 from dispose_jax.models import bundle, networks
+from dispose_jax.pose import dwpose
 from dispose_jax.types import Params
 
 RANDOM = "random"  # --weights random
@@ -109,5 +110,5 @@ class Weights:
     @property
     def pose_folder(self) -> Path | None:
         """The folder that holds DWPose's files, if one does."""
-        found = bundle.pose_file(self.folders, bundle.POSE_FILES[0])
+        found = bundle.pose_file(self.folders, dwpose.DETECTOR)
         return found.parent if found else None

@@ -14,7 +14,13 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import lower rows and its own folder, never another member of its row.
 ROWS = [
-    {"dispose_jax.types", "dispose_jax.ops", "dispose_jax.flops"},
+    {
+        "dispose_jax.types",
+        "dispose_jax.ops",
+        "dispose_jax.flops",
+        "dispose_jax.settings",
+        "dispose_jax.pose.dwpose",
+    },
     {"dispose_jax.networks", "dispose_jax.diffusion"},
     {"dispose_jax.pose", "dispose_jax.motion", "dispose_jax.correspondence"},
     {"dispose_jax.models", "dispose_jax.control_signals"},
@@ -27,7 +33,6 @@ ROWS = [
         "dispose_jax.explain",
         "dispose_jax.dry_run",
         "dispose_jax.provenance",
-        "dispose_jax.settings",
         "dispose_jax.weights",
     },
     {"dispose_jax.animator"},
@@ -36,7 +41,8 @@ ROWS = [
     {"train", "sample", "evaluate", "converters", "dispose_jax.data.prepare"},
     {"benchmarks", "assets"},  # tools for us: measuring against PyTorch needs the converters
 ]
-COMMANDS = {"dispose_jax.data.prepare"}  # programs that live inside the package
+# Modules of another height than their folder: a program, and names of files.
+APART = {"dispose_jax.data.prepare", "dispose_jax.pose.dwpose"}
 HEIGHT = {unit: row for row, units in enumerate(ROWS) for unit in units}
 # Rows aside: a config is data that programs read, and a conversion needs only what names and shapes
 # parameters.
@@ -127,7 +133,7 @@ def imports(source):
 
 def unit(name):
     """The member of a row that a module belongs to."""
-    if name in COMMANDS:
+    if name in APART:
         return name
     depth = 2 if name.startswith("dispose_jax.") else 1
     return ".".join(name.split(".")[:depth])

@@ -6,6 +6,7 @@ import pytest
 
 from dispose_jax import weights
 from dispose_jax.models import bundle, networks
+from dispose_jax.pose import dwpose
 from tests import small
 
 SOME = ("unet", "vae")
@@ -130,7 +131,7 @@ def test_random_after_a_folder_is_refused(tmp_path):
 def test_the_folder_of_the_pose_detector_is_found(base, tmp_path):
     folder = write(tmp_path / "b", base, base.networks)
     assert opened(base, folder).pose_folder is None
-    (tmp_path / "b" / bundle.POSE_FILES[0]).write_bytes(b"onnx")
+    (tmp_path / "b" / dwpose.DETECTOR).write_bytes(b"onnx")
     assert opened(base, folder).pose_folder == tmp_path / "b"
 
 

@@ -30,6 +30,7 @@ from dispose_jax.data import clip_extraction, examples, records
 from dispose_jax.media import output
 from dispose_jax.models import bundle, networks
 from dispose_jax.motion import flow
+from dispose_jax.pose import dwpose
 from dispose_jax.types import Impulses, Pose
 from dispose_jax.weights import RANDOM, Weights
 
@@ -170,7 +171,9 @@ def _tools(
         for name, (_, entry) in owners.items()
     }
     if store.pose_folder is not None:
-        files = [path for name in bundle.POSE_FILES if (path := store.pose_folder / name).is_file()]
+        files = [
+            path for name in dwpose.RELEASED_AS if (path := store.pose_folder / name).is_file()
+        ]
         made_with |= {path.name: {"sha256": _digest(path)} for path in files}
     return tools, {"flow": source, **made_with}
 

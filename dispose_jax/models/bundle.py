@@ -27,7 +27,6 @@ from dispose_jax.types import Params
 
 FORMAT = 1
 DESCRIPTION = "bundle.json"
-POSE_FILES = ("detector.onnx", "whole_body.onnx")
 
 # Which released file a network of a base comes from, for the error that names what is missing.
 _HELPERS = {
@@ -107,7 +106,7 @@ def write(
     """Write a bundle: all of it under a temporary name, then renamed.
 
     networks: {name: nested dict of arrays}, written tensor by tensor, floating ones cast to dtype
-    if given. pose_files: {"detector.onnx" or "whole_body.onnx": file to copy}. Raises ValueError if
+    if given. pose_files: {name in pose/dwpose.py: file to copy}. Raises ValueError if
     the folder already holds something, or cannot be written (disk full).
     """
     folder = Path(folder)
@@ -273,7 +272,7 @@ def source_of(base: str, network: str) -> str:
 
 
 def pose_file(folders: Sequence[str | Path], name: str) -> Path | None:
-    """The last folder's DWPose file of that name (see POSE_FILES), None if no folder has it."""
+    """The last folder's DWPose file of that name (pose/dwpose.py), None if no folder has it."""
     found = [Path(folder) / name for folder in folders if (Path(folder) / name).is_file()]
     return found[-1] if found else None
 

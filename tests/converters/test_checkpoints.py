@@ -150,7 +150,6 @@ def test_every_network_names_the_file_it_comes_from_when_it_is_absent():
             assert bundle.RELEASED_IN[base][network] in row.file
         assert {name for name in rows if releases.serves_training(name)} == {"raft"}
     assert bundle.source_of("sd15", "controlnet") == "a training run"
-    assert set(releases.POSE_FILES) == set(bundle.POSE_FILES)
 
 
 def test_a_row_that_is_not_there_is_an_error_that_lists_the_rows():

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from converters import checkpoints, convert, doctor, files, releases
+from dispose_jax import settings
 from dispose_jax.models import bundle
 from dispose_jax.models import networks as model_networks
+from dispose_jax.pose import dwpose
 
 CONFIG = "configs/svd.py:size=tiny"
 ROWS = [row for row in releases.serving("svd") if not row.only_if_asked]
@@ -18,7 +20,7 @@ ROWS = [row for row in releases.serving("svd") if not row.only_if_asked]
 @pytest.fixture(scope="module")
 def traced():
     """All networks of the small config, their shapes traced once for all tests."""
-    built = convert.all_networks(convert.load_config(CONFIG))
+    built = convert.all_networks(settings.load(CONFIG))
     return {name: SimpleNamespace(shapes=network.shapes) for name, network in built.items()}
 
 
@@ -41,7 +43,7 @@ def released(tmp_path_factory, traced):
         if row.name == "sd15_vae":  # as released: with the decoder that is not used here
             tensors["decoder.conv_in.weight"] = np.ones((4, 4, 3, 3), np.float16)
         files.write(folder / place, tensors, wrapper=row.wrapper)
-    for name in releases.POSE_FILES.values():
+    for name in dwpose.RELEASED_AS.values():
         (folder / "dwpose").mkdir(exist_ok=True)
         (folder / "dwpose" / name).write_bytes(b"onnx " + name.encode())
     return folder
@@ -87,12 +89,12 @@ def test_released_files_become_a_bundle_and_come_back_bit_for_bit(
             assert after[name][key].dtype == tensor.dtype
             np.testing.assert_array_equal(after[name][key], tensor)
     names = {path.name for path in (tmp_path / "again" / "dwpose").iterdir()}
-    assert names == set(releases.POSE_FILES.values())
+    assert names == set(dwpose.RELEASED_AS.values())
 
 
 def test_the_bundle_is_what_the_model_loads(capsys, tmp_path, released, traced):
     run(capsys, "to-flax", "--from", released, "--to", tmp_path / "b", "--dtype", "float32")
-    config = convert.load_config(CONFIG)
+    config = settings.load(CONFIG)
     shapes = {name: network.shapes for name, network in traced.items()}
     params = bundle.load([tmp_path / "b"], shapes, model=config.model, quirks=config.quirks)
     expected = model_networks.random(traced, 3, np.float16)
@@ -108,7 +110,7 @@ def test_a_trained_control_replaces_the_released_one_on_export(capsys, tmp_path,
     run(capsys, "to-flax", "--from", released, "--to", tmp_path / "base")
     names = ("controlnet", "motion_encoder", "point_encoder")
     trained = model_networks.random({n: traced[n] for n in names}, 4, np.float16)
-    config = convert.load_config(CONFIG)
+    config = settings.load(CONFIG)
     described = bundle.ModelDescription(config.base, config.model, config.quirks, config.name)
     origins = dict.fromkeys(names, bundle.Origin("run 1", "ours"))
     bundle.write(tmp_path / "trained", trained, described, origins)

@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 
 from converters import doctor, download, releases
+from dispose_jax.pose import dwpose
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_what_is_fetched_lies_where_the_doctor_looks(hub, tmp_path, capsys, base
     arguments = ["--to", str(tmp_path), "--accept-licences", "--config", config]
     assert download.main(arguments) == 0
     wanted = {row.name for row in releases.serving(base) if row.is_expected}
-    assert set(doctor.find(tmp_path)) == wanted | set(releases.POSE_FILES)
+    assert set(doctor.find(tmp_path)) == wanted | set(dwpose.RELEASED_AS)
     assert f"converters.convert check {tmp_path} --config {config}" in capsys.readouterr().out
 
 

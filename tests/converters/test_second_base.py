@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from converters import checkpoints, convert, doctor, files, mapping, releases
+from dispose_jax import settings
 from dispose_jax.models import bundle
 from dispose_jax.models import networks as model_networks
 
@@ -23,7 +24,7 @@ PLACES = {  # where they are not where our own download puts them
 
 @pytest.fixture(scope="module")
 def config():
-    return convert.load_config(CONFIG)
+    return settings.load(CONFIG)
 
 
 @pytest.fixture(scope="module")
