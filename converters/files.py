@@ -7,13 +7,13 @@ name.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from converters import pth
+from dispose_jax.media import output
 from dispose_jax.models import tensor_file
 
 # First bytes of what people have instead of a checkpoint, and what to say.
@@ -57,17 +57,11 @@ def write(
     until whole.
 
     wrapper: entry of the `.pth` dictionary that holds the state dict. dtype: cast floating tensors.
+    Raises OSError with one sentence if it cannot be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
+    path = output.prepare(path)
+    with output.replacing(path) as partial, output.explained(path):
         if path.suffix == ".safetensors":
             tensor_file.write(partial, tensors, dtype)
         else:
             pth.write(partial, tensors, wrapper=wrapper, dtype=dtype)
-        os.replace(partial, path)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        partial.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ ROWS = [
         "dispose_jax.flops",
         "dispose_jax.settings",
         "dispose_jax.pose.dwpose",
+        "dispose_jax.media.output",
     },
     {"dispose_jax.networks", "dispose_jax.diffusion"},
     {"dispose_jax.pose", "dispose_jax.motion", "dispose_jax.correspondence"},
@@ -41,8 +42,8 @@ ROWS = [
     {"train", "sample", "evaluate", "converters", "dispose_jax.data.prepare"},
     {"benchmarks", "assets"},  # tools for us: measuring against PyTorch needs the converters
 ]
-# Modules of another height than their folder: a program, and names of files.
-APART = {"dispose_jax.data.prepare", "dispose_jax.pose.dwpose"}
+# Modules of another height than their folder: a program, names of files, the writing of files.
+APART = {"dispose_jax.data.prepare", "dispose_jax.pose.dwpose", "dispose_jax.media.output"}
 HEIGHT = {unit: row for row, units in enumerate(ROWS) for unit in units}
 # Rows aside: a config is data that programs read, and a conversion needs only what names and shapes
 # parameters.

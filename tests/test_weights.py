@@ -99,7 +99,7 @@ def test_weights_of_another_model_are_refused_with_the_difference(base, tmp_path
     other = small.config("base")
     other.model.unet.layers = 7
     folder = write(tmp_path / "b", base, base.networks, model=other.model)
-    with pytest.raises(ValueError, match="unet.layers is 7 there, 1 in the config"):
+    with pytest.raises(ValueError, match="unet.layers is 7 there, 1 here"):
         opened(base, *given, folder)
 
 

@@ -16,7 +16,7 @@ import re
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -240,10 +240,10 @@ def open_set(folder: Path, content: Mapping) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     found = read_meta(folder)
-    differences = list(_differences(found, json.loads(text)))
-    if differences:
+    different = bundle.differences(found, json.loads(text))
+    if different:
         raise ValueError(
-            f"{folder}: a set prepared with other settings or weights ({_listed(differences)}); "
+            f"{folder}: a set prepared with other settings or weights ({different}); "
             "give the same ones, or another --out"
         )
 
@@ -288,28 +288,13 @@ def check(folder: str | os.PathLike, config) -> dict:
     if isinstance(found.get("frames"), int) and found["frames"] >= expected["frames"]:
         ignored.add("frames")
     compared = lambda content: {k: v for k, v in content.items() if k not in ignored}
-    differences = list(_differences(compared(found), compared(expected)))
-    if differences:
+    different = bundle.differences(compared(found), compared(expected))
+    if different:
         raise ValueError(
-            f"{folder}: a set prepared with other settings ({_listed(differences)}); prepare one "
+            f"{folder}: a set prepared with other settings ({different}); prepare one "
             "with this config, or change the config to the set's"
         )
     return found
-
-
-def _differences(found, expected, path: str = "") -> Iterator[str]:
-    """What differs between two trees of plain values, one phrase each."""
-    if isinstance(found, dict) and isinstance(expected, dict):
-        for name in sorted({*found, *expected}):
-            below = f"{path}.{name}" if path else name
-            yield from _differences(found.get(name), expected.get(name), below)
-    elif found != expected:
-        show = lambda value: "absent" if value is None else f"{value!r:.60}"
-        yield f"{path} is {show(found)} there, {show(expected)} here"
-
-
-def _listed(differences: Sequence[str]) -> str:
-    return "; ".join(differences[:8]) + ("; ..." if len(differences) > 8 else "")
 
 
 def _prefix(video: str) -> str:

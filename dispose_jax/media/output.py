@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,30 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """An empty temporary folder to fill, renamed to folder if the block ends well, else removed.
+
+    A folder of that name is there until the new one is whole, and then removed. Raises OSError with
+    one sentence if the folder cannot be made or take its place.
+    """
+    folder = Path(folder)
+    temporary, old = (
+        folder.with_name(f".{folder.name}.{kind}-{os.getpid()}") for kind in ("partial", "old")
+    )
+    try:
+        with explained(folder):
+            temporary.mkdir(parents=True)
+        yield temporary
+        with explained(folder):
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(temporary, folder)
+    finally:
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

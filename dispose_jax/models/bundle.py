@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dispose_jax.media import output
 from dispose_jax.models import tensor_file
 from dispose_jax.types import Params
 
@@ -94,6 +94,23 @@ def plain(value: Any) -> Any:
     return value
 
 
+def differences(found: Any, expected: Any) -> str:
+    """What differs between two trees of plain values, "" if nothing: at most eight phrases such as
+    "unet.layers is 2 there, 1 here". Absent and None are the same."""
+    phrases = list(_differences(found, expected))
+    return "; ".join(phrases[:8]) + ("; ..." if len(phrases) > 8 else "")
+
+
+def _differences(found: Any, expected: Any, path: str = "") -> Iterator[str]:
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for name in sorted({*found, *expected}):
+            below = f"{path}.{name}" if path else name
+            yield from _differences(found.get(name), expected.get(name), below)
+    elif found != expected:
+        show = lambda value: "absent" if value is None else f"{value!r:.60}"
+        yield f"{path} is {show(found)} there, {show(expected)} here"
+
+
 def write(
     folder: str | Path,
     networks: Mapping[str, Params],
@@ -102,19 +119,18 @@ def write(
     *,
     dtype=None,
     pose_files: Mapping[str, Path] | None = None,
+    replace: bool = False,
 ) -> None:
-    """Write a bundle: all of it under a temporary name, then renamed.
+    """Write a bundle, whole or not at all.
 
     networks: {name: nested dict of arrays}, written tensor by tensor, floating ones cast to dtype
-    if given. pose_files: {name in pose/dwpose.py: file to copy}. Raises ValueError if
-    the folder already holds something, or cannot be written (disk full).
+    if given. pose_files: {name in pose/dwpose.py: file to copy}. Raises ValueError if the
+    folder already holds something, OSError if it cannot be written (disk full).
     """
     folder = Path(folder)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    if not replace and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
         raise ValueError(f"{folder}: already exists; remove it or choose another name")
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
+    with output.replacing_folder(folder) as partial, output.explained(folder):
         described = {}
         for name, params in networks.items():
             described[name] = _write_network(partial, name, params, origins[name], dtype)
@@ -123,11 +139,6 @@ def write(
         content = {"format": FORMAT, **description._asdict(), "networks": described}
         text = json.dumps(plain(content), indent=1)
         (partial / DESCRIPTION).write_text(text + "\n")
-        os.replace(partial, folder)
-    except OSError as error:
-        raise ValueError(f"{folder}: cannot be written ({error.strerror or error})") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_network(folder: Path, name: str, params: Params, origin: Origin, dtype) -> dict:
@@ -181,11 +192,10 @@ def check(folder: str | Path, model: Mapping, quirks: Mapping) -> dict:
     difference."""
     content = describe(folder)
     found = {"model": content["model"], "quirks": content["quirks"]}
-    differences = list(_differences(found, plain({"model": model, "quirks": quirks})))
-    if differences:
-        shown = "; ".join(differences[:8]) + ("; ..." if len(differences) > 8 else "")
+    different = differences(found, plain({"model": model, "quirks": quirks}))
+    if different:
         raise ValueError(
-            f"{folder}: its weights belong to another model ({shown}); "
+            f"{folder}: its weights belong to another model ({different}); "
             f"use --config {content['config']}, or weights made for this config"
         )
     return content
@@ -311,21 +321,6 @@ def _compare(file: Path, tensors: Mapping[str, np.ndarray], expected: Mapping[st
             f"{file}: {len(wrong)} tensors do not fit this config (- absent, + unexpected): "
             f"{'; '.join(wrong[:6])}; use the config it was made for"
         )
-
-
-def _differences(found: Any, expected: Any, path: str = "") -> Iterable[str]:
-    """What differs between two trees of plain values, one phrase each."""
-    if isinstance(found, dict) and isinstance(expected, dict):
-        for name in sorted({*found, *expected}):
-            below = f"{path}.{name}" if path else name
-            if name not in found:
-                yield f"{below} is {expected[name]!r} in the config, absent there"
-            elif name not in expected:
-                yield f"{below} is {found[name]!r} there, absent in the config"
-            else:
-                yield from _differences(found[name], expected[name], below)
-    elif found != expected:
-        yield f"{path} is {found!r} there, {expected!r} in the config"
 
 
 def _leaves(tree: Mapping, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], Any]]:

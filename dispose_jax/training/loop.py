@@ -7,7 +7,6 @@ result.
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -249,16 +248,11 @@ def _write_bundle(run: Run, params: Params, done: int, batches: Iterator[Batch])
     config, folder = run.config, run.workdir / "bundle"
     described = bundle.ModelDescription(config.base, config.model, config.quirks, config.name)
     origin = bundle.Origin(f"trained: stage {config.train.stage}", "Apache-2.0")
-    # An older one, of a run that has been prolonged, stays until the new one is whole.
-    new, old = folder.with_name(".bundle.new"), folder.with_name(".bundle.old")
-    for left in (new, old):
+    for left in run.workdir.glob(f".{folder.name}.*-*"):  # of a process that was killed
         shutil.rmtree(left, ignore_errors=True)
-    bundle.write(new, params, described, dict.fromkeys(params, origin), dtype=np.float32)
-    with output.explained(folder):
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    # An older one, of a run that has been prolonged, stays until the new one is whole.
+    origins = dict.fromkeys(params, origin)
+    bundle.write(folder, params, described, origins, dtype=np.float32, replace=True)
     run.say(f"trained to step {done}; wrote {folder}")
 
 

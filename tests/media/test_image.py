@@ -227,3 +227,17 @@ def test_an_output_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot make its folder"):
         output.prepare(tmp_path / "file" / "a.mp4", ".mp4")
+
+
+def test_a_folder_is_replaced_when_it_is_whole_and_only_then(tmp_path):
+    folder = tmp_path / "a"
+    for content in ("first", "second"):
+        with output.replacing_folder(folder) as partial:
+            (partial / content).write_text(content)
+            assert folder.exists() == (content == "second")
+        assert [path.name for path in folder.iterdir()] == [content]
+    with pytest.raises(ValueError, match="halfway"):
+        with output.replacing_folder(folder) as partial:
+            (partial / "third").write_text("x")
+            raise ValueError("halfway")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "second"]

@@ -1,5 +1,6 @@
 """A run: the same numbers however it is interrupted, continued and laid out, or one sentence."""
 
+import errno
 import json
 import random
 import shutil
@@ -168,14 +169,13 @@ def test_a_finished_run_can_be_prolonged_and_its_bundle_is_replaced_when_the_new
     run(steps=4)
     before = trained(tmp_path / "run")
 
-    def full(folder, *_, **__):
-        folder.mkdir()
-        (folder / "vae.safetensors").write_bytes(b"half")
-        raise ValueError(f"{folder}: cannot be written (No space left on device)")
+    def full(path, *_):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.bundle, "write", full)
-        with pytest.raises(ValueError, match="No space left"):
+        patch.setattr(loop.bundle.tensor_file, "write", full)
+        with pytest.raises(OSError, match="bundle: cannot write this file: No space left"):
             run(steps=6)
     same(before, trained(tmp_path / "run"))
     assert run(steps=6)[-1].startswith("trained to step 6; wrote")
