@@ -30,6 +30,7 @@ from dispose_jax.data import clip_extraction, examples, records
 from dispose_jax.media import output
 from dispose_jax.models import bundle, networks
 from dispose_jax.motion import flow
+from dispose_jax.ops.levels import to_float
 from dispose_jax.pose import dwpose
 from dispose_jax.types import Impulses, Pose
 from dispose_jax.weights import RANDOM, Weights
@@ -207,7 +208,7 @@ def _features(config, parts, params) -> Callable[[np.ndarray, Pose, int], np.nda
     grid = jax.jit(lambda params, picture, key: dift.features(recipe, params, picture, key))
 
     def features(picture: np.ndarray, pose: Pose, seed: int) -> np.ndarray:
-        pixels = jnp.asarray(picture, jnp.float32) / 127.5 - 1
+        pixels = to_float(jnp.asarray(picture))
         found = grid(params, pixels, jax.random.key(seed))
         return np.asarray(keypoints.embed(found, pose, picture.shape[:2]), np.float16)
 
@@ -219,7 +220,7 @@ def _posterior(vae, params) -> Callable[[np.ndarray], np.ndarray]:
 
     @jax.jit
     def encode(params, frames):
-        pixels = frames.astype(jnp.float32) / 127.5 - 1
+        pixels = to_float(frames)
         moments = lambda x: jnp.concatenate(vae.apply({"params": params}, x, method="encode"), -1)
         return jax.lax.map(moments, pixels)
 

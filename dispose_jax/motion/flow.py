@@ -17,6 +17,7 @@ import numpy as np
 
 from dispose_jax.networks.raft import RAFT, SMALLEST
 from dispose_jax.ops import resize
+from dispose_jax.ops.levels import to_float
 from dispose_jax.types import Params
 
 Array = jax.Array
@@ -72,7 +73,7 @@ def raft(
     sides = [(-n % 8 // 2, -n % 8 - -n % 8 // 2) for n in small]
 
     def prepared(frame: Array) -> Array:  # (h, w, 3) uint8 -> (1, h', w', 3) in -1..1
-        picture = resized(frame.astype(jnp.float32) / 127.5 - 1, small)
+        picture = resized(to_float(frame), small)
         return jnp.pad(picture, (*sides, (0, 0)), mode="edge")[None]
 
     variables = {"params": params}

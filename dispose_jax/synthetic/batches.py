@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from dispose_jax.data import examples
+from dispose_jax.ops.levels import to_uint8
 from dispose_jax.synthetic import scene
 from dispose_jax.types import Batch, Pose
 
@@ -75,11 +76,6 @@ class DrawnBatches:
             examples.watershed_guides(self._config, flow, np.random.default_rng(seed))
             for flow, seed in zip(clip.flow, seeds)
         ]
-
-
-def to_uint8(frames: np.ndarray) -> np.ndarray:
-    """Drawn pictures in -1..1 as files would hold them."""
-    return np.clip(np.rint(127.5 * frames + 127.5), 0, 255).astype(np.uint8)
 
 
 def pose_of(points: np.ndarray, visible: np.ndarray) -> Pose:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dispose_jax import explain, sampling
 from dispose_jax.correspondence import dift
 from dispose_jax.motion import color
 from dispose_jax.networks.vae import VAE
+from dispose_jax.ops.levels import to_float, to_uint8
 from dispose_jax.training.losses import cmp
 from dispose_jax.training.losses.cmp import CompletionLoss
-from dispose_jax.training.losses.video import VideoLoss, to_float
+from dispose_jax.training.losses.video import VideoLoss
 from dispose_jax.types import Array, Batch, Params
 
 CLIPS = 6  # shown
@@ -32,7 +32,7 @@ def reconstructions(vae: VAE, params: Params, batch: Batch, key: Array) -> np.nd
     """Pictures above, what the autoencoder makes of them below."""
     frames = batch.frames[:CLIPS]
     decoded = _reconstruct(vae, params["vae"], frames)
-    return sheet([frames[:, 0], _to_uint8(decoded[:, 0])])
+    return sheet([frames[:, 0], to_uint8(decoded[:, 0])])
 
 
 def features(recipe: dift.Dift, params: Params, batch: Batch, key: Array) -> np.ndarray:
@@ -57,7 +57,7 @@ def completions(loss: CompletionLoss, params: Params, batch: Batch, key: Array) 
     true = np.asarray(exact)
     largest = max(1.0, float(np.linalg.norm(true, axis=-1).max()))
     paint = lambda flows: color.picture(np.asarray(flows), least=largest)
-    return sheet([_to_uint8(image), paint(true), paint(found)])
+    return sheet([to_uint8(image), paint(true), paint(found)])
 
 
 def animation(loss: VideoLoss, sample, params: Params, batch: Batch, key: Array) -> np.ndarray:
@@ -113,7 +113,3 @@ def _complete(loss: CompletionLoss, params: Params, batch: Batch):
 @partial(jax.jit, static_argnums=0)
 def _condition(loss: VideoLoss, params: Params, batch: Batch, key: Array):
     return loss.condition(params, batch, key)
-
-
-def _to_uint8(pictures: Array) -> np.ndarray:
-    return np.asarray(jnp.clip(jnp.rint(127.5 * pictures + 127.5), 0, 255), np.uint8)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dispose_jax.evaluation.ablation.metrics import Truth
+from dispose_jax.ops import levels
 from dispose_jax.pose import draw as skeletons
 from dispose_jax.pose import retarget
 from dispose_jax.synthetic import batches, scene
@@ -79,7 +80,7 @@ def _poses(truth: scene.DrawnClip, other: np.ndarray, size, procedure: str) -> t
 
 
 def _clip(truth: scene.DrawnClip, pose: Pose, skeleton) -> Clip:
-    frames = batches.to_uint8(truth.frames)
+    frames = levels.to_uint8(truth.frames)
     height, width = frames.shape[1:3]
     return Clip(
         reference=frames[0],

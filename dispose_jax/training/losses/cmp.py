@@ -20,7 +20,7 @@ from flax import traverse_util
 from dispose_jax.networks.cmp import CMP, expected_flow
 from dispose_jax.networks.layers import BatchNorm
 from dispose_jax.ops import gather, resize
-from dispose_jax.training.losses.video import to_float
+from dispose_jax.ops.levels import to_float
 from dispose_jax.types import Array, Batch, Params
 
 JOINT_DROPPED, JOINT_NOISE = 0.1, 0.5  # probability; pixels of the displacements

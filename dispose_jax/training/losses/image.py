@@ -16,7 +16,7 @@ from flax import traverse_util
 from dispose_jax.correspondence.dift import Dift, prompt_context
 from dispose_jax.diffusion import schedules
 from dispose_jax.networks.vae import VAE, sample_latents
-from dispose_jax.training.losses.video import to_float
+from dispose_jax.ops.levels import to_float
 from dispose_jax.types import Array, Batch, Params
 
 EDGE_WEIGHT = 0.5  # of the error of neighbouring pixels' differences, against blur

@@ -20,6 +20,7 @@ from dispose_jax import control_signals
 from dispose_jax.diffusion import schedules
 from dispose_jax.models.control_path import map_frames
 from dispose_jax.models.protocol import Model, condition
+from dispose_jax.ops.levels import to_float
 from dispose_jax.types import Array, Batch, Conditioning, ControlSignals, Params
 
 DROPOUTS = ("joint", "svd_xtend")
@@ -94,11 +95,6 @@ class VideoLoss:
         skeletons = to_float(batch.skeletons)
         conditioning = condition(self.model, params, reference, skeletons, signals, condition_key)
         return signals, conditioning
-
-
-def to_float(pictures: Array) -> Array:
-    """uint8 -> float32 in -1..1."""
-    return pictures.astype(jnp.float32) / 127.5 - 1
 
 
 def noise_levels(train, key: Array, count: int) -> Array:

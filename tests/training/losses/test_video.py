@@ -18,6 +18,7 @@ from dispose_jax import control_signals
 from dispose_jax.data import examples
 from dispose_jax.diffusion import schedules
 from dispose_jax.models import protocol
+from dispose_jax.ops import levels
 from dispose_jax.training.losses import video
 from dispose_jax.training.losses.video import VideoLoss
 from dispose_jax.types import Conditioning
@@ -145,7 +146,7 @@ def test_the_loss_is_edm_s_weighted_error_of_the_clean_latents(base):
 
 
 def test_latents_of_a_stored_posterior_equal_those_encoded_on_the_way(base):
-    mean, logvar = light.Pool().apply({}, video.to_float(base.batch.frames), "encode")
+    mean, logvar = light.Pool().apply({}, levels.to_float(base.batch.frames), "encode")
     stored = base.batch.replace(
         posterior=np.concatenate([mean, logvar], -1), frames=base.batch.frames[:, :1]
     )
@@ -298,7 +299,7 @@ def no_cmp() -> SimpleNamespace:
 def test_a_dropped_joint_is_missing_from_the_whole_clip(no_cmp):
     batch = light.batch(no_cmp.config)
     batch = jax.tree.map(lambda x: np.repeat(x, 100, axis=0), batch)
-    reference = video.to_float(batch.frames[:, 0])
+    reference = levels.to_float(batch.frames[:, 0])
     signals = lambda rate: control_signals.for_training(
         no_cmp.loss.recipe, {}, batch, reference, jax.random.key(2), point_drop_rate=rate
     )
