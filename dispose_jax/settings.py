@@ -12,10 +12,12 @@ import difflib
 import importlib.util
 import math
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-CHECKOUT = Path(__file__).parents[1]  # where configs/ lies
+PACKAGE = Path(__file__).parent  # where configs/ lies in an installed package
+CHECKOUT = PACKAGE.parent  # and in a checkout
 OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -115,11 +117,11 @@ CHOICES = {
 def load(argument: str):
     """The config of "file.py" or "file.py:argument".
 
-    A relative path is looked for here, then in the checkout. Raises ValueError if there is no such
-    file or it is no config, and what get_config raises.
+    A relative path is looked for here, then in the checkout or the installed package. Raises
+    ValueError if there is no such file or it is no config, and what get_config raises.
     """
     name, colon, rest = argument.partition(":")
-    path = next((p for p in (Path(name), CHECKOUT / name) if p.is_file()), None)
+    path = next((p for p in (Path(name), CHECKOUT / name, PACKAGE / name) if p.is_file()), None)
     spec = path and importlib.util.spec_from_file_location("dispose_jax_config", path)
     if spec is None:
         found = "no such file" if path is None else "not a Python file"
@@ -128,10 +130,13 @@ def load(argument: str):
             "after a colon if wanted"
         )
     module = importlib.util.module_from_spec(spec)
+    sys.path.append(str(CHECKOUT))  # a config imports configs.common, wherever we were started
     try:
         spec.loader.exec_module(module)
     except (SyntaxError, UnicodeDecodeError) as error:
         raise ValueError(f"--config {argument}: not valid Python: {error}") from error
+    finally:
+        sys.path.remove(str(CHECKOUT))
     if not hasattr(module, "get_config"):
         raise ValueError(f"--config {argument}: the file has no function get_config(argument)")
     return module.get_config(rest if colon else None)

@@ -105,7 +105,7 @@ FREE = ROWS[-1]
 
 def modules():
     """{dotted name: path} of all code but the tests."""
-    paths = [*ROOT.glob("*.py")]
+    paths = [path for path in ROOT.glob("*.py") if path.name != "setup.py"]  # packaging
     for folder in ("dispose_jax", "converters", "configs", "benchmarks", "assets"):
         paths += (ROOT / folder).rglob("*.py")
     names = {}
