@@ -7,7 +7,7 @@ sentence that names the file or flag.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -116,6 +116,7 @@ class Driving(NamedTuple):
     height: int
     fps: Fraction  # of the source
     stride: int
+    warnings: tuple[str, ...] = ()  # about the video
 
 
 def prepare(
@@ -158,7 +159,7 @@ def prepare(
         shown=framed.shown,
         fps=Fraction(sample.fps).limit_denominator(1001) or driving.fps / driving.stride,
         fit=fitted.fit,
-        warnings=fitted.warnings,
+        warnings=[*driving.warnings, *fitted.warnings],
     )
 
 
@@ -195,13 +196,12 @@ def measure(sources: Sources, sample) -> tuple[int, int, int]:
     Arguments and errors as of `prepare`.
     """
     _, (height, width) = _reference(sources, sample)
-    info = None if sources.driving is None else _probe(sources)
-    if sources.poses is not None:
-        count = _pose_file(sources.poses).pose.num_frames
-        name, fps = _name(sources.poses, "poses"), info.fps if info else _rate(sources)
-    else:
-        name, count, fps = _name(sources.driving, "driving video"), info.num_frames, info.fps
-    used = video.count_used(name, count, video.stride_for(fps, sample.stride))
+    if sources.driving is not None:
+        chosen = _choose(sources, sample.stride, sample.max_frames)
+        return len(chosen.numbers), height, width
+    count = _pose_file(sources.poses).pose.num_frames
+    step = video.stride_for(_rate(sources), sample.stride)
+    used = video.count_used(_name(sources.poses, "poses"), count, step)
     return min(used, sample.max_frames or used), height, width
 
 
@@ -243,8 +243,13 @@ def _reference_pose(sources: Sources, height: int, width: int) -> Pose:
 class Detector:
     """DWPose, opened when first needed."""
 
-    def __init__(self, folder: Path | None, say: Callable[[str], None]):
-        self.folder, self.say, self.models = folder, say, None
+    def __init__(
+        self,
+        folder: Path | None,
+        say: Callable[[str], None],
+        progress: Callable[[int, int], None] | None = None,
+    ):
+        self.folder, self.say, self.progress, self.models = folder, say, progress, None
 
     def open(self, source: Path, remedy: str) -> estimate.Models:
         """The networks; the error without any names source and what to do."""
@@ -257,46 +262,68 @@ class Detector:
             self.models = estimate.open_models(self.folder)
         return self.models
 
-    def find(self, frames: np.ndarray, source: Path, flag: str) -> Pose:
-        """Poses of frames (n, h, w, 3) uint8; the error without a detector names source and
-        flag."""
+    def find(
+        self, frames: Iterable[np.ndarray], source: Path, flag: str, num_frames: int = 1
+    ) -> Pose:
+        """Poses of num_frames frames (h, w, 3) uint8, taken as they come; the error without a
+        detector names source and flag."""
         models = self.open(source, f"pass a pose file with {flag}")
-        self.say(f"finding keypoints in {len(frames)} frames of {source}")
-        pose = estimate.estimate(models, frames)
+        self.say(f"finding keypoints in {num_frames} frames of {source}")
+        pose = estimate.estimate(models, frames, num_frames=num_frames, progress=self.progress)
         _check_seen(pose, source)
         return pose
 
 
 def _driving(sources: Sources, stride: int, max_frames: int, detector: Detector) -> Driving:
     """The driving poses, from the pose file where there is one."""
-    info = _probe(sources) if sources.driving is not None else None
     name = _name(sources.driving, "driving video")
     if sources.poses is None:
-        step = video.stride_for(info.fps, stride)
+        chosen = _choose(sources, stride, max_frames)
         if isinstance(sources.driving, np.ndarray):
-            video.count_used(name, info.num_frames, step)
-            frames = sources.driving[::step]
+            frames = (sources.driving[i] for i in chosen.numbers)
         else:
-            frames = video.read(sources.driving, stride).frames
-        pose = detector.find(frames[: max_frames or None], name, "--poses")
-        return Driving(pose, info.width, info.height, info.fps, step)
+            frames = video.frames(sources.driving, chosen.numbers)
+        return _driven(detector.find(frames, name, "--poses", len(chosen.numbers)), chosen)
     file, of = _pose_file(sources.poses), _name(sources.poses, "poses")
-    width, height, fps = file.width, file.height, _rate(sources)
-    if info is not None:
-        width, height, fps = info.width, info.height, info.fps
+    if sources.driving is not None:
+        info = _probe(sources)
         if file.pose.num_frames != info.num_frames:
             raise ValueError(
                 f"{of}: {file.pose.num_frames} entries, but {name} has "
                 f"{info.num_frames} frames; one entry per frame of the video is needed"
             )
         check_aspect(of, file, name, info.height, info.width)
-    elif sources.fps is None:
+        chosen = _choose(sources, stride, max_frames)
+        pose = file.pose.at(chosen.numbers)
+        _check_seen(pose, of)
+        return _driven(pose, chosen)
+    fps = _rate(sources)
+    if sources.fps is None:
         detector.say(f"{of}: no video beside it, taking {float(fps):g} fps")
     step = video.stride_for(fps, stride)
     video.count_used(of, file.pose.num_frames, step)
     pose = file.pose.at(slice(None, None, step)).at(slice(max_frames or None))
     _check_seen(pose, of)
-    return Driving(pose, width, height, fps, step)
+    return Driving(pose, file.width, file.height, fps, step)
+
+
+def _driven(pose: Pose, chosen: video.Chosen) -> Driving:
+    """The poses of a video's chosen frames."""
+    return Driving(
+        pose, chosen.width, chosen.height, chosen.fps, chosen.stride, warnings=chosen.warnings
+    )
+
+
+def _choose(sources: Sources, stride: int, max_frames: int) -> video.Chosen:
+    """The frames that are used of the driving video, a file or an array."""
+    if not isinstance(sources.driving, np.ndarray):
+        return video.choose(sources.driving, stride, max_frames)
+    info = _probe(sources)
+    step = video.stride_for(info.fps, stride)
+    video.count_used("the driving video given", info.num_frames, step)
+    numbers = np.arange(0, info.num_frames, step)[: max_frames or None]
+    span = 0.0, len(numbers) * step / float(info.fps)
+    return video.Chosen(numbers, step, info.fps, info.height, info.width, span, ())
 
 
 def _name(source, what: str) -> str:

@@ -8,6 +8,7 @@ matter which machine makes a clip.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,13 +20,18 @@ import numpy as np
 
 from dispose_jax import inputs
 from dispose_jax.data.records import Record
-from dispose_jax.media import image, video
+from dispose_jax.media import image, timeline, video
 from dispose_jax.pose import estimate, files, people
 from dispose_jax.types import Impulses, Pose
 
 Size = tuple[int, int]  # height, width
 
-SUFFIXES = (".mp4", ".mov", ".webm", ".mkv", ".avi")
+# What cameras, browsers and broadcasters write.
+SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".qt", ".webm", ".mkv", ".avi", ".divx", ".wmv", ".asf", ".flv"),
+    *(".f4v", ".mpg", ".mpeg", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".ogv"),
+    *(".mxf", ".rm", ".rmvb", ".dv", ".gif"),
+)
 POSES_SUFFIX = ".poses.json"
 REFERENCES = ("near", "first")
 FEWEST_JOINTS = 4  # of person 0 inside the picture, for a frame to show a person
@@ -90,10 +96,22 @@ def recipe(config) -> Extraction:
 
 
 def find(folder: Path) -> list[str]:
-    """The videos of a folder and those below it, relative to it, in order."""
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    names = (path.relative_to(folder).as_posix() for path in paths if path.is_file())
-    return sorted(name for name in names if not name.startswith(".") and "/." not in name)
+    """The videos of a folder and those below it, relative to it, in order.
+
+    Links to folders are followed, each folder is entered once; hidden ones are left out.
+    """
+    names, entered = [], set()
+    for place, below, files_here in os.walk(folder, followlinks=True):
+        identity = os.stat(place)
+        if (identity.st_dev, identity.st_ino) in entered:
+            below.clear()
+            continue
+        entered.add((identity.st_dev, identity.st_ino))
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        paths = (Path(place, name) for name in files_here if not name.startswith("."))
+        videos = (path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
+        names += [path.relative_to(folder).as_posix() for path in videos]
+    return sorted(names)
 
 
 def clips(recipe: Extraction, tools: Finders, folder: Path, name: str) -> Iterator[Record]:
@@ -101,12 +119,15 @@ def clips(recipe: Extraction, tools: Finders, folder: Path, name: str) -> Iterat
     path = folder / name
     info = video.probe(path)
     stride = video.stride_for(info.fps, recipe.stride)
-    rng = np.random.default_rng([recipe.seed, zlib.crc32(name.encode())])
+    for warning in info.warnings:
+        tools.detector.say(f"warning: {warning}")
+    rng = np.random.default_rng([recipe.seed, zlib.crc32(os.fsencode(name))])
     known = _known_pose(recipe, path, info)
     shows = np.ones(info.num_frames, bool) if known is None else shows_person(known)
     if not shows.any():
         raise ValueError(f"{path}: no person is visible in what a crop to the training size leaves")
-    chosen = choose(recipe, path, stride, shows, rng)
+    turns = (video.times(path) - video.times(path)[0]) * float(info.fps)
+    chosen = choose(recipe, path, stride, shows, turns, rng)
     pictures, for_flow, found = _read(recipe, tools, path, chosen, stride, known is None)
     kept = 0
     for indices in chosen:
@@ -126,11 +147,18 @@ def shows_person(pose: Pose) -> np.ndarray:
 
 
 def choose(
-    recipe: Extraction, path: Path, stride: int, shows: np.ndarray, rng: np.random.Generator
+    recipe: Extraction,
+    path: Path,
+    stride: int,
+    shows: np.ndarray,
+    turns: np.ndarray,
+    rng: np.random.Generator,
 ) -> list[np.ndarray]:
-    """Frame numbers (f,) of each clip, the reference first; shows (n,): where a person is seen.
+    """Frame numbers (f,) of each clip, the reference first.
 
-    Starts are drawn without repetition from all of which every frame shows a person. A "near"
+    shows (n,): where a person is seen; turns (n,): when each frame is shown, counted in frames of
+    the video's rate, so that a clip keeps its speed where the rate varies. Starts are drawn without
+    repetition from all of which every frame shows a person and none stands for two. A "near"
     reference is drawn from the frames within ref_window of the clip, as MusePose and ControlNeXt
     draw from the whole video: a distant one breaks the flow that starts there.
     """
@@ -142,17 +170,19 @@ def choose(
             f"{path}: {len(shows)} frames, a clip of {recipe.frames} at stride {stride} needs "
             f"{needed}; lower data.stride or train.frames to use it"
         )
-    starts = np.arange(len(shows) - needed + 1)
-    starts = starts[shows[starts[:, None] + steps].all(1)]
-    if not len(starts):
+    wanted = turns[:, None] + steps  # (n, after_reference)
+    clips = timeline.nearest(turns, wanted)
+    whole = (wanted[:, -1] < turns[-1] + 0.5) & (np.diff(clips, axis=1) > 0).all(1)
+    clips = clips[whole & shows[clips].all(1)]
+    if not len(clips):
         raise ValueError(
             f"{path}: no {recipe.frames} frames at stride {stride} show a person throughout"
         )
     chosen = []
-    for start in rng.choice(starts, min(recipe.clips, len(starts)), replace=False):
-        clip = start + steps
+    for row in rng.choice(len(clips), min(recipe.clips, len(clips)), replace=False):
+        clip = clips[row]
         if recipe.reference == "near":
-            first = max(0, start - recipe.ref_window)
+            first = max(0, clip[0] - recipe.ref_window)
             around = np.arange(first, min(len(shows), clip[-1] + recipe.ref_window + 1))
             clip = np.concatenate([[rng.choice(around[shows[around]])], clip])
         chosen.append(clip)
@@ -233,7 +263,7 @@ def _record(
     stride: int,
 ) -> Record:
     frames = np.stack([pictures[int(i)] for i in indices])
-    seed = zlib.crc32(f"{name} {indices.tolist()}".encode()) ^ recipe.seed
+    seed = zlib.crc32(os.fsencode(f"{name} {indices.tolist()}")) ^ recipe.seed
     guides = features = posterior = None
     if tools.flow is not None:
         flows = np.zeros((len(indices), *recipe.flow_size, 2), np.float32)

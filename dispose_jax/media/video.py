@@ -1,23 +1,24 @@
-"""Videos: decoding with the released frame-rate rule, H.264 encoding (host code, PyAV).
+"""Videos: choosing and reading frames by the released frame-rate rule, H.264 encoding (host code).
 
-Frames are uint8 RGB, (h, w, 3), upright as the file's rotation says. Decoding is streamed: a frame
+Frames are uint8 RGB, (h, w, 3), as a player shows them (shown.py). Decoding is streamed: a frame
 that the stride skips is never converted or kept.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from fractions import Fraction
-from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
-from dispose_jax.media import output
+from dispose_jax.media import decoding, output, timeline
 
 FILM_RATE = 24  # frames per second; the stride grows with every whole multiple of it
 SMALLEST_COUNT = 2  # driving frames; one is a picture
@@ -25,18 +26,31 @@ CRF = 17  # x264's constant quality: no visible loss
 
 
 class Info(NamedTuple):
-    """A video as it will be decoded; sizes are those of the upright picture."""
+    """A video as its frames tell; sizes are those of the picture as it is shown."""
 
-    fps: Fraction  # the container's average
-    num_frames: int
+    fps: Fraction  # average, from the times of the frames
+    num_frames: int  # that decode
     height: int
     width: int
+    warnings: tuple[str, ...] = ()  # sentences on what is damaged, cut away or converted
+
+
+class Chosen(NamedTuple):
+    """The frames of a video that sampling uses, and what they belong to."""
+
+    numbers: np.ndarray  # (n,) ascending; one may stand twice where the rate drops
+    stride: int
+    fps: Fraction  # of the source, before the stride
+    height: int
+    width: int
+    span: tuple[float, float]  # seconds of the file's clock from the first to after the last
+    warnings: tuple[str, ...]
 
 
 class Video(NamedTuple):
     """The frames of a video that are used."""
 
-    frames: np.ndarray  # (n, h, w, 3) uint8: frames 0, stride, 2 stride, ...
+    frames: np.ndarray  # (n, h, w, 3) uint8
     stride: int
     info: Info  # of the source, before the stride
 
@@ -68,84 +82,88 @@ def count_used(path: str | os.PathLike, num_frames: int, stride: int) -> int:
 
 
 def probe(path: str | os.PathLike) -> Info:
-    """Frame rate, number of frames and size, from all packets but only one decoded frame.
+    """Frame rate, number of frames and size, from decoding all frames without converting any.
 
-    Raises ValueError if the file is missing, damaged, no video or without frames.
+    Remembered while the file stays as it is. Raises ValueError if the file is missing, damaged
+    beyond use, no video or without frames, and where the picture size changes.
     """
-    with _opened(path) as (container, stream):
-        num_packets = num_shown = 0
-        for packet in container.demux(stream):
-            num_packets += packet.pts is not None or packet.size > 0
-            num_shown += packet.size > 0 and not packet.is_discard
-        if num_packets < stream.frames:
-            raise ValueError(
-                f"{path}: holds {num_packets} of the {stream.frames} frames that it announces;"
-                " the file is truncated or corrupt"
-            )
-        fps = stream.average_rate or stream.guessed_rate
-    first = next(_decoded(path, lambda i: i == 0), None)
-    if first is None or not num_shown:
-        raise ValueError(f"{path}: the video holds no frames that can be decoded")
-    if not fps:
-        raise ValueError(f"{path}: the file does not say its frame rate; convert it to MP4 first")
-    return Info(fps, num_shown, *first.shape[:2])
+    found = decoding.scan(path)
+    fps = _fps(found)
+    warnings = found.warnings
+    if timeline.varies(found.times, fps):
+        steps = np.diff(found.times)
+        fastest, slowest = 1 / np.maximum(np.percentile(steps, [5, 100]), 1e-3)
+        warnings += (
+            f"{path}: its frame rate varies between some {slowest:.3g} and {fastest:.3g} frames per"
+            " second; frames are taken evenly in time",
+        )
+    return Info(fps, len(found.times), found.height, found.width, warnings)
 
 
-def read(path: str | os.PathLike, sample_stride: int) -> Video:
-    """Read the frames that sampling uses, `stride_for` the video's average rate.
+def times(path: str | os.PathLike) -> np.ndarray:
+    """When each frame is shown, (n,) float64 seconds in the file's clock; errors as of `probe`."""
+    return decoding.scan(path).times
 
+
+def choose(path: str | os.PathLike, sample_stride: int, max_frames: int = 0) -> Chosen:
+    """Which frames sampling uses, at most max_frames (0: all), `stride_for` the video's rate.
+
+    Frames are taken evenly in time; a constant rate gives frames 0, stride, 2 stride, ... Of a
+    video whose first frames follow each other as its header says, no more than those are decoded.
     Raises ValueError as `probe` does, and if fewer than two frames are used.
     """
-    info = probe(path)
+    if max_frames:
+        head = decoding.scan(path, _most_needed(path, sample_stride, max_frames))
+        if head.stated and timeline.steady(head.times, head.stated) and not head.complete:
+            stride = stride_for(head.stated, sample_stride)
+            return _chosen(head, np.arange(max_frames) * stride, stride, head.stated, head.warnings)
+    found, info = decoding.scan(path), probe(path)
     stride = stride_for(info.fps, sample_stride)
-    used = count_used(path, info.num_frames, stride)
-    frames = np.empty((used, info.height, info.width, 3), np.uint8)
-    count = 0
-    for frame in iterate(path, stride):
-        if count < used:
-            frames[count] = frame
-        count += 1
-    if count != used:
-        raise ValueError(
-            f"{path}: {count} frames could be decoded at stride {stride} where the file"
-            f" announces {used}; it is truncated or corrupt"
-        )
-    return Video(frames, stride, info)
+    count_used(path, info.num_frames, stride)
+    numbers = timeline.numbers(found.times, info.fps, stride)[: max_frames or None]
+    return _chosen(found, numbers, stride, info.fps, info.warnings)
+
+
+def frames(path: str | os.PathLike, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+    """The frames of ascending numbers one by one, (h, w, 3) uint8: a video need not fit memory.
+
+    Errors as of `pick`.
+    """
+    count = Counter(int(number) for number in numbers)
+    for number, frame in pick(path, count):
+        yield from itertools.repeat(frame, count[number])
+
+
+def read(path: str | os.PathLike, sample_stride: int, max_frames: int = 0) -> Video:
+    """The frames that sampling uses as one array, errors as of `choose`."""
+    chosen = choose(path, sample_stride, max_frames)
+    content = np.empty((len(chosen.numbers), chosen.height, chosen.width, 3), np.uint8)
+    for place, frame in zip(content, frames(path, chosen.numbers), strict=True):
+        place[:] = frame
+    return Video(content, chosen.stride, probe(path))
 
 
 def iterate(path: str | os.PathLike, stride: int) -> Iterator[np.ndarray]:
-    """Frames 0, stride, 2 stride, ... one by one, (h, w, 3) uint8: a video need not fit memory."""
-    return _of_one_size(path, _decoded(path, lambda i: i % stride == 0))
+    """Frames 0, stride, 2 stride, ... by number, one by one, (h, w, 3) uint8."""
+    return decoding.frames(path, lambda i: i % stride == 0)
 
 
 def pick(path: str | os.PathLike, wanted: Collection[int]) -> Iterator[tuple[int, np.ndarray]]:
     """The frames of some numbers, (number, (h, w, 3) uint8) in order, each once.
 
-    Decoding stops after the last one. Raises ValueError as `iterate`, and if the video ends early.
+    Decoding stops after the last one. Raises ValueError as `probe`, and if the video ends early.
     """
     numbers = sorted(set(wanted))
-    frames = _of_one_size(path, _decoded(path, set(numbers).__contains__))
-    for number in numbers:
-        frame = next(frames, None)
-        if frame is None:
-            raise ValueError(
-                f"{path}: ends before frame {number}, which the file announces; it is truncated or"
-                " corrupt"
-            )
-        yield number, frame
-
-
-def _of_one_size(path: str | os.PathLike, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The frames; a ValueError where their size changes."""
-    shape = None
-    for frame in frames:
-        if shape is not None and frame.shape != shape:
-            raise ValueError(
-                f"{path}: the picture size changes from {shape[1]} x {shape[0]} to"
-                f" {frame.shape[1]} x {frame.shape[0]}; convert the video to one size first"
-            )
-        shape = frame.shape
-        yield frame
+    found = decoding.frames(path, set(numbers).__contains__)
+    with closing(found):
+        for number in numbers:
+            frame = next(found, None)
+            if frame is None:
+                raise ValueError(
+                    f"{path}: ends before frame {number}; it is truncated or corrupt, or holds "
+                    "fewer frames than that"
+                )
+            yield number, frame
 
 
 @contextmanager
@@ -171,7 +189,7 @@ def writer(
     with output.replacing(path) as temporary:
         with output.explained(path):
             options = {"movflags": "faststart"}  # the index first: browsers start at once
-            container = av.open(str(temporary), "w", format="mp4", options=options)
+            container = av.open(decoding.url(temporary), "w", format="mp4", options=options)
         stream = None
 
         def write(frames: np.ndarray) -> None:
@@ -219,35 +237,25 @@ def write(
             append(chunk)
 
 
-@contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[tuple]:
-    """The container and its first video stream; errors of reading become one sentence."""
-    if not Path(path).exists():
-        raise ValueError(f"{path}: no such video; check the path")
-    try:
-        # Tags may be in any encoding; nothing here reads them.
-        with av.open(str(path), metadata_errors="ignore") as container:
-            if not container.streams.video:
-                raise ValueError(f"{path}: holds no video stream")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            yield container, stream
-    except (av.error.InvalidDataError, av.error.DecoderNotFoundError) as error:
-        raise ValueError(
-            f"{path}: not a video that can be read, or it is truncated or corrupt"
-        ) from error
-    except (av.error.FFmpegError, OSError) as error:
-        raise ValueError(f"{path}: cannot read this video: {error.strerror}") from error
+def _fps(found: decoding.Scan) -> Fraction:
+    """The rate of a video; of a single frame, or where time stands still, the one stated."""
+    if len(found.times) > 1 and found.times[-1] > found.times[0]:
+        return timeline.rate(found.times, found.stated)
+    return found.stated or Fraction(decoding.USUAL_RATE)
 
 
-def _decoded(path: str | os.PathLike, wanted: Callable[[int], bool]) -> Iterator[np.ndarray]:
-    """The frames of wanted numbers, upright uint8 RGB."""
-    with _opened(path) as (container, stream):
-        for i, frame in enumerate(container.decode(stream)):
-            if wanted(i):
-                picture = frame.to_ndarray(format="rgb24")
-                # Degrees against the clock, in quarters; other angles do not occur in cameras.
-                yield np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))
+def _most_needed(path: str | os.PathLike, sample_stride: int, max_frames: int) -> int:
+    """How many frames have to be decoded for max_frames, if the rate is the stated one."""
+    stated = decoding.scan(path, 1).stated
+    return max(SMALLEST_COUNT, (max_frames - 1) * stride_for(stated or 1, sample_stride) + 1)
+
+
+def _chosen(
+    found: decoding.Scan, numbers: np.ndarray, stride: int, fps: Fraction, warnings: tuple
+) -> Chosen:
+    start = float(found.times[0])
+    stop = start + len(numbers) * stride / float(fps)
+    return Chosen(numbers, stride, fps, found.height, found.width, (start, stop), warnings)
 
 
 def _add_stream(container, rate: Fraction, height: int, width: int):

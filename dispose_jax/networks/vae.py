@@ -128,7 +128,7 @@ class PictureDecoder(nn.Module):
                 name=f"up_blocks_{i}",
             )(x, enlarge)
 
-        def last(self: Decoder, x: Array) -> Array:
+        def last(self: PictureDecoder, x: Array) -> Array:
             norm = GroupNorm(_EPSILON, self.groups, dtype=self.dtype, name="conv_norm_out")
             return conv(3, name="conv_out", dtype=self.dtype)(nn.silu(norm(x)))
 

@@ -7,7 +7,7 @@ detector was trained on BGR, but the released code feeds it RGB, and so does thi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sized
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,29 +87,41 @@ def open_models(folder: str | Path) -> Models:
 
 
 def estimate(
-    models: Models, frames: np.ndarray, *, progress: Callable[[int, int], None] | None = None
+    models: Models,
+    frames: Iterable[np.ndarray],
+    *,
+    num_frames: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Pose:
     """Whole-body poses of everybody in every frame, people by descending score of the detector.
 
-    frames (n, h, w, 3) uint8 RGB. progress(done, n) is called after each frame. A frame where
-    nobody is found is taken for one person as large as the frame, as released: its scores then
-    tell.
+    frames: pictures (h, w, 3) uint8 RGB of one size, taken one by one as they come, so that an
+    iterator need not hold them all. progress(done, num_frames) is called after each frame;
+    num_frames 0: as many as frames has. A frame where nobody is found is taken for one person as
+    large as the frame, as released: its scores then tell. Raises ValueError for frames of another
+    kind or size, and if there are none.
     """
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not frames.size:
-        raise ValueError(
-            f"frames are {frames.dtype} of shape {frames.shape}, expected uint8 (n, h, w, 3) with"
-            " n, h, w above 0"
-        )
-    num_frames, height, width = frames.shape[:3]
-    found = []
-    for i, frame in enumerate(frames):
+    total = num_frames or (len(frames) if isinstance(frames, Sized) else 0)
+    found, shape = [], None
+    for frame in frames:
+        if frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype != np.uint8 or not frame.size:
+            raise ValueError(
+                f"a frame is {frame.dtype} of shape {frame.shape}, expected uint8 (h, w, 3) with h"
+                " and w above 0"
+            )
+        shape = shape or frame.shape
+        if frame.shape != shape:
+            raise ValueError(f"a frame of shape {frame.shape} follows one of shape {shape}")
+        height, width = frame.shape[:2]
         boxes = detect(models, frame)
         if not len(boxes):
             boxes = np.array([[0.0, 0.0, width, height]])
         keypoints, scores = find_keypoints(models, frame, boxes)
         found.append(to_openpose(keypoints, scores, width=width, height=height))
         if progress is not None:
-            progress(i + 1, num_frames)
+            progress(len(found), total)
+    if not found:
+        raise ValueError("no frames to find poses in")
     return people.stack(found)
 
 

@@ -26,7 +26,7 @@ def chosen(num_frames, shows=None, seed=0, stride=2, **values):
     recipe = clip_extraction.recipe(config)
     shows = np.ones(num_frames, bool) if shows is None else shows
     rng = np.random.default_rng(seed)
-    return clip_extraction.choose(recipe, VIDEO, stride, shows, rng)
+    return clip_extraction.choose(recipe, VIDEO, stride, shows, np.arange(num_frames), rng)
 
 
 def test_driving_frames_are_a_stride_apart_and_the_reference_is_near():

@@ -161,7 +161,7 @@ def test_folders_that_hold_nothing_usable_are_errors(tmp_path):
     with pytest.raises(ValueError, match="--videos .*: no such folder"):
         run(tmp_path / "none", tmp_path / "set")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"holds no videos; expected files that end in .mp4, .mov"):
+    with pytest.raises(ValueError, match=r"holds no videos; expected files that end in .mp4, .m4v"):
         run(tmp_path / "empty", tmp_path / "set")
     clipped.film(tmp_path / "short", "a.mp4", 3)
     with pytest.raises(ValueError, match="none of 1 videos could be used; the first: .*3 frames"):

@@ -123,8 +123,8 @@ def test_an_empty_file_and_a_folder_are_refused(tmp_path):
             video.read(bad, 1)
 
 
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 0.97])
-def test_truncated_videos_are_refused(path, share):
+@pytest.mark.parametrize("share", [0.2, 0.3])
+def test_videos_without_a_whole_picture_are_refused(path, share):
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(ValueError, match="a.mp4: .*(truncated|corrupt)"):

@@ -181,6 +181,26 @@ def test_frames_that_are_no_pictures_are_refused(models):
     for frames in (np.zeros((2, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8)):
         with pytest.raises(ValueError, match="expected uint8"):
             estimate.estimate(models, frames)
+    with pytest.raises(ValueError, match="no frames"):
+        estimate.estimate(models, [])
+    with pytest.raises(ValueError, match=r"\(9, 8, 3\) follows one of shape \(8, 8, 3\)"):
+        estimate.estimate(models, (np.zeros((8 + i, 8, 3), np.uint8) for i in range(2)))
+
+
+def test_frames_are_taken_one_by_one_as_they_come(models):
+    order = []
+
+    def film():
+        for i in range(3):
+            order.append(f"frame {i}")
+            yield frame_with((140 + 5 * i, 80, 255))
+
+    pose = estimate.estimate(
+        models, film(), num_frames=3, progress=lambda done, of: order.append(f"{done} of {of}")
+    )
+    assert order == ["frame 0", "1 of 3", "frame 1", "2 of 3", "frame 2", "3 of 3"]
+    every = estimate.estimate(models, np.stack([*film()]))
+    np.testing.assert_array_equal(pose.body, every.body)
 
 
 def test_absent_files_are_named(tmp_path):

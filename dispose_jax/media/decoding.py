@@ -1,0 +1,245 @@
+"""Opening videos and decoding them frame by frame, as far as they go (host code, PyAV).
+
+Everything about a video comes from the frames that decode and their times: what a container
+announces is only compared with it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from dispose_jax.media import shown, timeline
+
+MOST_PIXELS = 2**26  # of a frame, stored or shown: twice 8K
+ANNOUNCING = ("mov", "matroska", "avi", "asf", "flv")  # whose headers tell the length
+USUAL_RATE = 25  # frames per second where neither times nor the file tell one
+
+
+class Scan(NamedTuple):
+    """What decoding a video, or its first frames, showed."""
+
+    times: np.ndarray  # (n,) seconds in the file's clock, n >= 1
+    height: int
+    width: int
+    stated: Fraction | None  # the container's rate
+    warnings: tuple[str, ...]
+    complete: bool  # False if decoding stopped before the end, as asked
+
+
+def url(path: str | os.PathLike) -> str:
+    """The name by which FFmpeg opens a file: without the protocol it would take "12:30.mp4" for
+    one of a protocol named 12."""
+    return f"file:{os.fspath(path)}"
+
+
+@contextmanager
+def opened(path: str | os.PathLike) -> Iterator[tuple]:
+    """The container and its default video stream; errors of reading become one sentence."""
+    if not Path(path).exists():
+        raise ValueError(f"{path}: no such video; check the path")
+    try:
+        # Tags may be in any encoding; nothing here reads them.
+        with av.open(url(path), metadata_errors="ignore") as container:
+            yield container, _default(path, container)
+    except (av.error.InvalidDataError, av.error.DecoderNotFoundError) as error:
+        raise ValueError(
+            f"{path}: not a video that can be read, or it is truncated or corrupt"
+        ) from error
+    except (av.error.FFmpegError, OSError) as error:
+        raise ValueError(f"{path}: cannot read this video: {error.strerror}") from error
+
+
+def frames(path: str | os.PathLike, wanted: Callable[[int], bool]) -> Iterator[np.ndarray]:
+    """The frames of wanted numbers as they are shown, (h, w, 3) uint8 RGB.
+
+    The others are decoded but never converted. Raises ValueError where the size changes.
+    """
+    with opened(path) as (container, stream):
+        first = None
+        for i, frame in enumerate(_decoded(container, stream, [])):
+            first = _check_size(path, frame, stream.sample_aspect_ratio, first)
+            if wanted(i):
+                yield shown.picture(frame, stream.sample_aspect_ratio)
+
+
+def scan(path: str | os.PathLike, most: int | None = None) -> Scan:
+    """Decode a video, or only so many first frames of it, without converting or keeping any.
+
+    What was found is remembered while the file stays as it is. Raises ValueError if the file is
+    missing, damaged beyond use, no video or without frames, and where the picture size changes.
+    """
+    try:
+        state = os.stat(path)
+    except OSError:
+        state = None
+    return _scan(os.fspath(path), state and (state.st_size, state.st_mtime_ns, state.st_ino), most)
+
+
+@lru_cache(maxsize=32)
+def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
+    with opened(path) as (container, stream):
+        stated = stream.average_rate or stream.guessed_rate
+        times, first, notes = [], None, []
+        for frame in _decoded(container, stream, notes):
+            # Without a time of its own the decoding time is as good; AVI has nothing else.
+            stamp = frame.pts if frame.pts is not None else frame.dts
+            times.append(np.nan if stamp is None else float(stamp * frame.time_base))
+            first = _check_size(path, frame, stream.sample_aspect_ratio, first)
+            if len(times) == 1 and (name := shown.hdr(frame)):
+                notes.append(f"holds high dynamic range ({name}), which is brought into BT.709")
+            if len(times) == most:
+                break
+        else:
+            most = None
+    if first is None:
+        raise ValueError(
+            f"{path}: the video holds no frames that can be decoded; the file is truncated or "
+            "corrupt"
+        )
+    interval = 1 / (float(stated) if stated else USUAL_RATE)
+    times, leaps = timeline.mended(np.array(times), interval)
+    notes += [
+        f"its clock leaps by {by:.2f} s at {at:.2f} s; the leap is closed up" for at, by in leaps
+    ]
+    promised = _promised(stream, times, stated) if most is None and not notes else 0
+    if promised > len(times) + 1:  # the last frame may be announced to stay longer
+        notes.append(
+            f"holds {len(times)} of the {promised} frames that it announces; it is truncated or "
+            "corrupt"
+        )
+    return Scan(
+        times, *first, stated or None, tuple(f"{path}: {note}" for note in notes), most is None
+    )
+
+
+def _default(path: str | os.PathLike, container):
+    """The video stream that a player shows: the default one, else the first; covers are none."""
+    streams = container.streams.video
+    if not streams:
+        raise ValueError(f"{path}: holds no video stream")
+    is_default = av.stream.Disposition.default
+    is_cover = av.stream.Disposition.attached_pic
+    moving = [s for s in streams if not s.disposition & is_cover] or list(streams)
+    stream = next((s for s in moving if s.disposition & is_default), moving[0])
+    if stream.codec_context is None:
+        raise ValueError(
+            f"{path}: the file is truncated or corrupt, or in a format without a decoder here"
+        )
+    if stream.codec_context.width * stream.codec_context.height > MOST_PIXELS:
+        raise ValueError(
+            f"{path}: pictures of {stream.codec_context.width} x {stream.codec_context.height}"
+            " pixels are too large; scale the video down first"
+        )
+    stream.thread_type = "AUTO"
+    return stream
+
+
+def _decoded(container, stream, notes: list[str]) -> Iterator[av.VideoFrame]:
+    """The frames that decode, in order; notes are added on what does not.
+
+    Decoding goes on after damage, and ends where the file does.
+    """
+    broken = lost = 0
+    earliest = end = None  # of the packets so far, seconds
+    started = False
+    last, tolerance = 0.0, 0.25
+    try:
+        for packet in container.demux():
+            packet_end = _end(packet)
+            if packet_end is not None:
+                end = packet_end if end is None else max(end, packet_end)
+                if packet.duration and packet.duration > 1:  # the end is known to a frame
+                    tolerance = 0.04
+            if packet.stream.index != stream.index:
+                continue
+            shows = packet.size and packet.pts is not None and not packet.is_discard
+            if shows and not started:
+                start = float(packet.pts * packet.time_base)
+                earliest = start if earliest is None else min(earliest, start)
+            try:
+                decoded = packet.decode()
+            except av.error.FFmpegError:
+                broken += bool(packet.size)
+                continue
+            for frame in decoded:
+                if frame.is_corrupt:
+                    lost += 1
+                    continue
+                if not started and frame.pts is not None and earliest is not None:
+                    missing = float(frame.pts * frame.time_base) - earliest
+                    if missing > 1 / 100:
+                        notes.append(
+                            f"its first {missing:.2f} s need a picture that was cut away; it is "
+                            "used from where it can be decoded"
+                        )
+                started = True
+                if frame.pts is not None:
+                    last = float(frame.pts * frame.time_base)
+                yield frame
+    except (av.error.FFmpegError, OSError):
+        notes.append(f"cannot be read on after {last:.2f} s; it is used as far as it goes")
+        return
+    if broken or lost:
+        notes.append(
+            f"damaged frames are left out, {broken + lost} in all; it is truncated or corrupt"
+        )
+    announced = _announced(container)
+    if announced and end is not None and announced - end > tolerance:
+        notes.append(
+            f"ends at {end:.2f} s of the {announced:.2f} s that it announces; it is truncated, and "
+            "used as far as it goes"
+        )
+
+
+def _end(packet) -> float | None:
+    """When a packet ends, in seconds."""
+    stamp = packet.pts if packet.pts is not None else packet.dts
+    if stamp is None or not packet.size or not packet.time_base:
+        return None
+    return float((stamp + (packet.duration or 0)) * packet.time_base)
+
+
+def _announced(container) -> float | None:
+    """Seconds that the file's header promises."""
+    if container.duration and container.format.name.startswith(ANNOUNCING):
+        return container.duration / av.time_base
+    return None
+
+
+def _promised(stream, times: np.ndarray, stated: Fraction | None) -> int:
+    """How many frames a header with the track's length and a constant rate promises."""
+    if not stream.duration or not stated or len(times) < 2:
+        return 0
+    if times[-1] <= times[0] or timeline.rate(times, stated) != stated:
+        return 0
+    return round(stream.duration * stream.time_base * stated)
+
+
+def _check_size(
+    path: str | os.PathLike,
+    frame: av.VideoFrame,
+    aspect: Fraction | None,
+    first: tuple[int, int] | None,
+) -> tuple[int, int]:
+    """The frame's shown size; a ValueError where it is another than the first one's."""
+    found = shown.size(frame, aspect)
+    if found[0] * found[1] > MOST_PIXELS:
+        raise ValueError(
+            f"{path}: pictures of {found[1]} x {found[0]} pixels are too large; scale the video "
+            "down first"
+        )
+    if first is not None and found != first:
+        raise ValueError(
+            f"{path}: the picture size changes from {first[1]} x {first[0]} to"
+            f" {found[1]} x {found[0]}; convert the video to one size first"
+        )
+    return found

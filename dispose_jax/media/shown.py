@@ -1,0 +1,138 @@
+"""From a decoded frame to the picture that a player shows (host code, PyAV and NumPy).
+
+Mirrored and turned as the display matrix says, with square pixels, in the colours of BT.709:
+high dynamic range and wide gamuts are brought into it.
+"""
+
+from __future__ import annotations
+
+import struct
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+import av
+import numpy as np
+from PIL import Image, ImageFilter
+
+MOST_STRETCH = 16  # sample aspect ratios beyond it are damage
+TABLE = 65  # levels a side of a colour table, the most that Pillow takes
+
+# ISO 23091-2's numbers of transfer functions and primaries.
+PQ, HLG = 16, 18
+HDR_NAMES = {PQ: "PQ", HLG: "HLG"}
+BT2020, P3_DCI, P3 = 9, 11, 12
+WHITE = 203.0  # nits of a white page in high dynamic range, ITU-R BT.2408
+HLG_PEAK, HLG_GAMMA = 1000.0, 1.2  # ITU-R BT.2100: nits of the display, its system gamma
+GAMMA = 2.4  # of a BT.709 display, ITU-R BT.1886
+KNEE = 0.6  # light above this share of white gives way to highlights
+# Linear light to that of BT.709's primaries; each row sums to one, so white stays white.
+TO_BT709 = {
+    BT2020: ((1.6605, -0.5876, -0.0728), (-0.1246, 1.1329, -0.0083), (-0.0182, -0.1006, 1.1187)),
+    P3: ((1.2249, -0.2247, -0.0002), (-0.0420, 1.0419, 0.0001), (-0.0197, -0.0786, 1.0983)),
+}
+TO_BT709[P3_DCI] = TO_BT709[P3]
+
+
+class Turn(NamedTuple):
+    """How a stored picture is shown: transposed first, then mirrored."""
+
+    transpose: bool = False
+    flip_rows: bool = False  # top and bottom change places
+    flip_columns: bool = False
+
+
+def turn(frame: av.VideoFrame) -> Turn:
+    """What a frame's display matrix asks for: the nearest of the eight turns and mirrors.
+
+    Stored (x, y) are shown at (a x + c y, b x + d y) and a shift; a scale in it is part of the
+    aspect ratio.
+    """
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX" and len(bytes(data)) >= 36:
+            a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
+            if abs(a) + abs(d) >= abs(b) + abs(c):
+                return Turn(False, d < 0, a < 0)
+            return Turn(True, b < 0, c < 0)
+    return Turn()
+
+
+def size(frame: av.VideoFrame, aspect: Fraction | None) -> tuple[int, int]:
+    """Height and width of the picture that `picture` gives; aspect: width of a stored pixel over
+    its height, None or absurd for square."""
+    height, width = frame.height, _square_width(frame.width, aspect)
+    return (width, height) if turn(frame).transpose else (height, width)
+
+
+def picture(frame: av.VideoFrame, aspect: Fraction | None) -> np.ndarray:
+    """A frame as it is shown, (h, w, 3) uint8 RGB."""
+    size = {"width": _square_width(frame.width, aspect), "height": frame.height}
+    colours = _colours(frame)
+    if colours is None:
+        result = frame.to_ndarray(format="rgb24", **size)
+    else:
+        # By way of 16 bits: what has more than 8 is cut off to them, not rounded, and the curves
+        # of high dynamic range are steep.
+        levels = frame.to_ndarray(format="rgb48le", **size)
+        levels = ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        result = np.asarray(Image.fromarray(levels).filter(_table(*colours)))
+    transpose, flip_rows, flip_columns = turn(frame)
+    if transpose:
+        result = result.transpose(1, 0, 2)
+    return np.ascontiguousarray(result[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1])
+
+
+def hdr(frame: av.VideoFrame) -> str | None:
+    """The name of the frame's high dynamic range, None without."""
+    return HDR_NAMES.get(int(frame.color_trc))
+
+
+def _square_width(width: int, aspect: Fraction | None) -> int:
+    if not aspect or not 1 / MOST_STRETCH <= aspect <= MOST_STRETCH:
+        return width
+    return max(1, round(width * aspect))
+
+
+def _colours(frame: av.VideoFrame) -> tuple[int, int] | None:
+    """The transfer function and primaries to convert from, None where colours are BT.709's."""
+    transfer, primaries = int(frame.color_trc), int(frame.color_primaries)
+    if transfer in HDR_NAMES:
+        # Files that name the curve alone were made for BT.2100, whose primaries these are.
+        return transfer, primaries if primaries in TO_BT709 or primaries == 1 else BT2020
+    return (0, primaries) if primaries in TO_BT709 else None
+
+
+@lru_cache(maxsize=4)
+def _table(transfer: int, primaries: int) -> ImageFilter.Color3DLUT:
+    """The colour table from a transfer function (0: that of BT.709) and primaries to BT.709."""
+    levels = np.linspace(0, 1, TABLE)
+    blue, green, red = np.meshgrid(levels, levels, levels, indexing="ij")  # red changes fastest
+    colours = to_bt709(np.stack([red, green, blue], -1).reshape(-1, 3), transfer, primaries)
+    return ImageFilter.Color3DLUT(TABLE, colours.astype(np.float32).ravel())
+
+
+def to_bt709(colours: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
+    """R'G'B' (n, 3) in 0..1 -> R'G'B' of BT.709 in 0..1.
+
+    transfer: PQ (SMPTE ST 2084), HLG (ITU-R BT.2100) or any other for BT.709. Light up to a share
+    of white stays as it is, what is brighter rolls off towards white in equal parts of the three
+    colours; colours outside BT.709 are clipped.
+    """
+    if transfer == PQ:
+        root = colours ** (1 / 78.84375)
+        light = np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)
+        light = 10000 * light ** (1 / 0.1593017578125) / WHITE
+    elif transfer == HLG:
+        a, b, c = 0.17883277, 0.28466892, 0.55991073
+        scene = np.where(colours <= 0.5, colours**2 / 3, (np.exp((colours - c) / a) + b) / 12)
+        luminance = scene @ (0.2627, 0.6780, 0.0593)
+        light = scene * luminance[:, None] ** (HLG_GAMMA - 1) * HLG_PEAK / WHITE
+    else:
+        light = colours**GAMMA
+    if primaries in TO_BT709:
+        light = light @ np.transpose(TO_BT709[primaries])
+    if transfer in HDR_NAMES:
+        peak = np.maximum(light.max(-1, keepdims=True), 1e-6)
+        above = np.maximum(peak - KNEE, 0) / (1 - KNEE)
+        light = light * np.where(peak > KNEE, KNEE + (1 - KNEE) * (1 - np.exp(-above)), peak) / peak
+    return np.clip(light, 0, 1) ** (1 / GAMMA)

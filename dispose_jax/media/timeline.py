@@ -1,0 +1,93 @@
+"""When the frames of a video are shown, and which of them are used (host code, NumPy).
+
+Times are seconds in the file's own clock. What is here knows nothing of files and decoders.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+ROUNDING = 2e-3  # seconds; Matroska and WebM round each time to one thousandth
+BREAK = 10.0  # seconds; a longer pause between two frames is a fault of the clock
+
+FEW_MISSING = 0.9  # share of frames that follow at the usual interval
+
+
+def mended(times: np.ndarray, interval: float) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """Times (n,) that never decrease, without faults of the clock: NaN, and leaps either way.
+
+    A frame after such a fault follows the former one by the usual interval, which the given one
+    stands for where times tell none. Returns also the leaps, (time, seconds) each.
+    """
+    steps = np.diff(times)
+    good = steps[(steps > 0) & (steps <= BREAK)]
+    if not len(good):
+        return np.arange(len(times)) * interval, []
+    leaps = np.flatnonzero(np.abs(steps) > BREAK)
+    found = [(float(times[i]), float(steps[i])) for i in leaps]
+    first = times[0] if np.isfinite(times[0]) else 0.0
+    steps = np.where(np.abs(steps) <= BREAK, steps, np.median(good))  # NaN compares as a fault
+    return np.maximum.accumulate(first + np.concatenate([[0.0], np.cumsum(steps)])), found
+
+
+def rate(times: np.ndarray, stated: Fraction | None) -> Fraction:
+    """Frames a second of the times (n,), n >= 2, whose span is above 0.
+
+    The stated rate, or a whole number or one over 1.001, where the times follow it within their
+    rounding, be it with a frame missing here and there; else the average of the times.
+    """
+    steps = np.diff(times)
+    usual = float(np.median(steps))
+    for candidate in _candidates(stated, 1 / usual) if usual > 0 else ():
+        interval, late = 1 / float(candidate), _drift(times, candidate)
+        in_turn = np.abs(late - np.round(late / interval) * interval) <= ROUNDING
+        if in_turn.all() and (np.abs(steps - interval) <= ROUNDING).mean() >= FEW_MISSING:
+            return candidate
+    average = len(steps) / float(times[-1] - times[0])
+    for candidate in _candidates(stated, average):
+        if abs(_drift(times, candidate)[-1]) <= ROUNDING:
+            return candidate
+    return Fraction(average).limit_denominator(100_000)
+
+
+def steady(times: np.ndarray, fps: Fraction) -> bool:
+    """Whether the frames follow each other as the rate says, within the rounding of times."""
+    return bool(np.abs(_drift(times, fps)).max(initial=0) <= ROUNDING)
+
+
+def varies(times: np.ndarray, fps: Fraction) -> bool:
+    """Whether picking frames by number would miss the right one: some frame is shown a whole frame
+    or more before or after its turn."""
+    return bool(np.abs(_drift(times, fps)).max(initial=0) * float(fps) >= 1)
+
+
+def numbers(times: np.ndarray, fps: Fraction, stride: int) -> np.ndarray:
+    """Which frames are used: 0, stride, 2 stride, ... as released.
+
+    Where the rate varies, the frames nearest to even times instead; one may then be used twice.
+    """
+    if not varies(times, fps):
+        return np.arange(0, len(times), stride)
+    turns = round(float(times[-1] - times[0]) * float(fps))  # of the last frame
+    return nearest(times, times[0] + np.arange(0, turns + 1, stride) / float(fps))
+
+
+def nearest(times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The number of the frame that is nearest in time to each wanted time, of its shape."""
+    after = np.clip(np.searchsorted(times, wanted), 1, max(1, len(times) - 1))
+    if len(times) == 1:
+        return np.zeros(np.shape(wanted), int)
+    return np.where(wanted - times[after - 1] <= times[after] - wanted, after - 1, after)
+
+
+def _candidates(stated: Fraction | None, about: float) -> list[Fraction]:
+    """Rates that a camera may have meant by one of about so many frames per second."""
+    film = Fraction(max(1, round(about * 1.001)) * 1000, 1001)
+    return [*([stated] if stated else []), Fraction(max(1, round(about))), film]
+
+
+def _drift(times: np.ndarray, fps: Fraction) -> np.ndarray:
+    """Seconds by which each frame (n,) is late of its turn."""
+    return times - times[0] - np.arange(len(times)) / float(fps)

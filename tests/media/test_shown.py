@@ -1,0 +1,133 @@
+"""The picture that a player shows: turned, mirrored, with square pixels, in BT.709's colours."""
+
+import itertools
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from dispose_jax.media import shown, video
+from tests.media import films
+
+CASES = films.CASES
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "corners"),
+    [
+        ("matrix_hflip.mp4", (96, 128, 3), ["green", "red", "yellow", "blue"]),
+        ("matrix_rot90.mp4", (128, 96, 3), ["blue", "red", "yellow", "green"]),
+    ],
+)
+def test_mirrored_and_turned_cases(name, shape, corners):
+    frame = next(video.iterate(CASES / name, 1))
+    assert frame.shape == shape and films.corners_of(frame) == corners
+    info = video.probe(CASES / name)
+    assert (info.height, info.width) == shape[:2]
+
+
+EIGHT = [(a, 0, 0, d) for a, d in itertools.product((1, -1), repeat=2)]
+EIGHT += [(0, b, c, 0) for b, c in itertools.product((1, -1), repeat=2)]
+
+
+@pytest.mark.parametrize("matrix", EIGHT)
+@pytest.mark.parametrize("aspect", [None, Fraction(4, 3), Fraction(1, 2)])
+def test_every_display_matrix_moves_each_pixel_where_it_says(tmp_path, matrix, aspect):
+    values = {} if aspect is None else {"sample_aspect_ratio": aspect}
+    path = films.write(tmp_path / "a.mp4", [films.cornered()] * 3, **values)
+    stored = next(video.iterate(path, 1))
+    films.set_matrix(path, *matrix)
+    result = next(video.iterate(path, 1))
+    a, b, c, d = matrix
+    rows, columns = np.mgrid[: stored.shape[0], : stored.shape[1]]
+    x, y = a * columns + c * rows, b * columns + d * rows
+    x, y = x - x.min(), y - y.min()
+    expected = np.zeros((y.max() + 1, x.max() + 1, 3), np.uint8)
+    expected[y, x] = stored
+    np.testing.assert_array_equal(result, expected)
+    info = video.probe(path)
+    assert (info.height, info.width) == result.shape[:2]
+    assert stored.shape[1] == (128 if aspect is None else round(128 * aspect))
+
+
+def test_pixels_that_are_not_square_are_made_so():
+    frame = next(video.iterate(CASES / "sar43.mkv", 1))
+    info = video.probe(CASES / "sar43.mkv")
+    assert (info.height, info.width) == frame.shape[:2] == (120, 213)
+    inside = np.argwhere(np.abs(frame.astype(int) - frame[2, 2]).sum(-1) > 120)
+    height, width = np.ptp(inside, axis=0) + 1
+    assert height > 30 and abs(height - width) <= 2
+
+
+def test_the_default_track_is_shown(tmp_path):
+    assert next(video.iterate(CASES / "two.mkv", 1)).shape == (96, 128, 3)
+    assert video.probe(CASES / "two.mkv").num_frames == 18
+    for default in range(3):
+        with av.open(str(tmp_path / "a.mkv"), "w") as container:
+            films_of = [films.numbered(4, 48 + 16 * track, 64) for track in range(3)]
+            tracks = [
+                films.track(container, frames[0], 30, None, "ffv1", {}, 12, {})
+                for frames in films_of
+            ]
+            for i, track in enumerate(tracks):
+                track.disposition = av.stream.Disposition.default if i == default else 0
+            for track, frames in zip(tracks, films_of):
+                films.encode(container, track, frames)
+        info = video.probe(tmp_path / "a.mkv")
+        assert (info.num_frames, info.height) == (4, 48 + 16 * default)
+
+
+def pq(nits):
+    """SMPTE ST 2084's code of some nits, 0..1."""
+    power = (nits / 10000) ** 0.1593017578125
+    return ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(shown.PQ, "PQ"), (shown.HLG, "HLG")])
+def test_high_dynamic_range_is_brought_into_bt709(tmp_path, transfer, name):
+    codes = [pq(nits) for nits in (0.1, 20, 100, 203, 1000)]
+    if transfer == shown.HLG:
+        codes = [0.0, 0.25, 0.5, 0.75, 1.0]
+    frame = np.zeros((64, 160, 3), np.uint8)
+    for i, code in enumerate(codes):
+        frame[:, 32 * i : 32 * i + 32] = round(code * 255)
+    path = films.write(
+        tmp_path / "a.mp4",
+        [frame] * 3,
+        codec="libx265",
+        pix_fmt="yuv420p10le",
+        options={"x265-params": "log-level=none", "crf": "4"},
+        color_trc=transfer,
+        color_primaries=shown.BT2020,
+        colorspace=9,
+    )
+    info = video.probe(path)
+    assert len(info.warnings) == 1 and f"({name})" in info.warnings[0]
+    result = next(video.iterate(path, 1))[32, 16::32].astype(int)
+    grey = np.round(255 * shown.to_bt709(np.repeat(np.array(codes)[:, None], 3, 1), transfer, 9))
+    np.testing.assert_allclose(result, grey, atol=4)
+    assert (np.diff(result[:, 0]) > 8).all() and (np.ptp(result, axis=1) <= 3).all()
+    if transfer == shown.PQ:  # 20 nits beside a white of 203: shadows keep their light
+        assert result[1, 0] == pytest.approx(255 * (20 / 203) ** (1 / 2.4), abs=4)
+
+
+def test_wide_colours_reach_the_corners_of_bt709_and_greys_stay():
+    red = np.linalg.solve(np.array(shown.TO_BT709[shown.P3]), [1.0, 0, 0])  # BT.709's in P3
+    colours = np.array([red ** (1 / 2.4), [0.2] * 3, [0.7] * 3, [1, 0, 0]])
+    result = shown.to_bt709(colours, 0, shown.P3)
+    np.testing.assert_allclose(result, [[1, 0, 0], [0.2] * 3, [0.7] * 3, [1, 0, 0]], atol=2e-3)
+
+
+def test_what_is_bt709_already_is_left_alone(tmp_path):
+    path = tmp_path / "a.mp4"
+    video.write(path, films.numbered(3), 30)
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+        np.testing.assert_array_equal(shown.picture(frame, None), frame.to_ndarray(format="rgb24"))
+
+
+def test_absurd_aspect_ratios_are_damage():
+    frame = av.VideoFrame(64, 48, "yuv420p")
+    for aspect in (None, Fraction(0), Fraction(65535), Fraction(1, 65535)):
+        assert shown.size(frame, aspect) == (48, 64)

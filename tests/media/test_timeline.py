@@ -1,0 +1,76 @@
+"""Rates and choices from the times of frames alone."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from dispose_jax.media import timeline
+
+RATES = [24, 25, 30, 48, 50, 60, 120, Fraction(24000, 1001), Fraction(30000, 1001), 12.5, 7]
+
+
+@pytest.mark.parametrize("fps", RATES)
+@pytest.mark.parametrize("rounding", [0, 3, 2])
+def test_a_constant_rate_gives_the_released_frames_however_times_are_rounded(fps, rounding):
+    for n in (2, 3, 59, 500, 20_000):
+        times = 1.234 + np.arange(n) / float(fps)
+        if rounding == 2 and (n / float(fps) < 1 or fps > 30):  # GIF
+            continue
+        times = np.round(times, rounding) if rounding else times
+        stated = Fraction(fps)
+        found = timeline.rate(times, stated)
+        for stride in (1, 2, 5):
+            np.testing.assert_array_equal(
+                timeline.numbers(times, found, stride), np.arange(0, n, stride)
+            )
+        if rounding != 2:
+            assert found == stated and not timeline.varies(times, found)
+
+
+def test_a_rate_that_the_times_contradict_is_not_believed():
+    times = np.arange(90) / 29.8
+    for stated in (None, Fraction(1000), Fraction(30), Fraction(1)):
+        assert float(timeline.rate(times, stated)) == pytest.approx(29.8)
+
+
+def test_whole_and_film_rates_are_recognised_without_being_stated():
+    assert timeline.rate(np.round(np.arange(90) / 48, 3), None) == 48
+    film = Fraction(30000, 1001)
+    assert timeline.rate(np.round(np.arange(3000) / float(film), 3), None) == film
+
+
+def test_lost_frames_do_not_lower_the_rate():
+    rng = np.random.default_rng(0)
+    kept = np.sort(rng.choice(np.arange(1, 199), 190, replace=False))
+    times = np.concatenate([[0], kept, [199]]) / 30
+    assert timeline.rate(times, Fraction(30)) == 30
+    numbers = timeline.numbers(times, Fraction(30), 2)
+    assert len(numbers) == 100
+    assert np.abs(times[numbers] - np.arange(100) / 15).max() <= 1.01 / 30
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_frames_are_taken_evenly_in_time_whatever_the_intervals(seed):
+    rng = np.random.default_rng(seed)
+    times = rng.uniform(0, 5) + np.cumsum(rng.exponential(rng.uniform(0.01, 0.1), 120))
+    fps = timeline.rate(times, None)
+    assert float(fps) == pytest.approx(119 / (times[-1] - times[0]), rel=1e-3)
+    stride = int(rng.integers(1, 5))
+    numbers = timeline.numbers(times, fps, stride)
+    assert (np.diff(numbers) >= 0).all() and len(numbers) == -(-120 // stride)
+    wanted = times[0] + np.arange(len(numbers)) * stride / float(fps)
+    nearest = np.abs(times - wanted[:, None]).min(1)
+    np.testing.assert_allclose(np.abs(times[numbers] - wanted), nearest)
+
+
+def test_faults_of_the_clock_are_closed_up():
+    times = np.arange(40) / 20
+    broken = times + np.where(np.arange(40) >= 25, 3600, 0)
+    broken[7] = np.nan
+    mended, leaps = timeline.mended(broken, 1)
+    np.testing.assert_allclose(mended, times, atol=1e-6)
+    assert [round(by) for _, by in leaps] == [3600]
+    mended, leaps = timeline.mended(np.full(4, np.nan), 0.25)
+    np.testing.assert_allclose(mended, [0, 0.25, 0.5, 0.75])
+    assert timeline.mended(np.array([3.0]), 1)[0].tolist() == [0]
