@@ -11,30 +11,33 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from dispose_jax.media import output
 
 SMALLEST_SIDE = 32  # nobody can be made out in fewer pixels
 GRID = 64  # latents are 1/8, their coarsest level 1/8 of that
 SHORT_OVER_LONG = 9 / 16
+PROFILED_MODES = ("RGB", "L", "CMYK")  # whose levels an ICC profile can speak of
+PROFILE_ROUNDING = 2  # levels; profiles of sRGB differ from each other by as much
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
 def read(path: str | os.PathLike) -> np.ndarray:
     """Read a picture -> uint8 RGB (h, w, 3), upright as its EXIF orientation says.
 
-    Transparent parts become white, grey becomes RGB, 16 bits become 8, of an animation the first
-    frame counts. Raises ValueError if the file is missing, damaged, no picture or under 32 pixels
-    on a side.
+    Colours of an embedded ICC profile become sRGB, transparent parts white, grey RGB, 16 bits 8; of
+    an animation the first frame counts. Raises ValueError if the file is missing, damaged, no
+    picture, under 32 pixels on a side or beyond what Pillow takes for an attack.
     """
     if not Path(path).exists():
         raise ValueError(f"{path}: no such picture; check the path")
     try:
-        with Image.open(path) as file:
-            size = file.size
-            picture = ImageOps.exif_transpose(file)  # decodes the whole file
-            picture.load()
+        with Image.open(path) as picture:
+            picture.load()  # decodes the whole file
+            size, exact = picture.size, _to_rgb(_upright(picture), path)
+    except _Unsuited:
+        raise
     except UnidentifiedImageError as error:
         raise ValueError(
             f"{path}: not a picture that can be read, expected PNG, JPEG, WebP or the like"
@@ -44,15 +47,15 @@ def read(path: str | os.PathLike) -> np.ndarray:
     except OSError as error:
         reason = error.strerror or "its data is truncated or corrupt"
         raise ValueError(f"{path}: cannot read this picture: {reason}") from error
-    # Damaged chunks surface as whatever Pillow's decoder of that format happens to raise.
-    except (ValueError, SyntaxError, TypeError, IndexError, EOFError, ArithmeticError) as error:
+    # Damage surfaces as whatever the decoder of that format happens to raise.
+    except Exception as error:
         raise ValueError(f"{path}: cannot read this picture: its data is corrupt") from error
     if min(size) < SMALLEST_SIDE:
         raise ValueError(
             f"{path}: {size[0]} x {size[1]} pixels, too small;"
             f" a side needs {SMALLEST_SIDE} at least"
         )
-    return _to_rgb(picture, path)
+    return exact
 
 
 def target_size(height: int, width: int, resolution: int) -> tuple[int, int]:
@@ -144,19 +147,59 @@ def write_png(path: str | os.PathLike, picture: np.ndarray) -> None:
     output.write_bytes(path, content.getvalue())
 
 
+class _Unsuited(ValueError):
+    """A picture that is whole but of a kind that is not read."""
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as EXIF says; what of EXIF is damaged turns nothing."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # whatever Pillow's parser of it happens to raise
+        return picture
+
+
 def _to_rgb(picture: Image.Image, path: str | os.PathLike) -> np.ndarray:
-    """A decoded picture of any mode -> uint8 RGB."""
+    """A decoded picture of any mode -> uint8 sRGB."""
     if picture.mode in SIXTEEN_BIT_MODES:
         levels = np.asarray(picture).astype(np.int64)
         if levels.min() < 0 or levels.max() > 0xFFFF:
-            raise ValueError(f"{path}: levels beyond 16 bits; save it with 8 bits a channel")
+            raise _Unsuited(f"{path}: levels beyond 16 bits; save it with 8 bits a channel")
         return np.repeat(np.rint(levels / 257).astype(np.uint8)[..., None], 3, axis=-1)
     if picture.mode.startswith("F"):
-        raise ValueError(f"{path}: floating-point pixels; save it with 8 bits a channel")
+        raise _Unsuited(f"{path}: floating-point pixels; save it with 8 bits a channel")
+    profile = picture.info.get("icc_profile")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.asarray(picture.convert("RGB"))
+        opaque = _to_srgb(picture.convert("RGB"), profile)
+        white = Image.new("RGB", picture.size, "white")
+        return np.asarray(Image.composite(opaque, white, picture.getchannel("A")))
+    if picture.mode not in PROFILED_MODES:
+        picture = picture.convert("RGB")
+    return np.asarray(_to_srgb(picture, profile).convert("RGB"))
+
+
+def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """A picture whose levels mean what an ICC profile says -> RGB whose levels mean sRGB.
+
+    Left alone without a profile, with one that cannot be read or belongs to another kind of
+    picture, and with one that is sRGB's up to rounding.
+    """
+    if not profile:
+        return picture
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        convert = ImageCms.buildTransform(
+            own, ImageCms.createProfile("sRGB"), picture.mode, "RGB", ImageCms.Intent.PERCEPTUAL
+        )
+        if picture.mode == "RGB":
+            cube = Image.fromarray(np.indices((9, 9, 9)).T.reshape(27, 27, 3).astype(np.uint8) * 31)
+            moved = np.asarray(ImageCms.applyTransform(cube, convert)).astype(int)
+            if np.abs(moved - np.asarray(cube)).max() <= PROFILE_ROUNDING:
+                return picture
+        return ImageCms.applyTransform(picture, convert)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return picture
 
 
 def _bilinear(

@@ -1,12 +1,14 @@
 """Reading pictures of every kind, and the geometry of the reference."""
 
 import errno
+import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from dispose_jax.media import image, output
+from tests.media.films import CASES
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (40, 56, 3), np.uint8)
@@ -60,6 +62,65 @@ def test_cmyk_pictures_become_rgb(tmp_path):
     Image.new("CMYK", (40, 40), (0, 255, 255, 0)).save(tmp_path / "a.jpg")
     red, green, blue = image.read(tmp_path / "a.jpg")[20, 20].astype(int)
     assert red > 200 and green < 60 and blue < 60
+
+
+def test_a_display_p3_profile_is_converted(tmp_path):
+    with Image.open(CASES / "p3_swatch.png") as file:
+        stored, profile = np.asarray(file.convert("RGB")), file.info["icc_profile"]
+    result = image.read(CASES / "p3_swatch.png")
+    np.testing.assert_allclose(result[16, 16], [255, 0, 0], atol=2)
+    assert np.abs(result.astype(int) - stored).max() > 10
+    colours = RNG.integers(40, 216, (32, 32, 3), np.uint8)
+    for mode in ("RGB", "RGBA"):
+        for ending in ("png", "webp", "tif"):
+            path = tmp_path / f"{mode}.{ending}"
+            options = {"lossless": True} if ending == "webp" else {}
+            Image.fromarray(colours).convert(mode).save(path, icc_profile=profile, **options)
+            expected = srgb_of_p3(colours)
+            inside = ((expected > 3) & (expected < 252)).all(-1)  # of sRGB: what is not is clipped
+            assert inside.mean() > 0.5
+            np.testing.assert_allclose(image.read(path)[inside], expected[inside], atol=3)
+
+
+def srgb_of_p3(colours):
+    """Display P3 -> sRGB levels, by the definitions of both (SMPTE EG 432-1, IEC 61966-2-1)."""
+    encoded = colours / 255
+    light = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    to_xyz = [[0.48657, 0.26567, 0.19822], [0.22897, 0.69174, 0.07929], [0, 0.04511, 1.04394]]
+    from_xyz = [[3.24045, -1.53714, -0.49853], [-0.96927, 1.87601, 0.04156]]
+    from_xyz += [[0.05564, -0.20403, 1.05723]]
+    light = np.clip(light @ np.transpose(to_xyz) @ np.transpose(from_xyz), 0, 1)
+    return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def test_srgb_itself_and_profiles_that_cannot_be_used_change_nothing(tmp_path):
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    for profile in (srgb, lab, b"no profile", srgb[:200], srgb[:-60]):
+        Image.fromarray(PICTURE).save(tmp_path / "a.png", icc_profile=profile)
+        np.testing.assert_array_equal(image.read(tmp_path / "a.png"), PICTURE)
+
+
+def test_damaged_exif_turns_nothing(tmp_path):
+    content = io.BytesIO()
+    Image.fromarray(PICTURE).save(content, "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
+    (tmp_path / "a.png").write_bytes(content.getvalue())
+    np.testing.assert_array_equal(image.read(tmp_path / "a.png"), PICTURE)
+
+
+def test_whatever_a_decoder_raises_becomes_one_sentence(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="damaged.avif: cannot read this picture") as error:
+        image.read(CASES / "damaged.avif")
+    assert "\n" not in str(error.value)
+    Image.fromarray(PICTURE).save(tmp_path / "a.png")
+    for kind in (RuntimeError, KeyError, OverflowError, MemoryError, AssertionError):
+        monkeypatch.setattr(Image.Image, "load", lambda self, kind=kind: throw(kind))
+        with pytest.raises(ValueError, match="a.png: cannot read this picture"):
+            image.read(tmp_path / "a.png")
+
+
+def throw(kind):
+    raise kind("from the depths")
 
 
 def test_a_missing_picture_is_named(tmp_path):
