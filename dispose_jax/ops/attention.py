@@ -1,27 +1,57 @@
 """Scaled dot-product attention: the one place where a kernel is chosen.
 
 Every implementation computes softmax(q k^T / sqrt(d)) v with a float32 softmax, over all keys or,
-row by row, over the first of them. `auto` takes cuDNN's flash kernel on GPUs and the Pallas flash
-kernel on TPUs where they apply, and otherwise either the explicit product (few scores) or a loop
-over blocks of queries that never holds more than a slice of the scores.
+row by row, over the first of them. `auto` takes what the table USED names for the devices that the
+program is for: a flash kernel where it applies, else either the explicit product (few scores) or a
+loop over blocks of queries that never holds more than a slice of the scores.
+
+The devices are those of the mesh on which the arguments lie, which JAX carries in their types; they
+need not exist in this process. On a mesh each device runs the kernel on rows of its own, since
+compilers cannot split a kernel.
 """
 
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from functools import cache, partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+from jax.typing import DTypeLike
 
 Array = jax.Array
 
-# Scores held at once: explicit up to here, blocks of queries beyond. On a CPU 8 MB stay in its
+
+class Use(NamedTuple):
+    """What `auto` takes on a platform.
+
+    kernel: for at least `tokens` queries and keys, heads of `width` channels at most, and these
+    types; "" for none. scores: held at once by XLA, explicit up to here, blocks of queries beyond.
+    """
+
+    kernel: str
+    tokens: int
+    width: int
+    types: tuple[DTypeLike, ...]
+    scores: int
+
+
+# Kernels lose to plain matrix products on short sequences. On a CPU 8 MB of scores stay in its
 # cache, which makes long sequences twice as fast; elsewhere 256 MB fit any device.
-_MAX_SCORES = {"cpu": 2**21}
-_MAX_SCORES_ELSEWHERE = 2**26
-_MIN_BLOCK = 128  # queries: shorter blocks would waste the products
-_MIN_FLASH_TOKENS = 256  # kernels lose to plain matmuls on short sequences
+USED = {
+    "gpu": Use("cudnn", 256, 256, (jnp.bfloat16, jnp.float16), 2**26),
+    "tpu": Use("tpu", 512, 256, (jnp.bfloat16, jnp.float32), 2**26),
+    "cpu": Use("", 0, 0, (), 2**21),
+}
+_MIN_BLOCK = 128  # queries of a block: shorter ones would waste the products
+_LANES = 128  # of a TPU: what the Pallas kernel's tokens are padded to
+_MAX_TILE = (
+    1024  # tokens of a tile of the Pallas kernel, whose scores fill a good part of its memory
+)
+# GPUs whose cuDNN kernel takes heads wider than 128, by part of their names.
+_WIDE = ("H100", "H200", "GH200", "H20", "B200", "B300", "GB200", "GB300")
 
 
 def attention(
@@ -51,31 +81,70 @@ def attention(
         if implementation != "explicit":
             raise ValueError(f"{implementation} attention has no causal mask here: use explicit")
         return _explicit(q, k, v, lengths, causal=True)
-    return _IMPLEMENTATIONS[implementation](q, k, v, lengths)
+    if implementation == "explicit":
+        return _explicit(q, k, v, lengths)
+    return _on_rows(_IMPLEMENTATIONS[implementation], q, k, v, lengths)
 
 
 def choose(q: Array, k: Array) -> str:
-    """Name of the implementation that `auto` takes for these shapes on the default backend."""
+    """Name of the implementation that `auto` takes for these shapes where the arrays live."""
     batch, n, heads, width = q.shape
     m = k.shape[1]
-    half = q.dtype in (jnp.bfloat16, jnp.float16)
-    backend = jax.default_backend()
-    if backend == "gpu" and half and width % 8 == 0 and width <= _cudnn_width():
-        if n >= _MIN_FLASH_TOKENS and m >= _MIN_FLASH_TOKENS:
-            return "cudnn"
-    if backend == "tpu" and n % 512 == 0 and m % 512 == 0 and width <= 128:
-        return "tpu"
-    return "explicit" if batch * heads * n * m <= _max_scores() else "chunked"
+    platform, kind = target(q)
+    used = USED[platform]
+    if used.kernel and q.dtype in used.types and min(n, m) >= used.tokens and width <= used.width:
+        if used.kernel != "cudnn" or (width % 8 == 0 and width <= _cudnn_width(kind)):
+            return used.kernel
+    return "explicit" if batch * heads * n * m <= used.scores else "chunked"
 
 
-def _max_scores() -> int:
-    return _MAX_SCORES.get(jax.default_backend(), _MAX_SCORES_ELSEWHERE)
+def target(x: Array) -> tuple[str, str]:
+    """Platform ("cpu", "gpu", "tpu") and kind of the devices that compute with x.
+
+    The kind is "" for the default devices of this process, which compute what lies on no mesh.
+    """
+    device = _mesh(x).abstract_device
+    if device is None:
+        return jax.default_backend(), ""
+    return {"cuda": "gpu", "rocm": "gpu"}.get(device.platform, device.platform), device.device_kind
+
+
+def _mesh(x: Array) -> AbstractMesh:
+    """The mesh that x lies on, also while traced; one without axes if it lies on none."""
+    mesh = jax.typeof(x).sharding.mesh
+    return jax.sharding.get_abstract_mesh() if mesh.empty else mesh
+
+
+def _on_rows(function, q: Array, k: Array, v: Array, lengths: Array | None) -> Array:
+    """function on every device's share of the rows; an axis of the mesh that does not divide them
+    repeats the work."""
+    mesh = _mesh(q)
+    axes, parts = [], 1
+    for name, size, kind in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types):
+        if kind == AxisType.Manual:  # each device has its own rows already
+            return function(q, k, v, lengths)
+        if len(q) % (parts * size) == 0:
+            axes, parts = [*axes, name], parts * size
+    if mesh.size <= 1:
+        return function(q, k, v, lengths)
+    rows = PartitionSpec(tuple(axes))
+    given = (q, k, v) if lengths is None else (q, k, v, lengths)
+    some = function if lengths is not None else partial(function, lengths=None)
+    # Kernels do not say which axes their results vary over.
+    return jax.shard_map(some, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)(*given)
+
+
+def _cudnn_width(kind: str) -> int:
+    """Largest head width of cuDNN's kernel on a kind of device: 256 from Hopper on, 128 before; 0
+    if it does not run here."""
+    if jax.default_backend() != "gpu":  # for devices that are elsewhere
+        return 256 if any(name in kind for name in _WIDE) else 128
+    return _probed_width()
 
 
 @cache
-def _cudnn_width() -> int:
-    """Largest head width of cuDNN's kernel: 256 from Hopper on, 128 before; 0 if it does not run
-    here."""
+def _probed_width() -> int:
+    """The same of this process's devices, found by compiling."""
     try:
         # A shape, not an array: attention is mostly chosen while something is traced.
         probe = jax.ShapeDtypeStruct((1, 512, 1, 64), jnp.bfloat16)
@@ -112,7 +181,7 @@ def _chunked(q: Array, k: Array, v: Array, lengths: Array | None) -> Array:
     """Blocks of queries against all keys, one block and one batch row at a time."""
     batch, n, heads, width = q.shape
     m = k.shape[1]
-    block = min(n, max(_MIN_BLOCK, _max_scores() // (heads * m)))
+    block = min(n, max(_MIN_BLOCK, USED[target(q)[0]].scores // (heads * m)))
     while n % block:  # the largest divisor that fits
         block -= 1
     queries = q.reshape(batch * (n // block), 1, block, heads, width)
@@ -136,23 +205,59 @@ def _cudnn(q: Array, k: Array, v: Array, lengths: Array | None) -> Array:
 
 
 def _tpu(q: Array, k: Array, v: Array, lengths: Array | None) -> Array:
-    """Pallas flash attention; heads are padded to the 128 lanes with zeros, which change nothing.
+    """Pallas flash attention; tokens are padded to whole tiles, heads to what the kernel takes.
 
-    The kernel lets queries see the keys of their own segment: what is hidden is a segment of none.
+    The kernel lets queries see the keys of their own segment: what is hidden, padding included, is
+    a segment of none. Zeros in the channels change nothing.
     """
     from jax.experimental.pallas.ops.tpu import flash_attention
 
-    width = q.shape[-1]
-    pad = ((0, 0), (0, 0), (0, 0), (0, 128 - width))
-    heads_first = [jnp.pad(x, pad).transpose(0, 2, 1, 3) for x in (q, k, v)]
+    batch, n, heads, width = q.shape
+    m = k.shape[1]
+    up = lambda size: -(-size // _LANES) * _LANES
+    wide = width if width in (64, 128) else up(width)
+
+    def heads_first(x: Array) -> Array:
+        missing = up(x.shape[1]) - x.shape[1]
+        pad = ((0, 0), (0, missing), (0, 0), (0, wide - width))
+        return jnp.pad(x, pad).transpose(0, 2, 1, 3)  # b heads tokens wide
+
     segments = None
-    if lengths is not None:
+    if lengths is not None or m != up(m):
+        lengths = jnp.full((batch,), m) if lengths is None else lengths
         segments = flash_attention.SegmentIds(
-            q=jnp.ones(q.shape[:2], jnp.int32),
-            kv=_seen(k.shape[1], lengths).astype(jnp.int32),
+            q=jnp.ones((batch, up(n)), jnp.int32), kv=_seen(up(m), lengths).astype(jnp.int32)
         )
-    out = flash_attention.flash_attention(*heads_first, segment_ids=segments, sm_scale=width**-0.5)
-    return out.transpose(0, 2, 1, 3)[..., :width]
+    out = flash_attention.flash_attention(
+        *map(heads_first, (q, k, v)),
+        segment_ids=segments,
+        sm_scale=width**-0.5,
+        block_sizes=_tiles(flash_attention, up(n), up(m)),
+    )
+    return out.transpose(0, 2, 1, 3)[:, :n, :, :width]
+
+
+def _tiles(kernel, n: int, m: int):
+    """Tiles of the Pallas kernel for n queries and m keys, multiples of the lanes: large ones read
+    keys and values less often."""
+
+    def largest(size: int, most: int) -> int:
+        return max(t for t in range(_LANES, min(size, most) + 1, _LANES) if size % t == 0)
+
+    queries, keys = largest(n, _MAX_TILE), largest(m, _MAX_TILE)
+    return kernel.BlockSizes(
+        block_q=queries,
+        block_k_major=keys,
+        block_k=keys,
+        block_b=1,
+        block_q_major_dkv=queries,
+        block_k_major_dkv=keys,
+        block_k_dkv=keys,
+        block_q_dkv=queries,
+        block_k_major_dq=_LANES,  # as wide as an array of row sums is repeated, in float32
+        block_k_dq=_LANES,
+        block_q_dq=queries,
+    )
 
 
 _IMPLEMENTATIONS = {

@@ -1,10 +1,15 @@
 """All implementations of attention equal the formula and each other."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.pallas import tpu as pltpu
+from jax._src import dispatch
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
+from jax.experimental import pallas as pl
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from dispose_jax.ops import attention as ops
 
@@ -32,7 +37,7 @@ def formula(q, k, v, causal=False, lengths=None):
 
 def hold_at_most(monkeypatch, scores):
     """Let that many scores be held at once."""
-    monkeypatch.setattr(ops, "_max_scores", lambda: scores)
+    monkeypatch.setitem(ops.USED, "cpu", ops.USED["cpu"]._replace(scores=scores))
     monkeypatch.setattr(ops, "_MIN_BLOCK", 1)
 
 
@@ -105,15 +110,136 @@ def test_the_kernel_of_gpus_is_given_the_lengths(monkeypatch):
         np.testing.assert_allclose(ours, formula(q, k, v, lengths=lengths), atol=1e-5)
 
 
-def test_the_kernel_of_tpus_is_given_the_lengths():
-    """In Pallas's interpreter; the second row's last block of keys is hidden as a whole."""
-    q, k, v = inputs(batch=2, n=128, m=256, heads=1)
-    lengths = np.array([256, 100])
-    with pltpu.force_tpu_interpret_mode():
-        ours = ops.attention(q, k, v, lengths=jnp.asarray(lengths), implementation="tpu")
-        everything = ops.attention(q, k, v, implementation="tpu")
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Pallas's kernels run as plain programs. (Its interpreter of TPUs waits for ever where one
+    core has to play several devices.)"""
+    monkeypatch.setattr(pl, "pallas_call", partial(pl.pallas_call, interpret=True))
+
+
+@pytest.mark.parametrize(
+    "n, m, width, lengths",
+    [
+        (128, 256, 128, None),
+        (128, 256, 4, (256, 100)),
+        (144, 200, 40, None),
+        (72, 200, 160, (7, 200)),
+    ],
+)
+def test_the_kernel_of_tpus_pads_tokens_and_heads_and_is_given_the_lengths(
+    interpreted, n, m, width, lengths
+):
+    """Among them a row whose last tile of keys is hidden as a whole."""
+    q, k, v = inputs(n=n, m=m, heads=1, width=width)
+    given = None if lengths is None else jnp.asarray(lengths)
+    ours = ops.attention(q, k, v, lengths=given, implementation="tpu")
     np.testing.assert_allclose(ours, formula(q, k, v, lengths=lengths), atol=1e-5)
-    np.testing.assert_allclose(everything, formula(q, k, v), atol=1e-5)
+
+
+def test_tiles_of_the_kernel_divide_the_tokens_and_are_as_large_as_they_may():
+    sizes = partial(ops._tiles, SimpleBlocks)
+    found = {n: sizes(n, n)["block_q"] for n in (128, 640, 2304, 4096, 9216, 12288)}
+    assert found == {128: 128, 640: 640, 2304: 768, 4096: 1024, 9216: 1024, 12288: 1024}
+
+
+class SimpleBlocks:
+    """Stands for the kernel's module."""
+
+    BlockSizes = dict
+
+
+def some_mesh():
+    return jax.make_mesh((2, 2, 2), ("data", "fsdp", "frames"), axis_types=(AxisType.Auto,) * 3)
+
+
+@pytest.mark.parametrize("implementation", ["chunked", "tpu"])
+@pytest.mark.parametrize("rows, shared", [(8, ("data", "fsdp", "frames")), (4, ("data",)), (3, ())])
+@pytest.mark.parametrize("with_lengths", [False, True])
+def test_on_a_mesh_the_kernels_give_the_explicit_product_and_its_gradients(
+    monkeypatch, interpreted, implementation, rows, shared, with_lengths
+):
+    """Rows that divide over all devices, over some of them, and over none."""
+    if implementation == "chunked":
+        hold_at_most(monkeypatch, 2 * 72 * 30)
+    q, k, v = inputs(batch=rows, n=144, m=72, heads=2)
+    lengths = jnp.asarray(np.random.default_rng(1).integers(1, 72, rows)) if with_lengths else None
+
+    def gradient(implementation, *arrays):
+        def loss(q, k, v):
+            found = ops.attention(q, k, v, lengths=lengths, implementation=implementation)
+            return (found * jnp.cos(q)).sum(), found
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*arrays)
+
+    expected = gradient("explicit", q, k, v)
+    place = NamedSharding(some_mesh(), PartitionSpec(shared))
+    ours = gradient(implementation, *(jax.device_put(x, place) for x in (q, k, v)))
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-5)
+    if rows == 8:
+        assert ours[1].sharding.spec == place.spec, "each device has its own rows"
+
+
+DEVICES = {
+    "tpu": AbstractDevice("TPU v5 lite", 1, "tpu"),
+    "cuda": AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu"),
+    "old": AbstractDevice("NVIDIA A100-SXM4-80GB", 108, "gpu"),
+}
+CALLS = {"tpu": "tpu_custom_call", "cuda": "__cudnn$fmha", "old": "__cudnn$fmha"}
+
+
+def on_devices(kind, *shapes, dtype=jnp.bfloat16):
+    """Shapes of arrays whose rows eight devices share that are not here."""
+    kinds = {"axis_types": (AxisType.Auto,) * 2, "abstract_device": DEVICES[kind]}
+    mesh = AbstractMesh((4, 2), ("data", "fsdp"), **kinds)
+    place = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return [jax.ShapeDtypeStruct(shape, dtype, sharding=place) for shape in shapes]
+
+
+@pytest.fixture
+def absent(monkeypatch):
+    """JAX's own questions to the local GPU, answered for one that is not here. What else asks for
+    it, how to split the call, is settled where each device has its own rows."""
+    monkeypatch.setattr(dispatch, "prim_requires_devices_during_lowering", set())
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda wanted: float(wanted) <= 9.0)
+
+
+@pytest.mark.parametrize(
+    "kind, n, m, width, chosen",
+    [
+        ("tpu", 9216, 9216, 64, "tpu"),
+        ("tpu", 2304, 2304, 64, "tpu"),
+        ("tpu", 576, 576, 64, "tpu"),
+        ("tpu", 576, 1152, 160, "tpu"),
+        ("tpu", 144, 144, 64, "explicit"),
+        ("tpu", 9216, 9216, 512, "chunked"),
+        ("cuda", 9216, 9216, 64, "cudnn"),
+        ("cuda", 576, 1152, 160, "cudnn"),
+        ("old", 576, 1152, 160, "chunked"),
+        ("old", 576, 576, 80, "cudnn"),
+        ("cuda", 144, 144, 64, "explicit"),
+    ],
+)
+def test_the_devices_of_a_program_choose_and_it_lowers_for_eight_of_them(
+    absent, kind, n, m, width, chosen
+):
+    """Whatever this process runs on; with gradients, and with lengths as the second base has."""
+    q, k, v, lengths = on_devices(
+        kind, *((16, tokens, 8, width) for tokens in (n, m, m)), (16,), dtype=jnp.bfloat16
+    )
+    lengths = jax.ShapeDtypeStruct(lengths.shape, jnp.int32, sharding=lengths.sharding)
+    names = []
+
+    def loss(q, k, v, lengths):
+        names.append(ops.choose(q, k))
+        return ops.attention(q, k, v, lengths=lengths).astype(jnp.float32).sum()
+
+    for given in (lengths, None):
+        traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(q, k, v, given)
+        text = traced.lower(lowering_platforms=("tpu" if kind == "tpu" else "cuda",)).as_text()
+        assert (CALLS[kind] in text) == (chosen in ("tpu", "cudnn"))
+    assert set(names) == {chosen}
 
 
 @pytest.mark.parametrize("implementation", ["explicit", "chunked"])
