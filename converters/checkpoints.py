@@ -102,6 +102,9 @@ def to_torch(
     _check_values(tensors, source)
     if row.counters:
         tensors |= {key: np.zeros((), np.int64) for key in _counters(tensors)}
+    for pattern, replacement in row.copies:
+        again = {key: re.sub(pattern, replacement, key) for key in tensors}
+        tensors |= {other: tensors[key] for key, other in again.items() if other != key}
     if row.frame_codes:
         shapes = {key: tensor.shape for key, tensor in tensors.items()}
         dtype = next(iter(tensors.values())).dtype

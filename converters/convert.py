@@ -18,7 +18,7 @@ from pathlib import Path
 
 from converters import checkpoints, doctor, files, releases
 from dispose_jax import settings
-from dispose_jax.models import bundle
+from dispose_jax.models import bundle, evaluation_networks
 from dispose_jax.models import networks as model_networks
 from dispose_jax.pose import dwpose
 
@@ -26,8 +26,10 @@ _DTYPES = ("float32", "float16", "bfloat16")
 
 
 def all_networks(config) -> dict[str, model_networks.Network]:
-    """What can be converted: the networks of a config, and those that serve its training data."""
-    return model_networks.build(config) | {"raft": model_networks.flow_network()}
+    """What can be converted: the networks of a config, and those that give its training data flow
+    or measure."""
+    fixed = {name: evaluation_networks.build(name) for name in evaluation_networks.NAMES}
+    return model_networks.build(config) | fixed
 
 
 def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dtype=None):
@@ -71,7 +73,7 @@ def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dty
     bundle.write(target, params, described, origins, dtype=dtype, pose_files=pose_files)
     yield f"written: {target} with {', '.join([*params, *pose_files])}"
     for name in networks:
-        if name not in params and not releases.serves_training(name):
+        if name not in params and not releases.is_optional(name):
             yield f"not in it: {name}, which comes from {bundle.source_of(config.base, name)}"
 
 

@@ -87,7 +87,7 @@ def check_bundle(
     findings = []
     for name, network in networks.items():
         entry = content["networks"].get(name)
-        if entry is None and releases.serves_training(name):
+        if entry is None and releases.is_optional(name):
             continue
         if entry is None:
             detail = f"comes from {bundle.source_of(config.base, name)}"

@@ -5,14 +5,15 @@
 
 `--config` names the model whose files are meant (default configs/svd.py). Hugging Face needs the
 extra: pip install "dispose-jax[download]". Stable Video Diffusion is gated: its licence is accepted
-on its page, and the machine logged in with `hf auth login`. What only training uses is fetched when
-named: --only raft.
+on its page, and the machine logged in with `hf auth login`. What only training or the evaluation
+uses is fetched when named: --only raft, --only evaluation.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import re
 import shutil
 import sys
 import urllib.request
@@ -24,6 +25,8 @@ from converters import releases
 from dispose_jax import settings
 from dispose_jax.pose import dwpose
 
+EVALUATION = "evaluation"  # --only: all networks that measure
+
 
 class Item(NamedTuple):
     """One file to fetch: its name on the command line, where it is, where it goes."""
@@ -33,15 +36,14 @@ class Item(NamedTuple):
     remote: str
     folder: str
     licence: str
+    size: str = ""
 
 
 def items(base: str, only: Sequence[str] = ()) -> list[Item]:
     """What sampling with a base needs, or the named releases ("dwpose" among them)."""
-    every = {
-        row.name: [Item(row.name, row.repository, row.remote, row.download_to, row.licence)]
-        for row in releases.RELEASES
-        if row.repository
-    }
+    every = {row.name: [_item(row)] for row in releases.RELEASES if row.repository}
+    measuring = [row for row in releases.RELEASES if row.for_evaluation and row.repository]
+    every[EVALUATION] = [_item(row) for row in measuring]
     every["dwpose"] = [
         Item(
             "dwpose",
@@ -57,6 +59,18 @@ def items(base: str, only: Sequence[str] = ()) -> list[Item]:
         raise ValueError(f"--only {unknown[0]}: not one of {', '.join(every)}")
     expected = [row.name for row in releases.serving(base) if row.is_expected]
     return [item for name in only or [*expected, "dwpose"] for item in every[name]]
+
+
+def _item(row: releases.Release) -> Item:
+    return Item(row.name, row.repository, row.remote, row.download_to, row.licence, row.size)
+
+
+def by_hand(only: Sequence[str]) -> list[str]:
+    """What no program can fetch of the evaluation's files, one sentence each."""
+    if EVALUATION not in only:
+        return []
+    rows = [row for row in releases.RELEASES if row.for_evaluation and not row.repository]
+    return [f"{row.name}: by hand, {row.file} from {row.page}; {row.licence}" for row in rows]
 
 
 def fetch(item: Item, target: Path) -> Path:
@@ -87,8 +101,8 @@ def fetch(item: Item, target: Path) -> Path:
 
 
 def _fetch_address(address: str, folder: Path) -> Path:
-    """Download a file whose name ends in the first digits of its SHA-256; a wrong one is
-    removed."""
+    """Download a file; one whose name ends in the first digits of its SHA-256 is checked by them,
+    and removed if wrong."""
     path = folder / address.rsplit("/", 1)[1]
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -97,7 +111,8 @@ def _fetch_address(address: str, folder: Path) -> Path:
             shutil.copyfileobj(answer, file)
         with open(partial, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if not digest.startswith(path.stem.rsplit("-", 1)[1]):
+        told = re.search(r"-([0-9a-f]{8})$", path.stem)
+        if told and not digest.startswith(told[1]):
             raise ValueError(f"{address}: damaged on the way (SHA-256 {digest}); run this again")
         partial.replace(path)
     except OSError as error:
@@ -118,9 +133,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         config = settings.load(options.config)
-        wanted = items(config.base, tuple(filter(None, options.only.split(","))))
+        only = tuple(filter(None, options.only.split(",")))
+        wanted = items(config.base, only)
+        for line in by_hand(only):
+            print(line)
         for item in wanted:
-            print(f"{item.name}: {item.repository}/{item.remote}\n  licence: {item.licence}")
+            size = f", {item.size}" if item.size else ""
+            print(f"{item.name}: {item.repository}/{item.remote}{size}")
+            print(f"  licence: {item.licence}")
             if options.accept_licences:
                 print(f"  -> {fetch(item, options.to)}")
     except ValueError as error:

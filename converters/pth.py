@@ -23,22 +23,24 @@ from dispose_jax.models import tensor_file
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 _MAX_PICKLE = 64 << 20  # bytes; a state dict of 1500 tensors needs 0.2 MB
+_WRAPPERS = ("state_dict", "module", "model")  # a state dict's own values are never dictionaries
 _ALIGNMENT = 64  # of each record, as PyTorch writes them
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
     """The state dict of a .pth file as {key: read-only view of the mapped file}.
 
-    A dictionary with an entry `state_dict` is unwrapped; what lies beside it (step, optimizer) is
-    ignored. Raises ValueError naming the file if it is truncated, damaged, hostile or holds no
+    A dictionary with an entry of _WRAPPERS that is a dictionary is unwrapped; what lies beside it
+    (step, optimizer) is ignored. Raises ValueError naming the file if it is truncated, damaged, hostile or holds no
     state dict.
     """
     try:
         data = np.memmap(path, np.uint8, mode="r")
         is_zip = data[:4].tobytes() == b"PK\x03\x04"
         tree, storages = _read_zip(path, data) if is_zip else _read_stream(path, data)
-        if isinstance(tree, dict) and isinstance(tree.get("state_dict"), dict):
-            tree = tree["state_dict"]
+        for name in _WRAPPERS:
+            if isinstance(tree, dict) and isinstance(tree.get(name), dict):
+                tree = tree[name]
         if not isinstance(tree, dict):
             raise ValueError(f"it holds a {type(tree).__name__}, not a dictionary of tensors")
         return {_name(key): _view(key, value, storages) for key, value in tree.items()}

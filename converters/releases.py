@@ -6,61 +6,9 @@ The table alone; `checkpoints` reads and writes the files by it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
-
 from converters import rules
-from converters.mapping import Rule
-
-
-class Part(NamedTuple):
-    """A network inside a file."""
-
-    network: str  # its name in a bundle
-    spelling: rules.Spelling
-    prefix: str = ""  # of its keys in the file
-
-
-@dataclass(frozen=True)
-class Release:
-    """One released file. Patterns are regular expressions, on the path (places) or the key (the
-    rest).
-
-    base: of the configs that it serves, since networks of one name differ; "": of all. module:
-    prefix of all keys as released; files without it are read too. frame_codes: whether attention
-    over frames has its table of positions beside it. counters: whether norms count batches.
-    repository: on Hugging Face, or the address that the remote path is appended to; "": nobody has
-    published such a file, it comes from training.
-    """
-
-    name: str
-    parts: tuple[Part, ...]
-    file: str  # where it lies in a folder of weights, and what an export writes
-    places: tuple[str, ...]  # how its path ends or looks, best first
-    repository: str
-    remote: str  # path in there
-    licence: str
-    base: str = ""
-    download_to: str = ""  # folder that the remote path goes below
-    wrapper: str | None = None  # entry of the dictionary that a written file holds them in
-    module: str = ""
-    aliases: tuple[Rule, ...] = ()  # other spellings that are met -> the one here
-    constants: tuple[str, ...] = ()  # 0, 1, 2, ...; compared when present, never written
-    frame_codes: bool = False  # sinusoids of any length; compared when present, always written
-    counters: bool = False
-    unused: tuple[str, ...] = ()
-    only_if_asked: bool = False  # holds a network that another release is preferred for
-    for_training: bool = False  # taken where it lies, missed by nobody: no model holds its networks
-
-    @property
-    def networks(self) -> tuple[str, ...]:
-        return tuple(part.network for part in self.parts)
-
-    @property
-    def is_expected(self) -> bool:
-        """Whether a folder of weights lacks something without it."""
-        return bool(self.repository) and not (self.only_if_asked or self.for_training)
-
+from converters.evaluation_releases import EVALUATION_RELEASES
+from converters.release import Part, Release
 
 _SVD_LICENCE = "Stability AI Community License; accept it on the repository's page first"
 # The model's folder, right above the network's or above a snapshot in Hugging Face's cache.
@@ -312,7 +260,10 @@ RELEASES = (
         counters=True,
         unused=(r"\.norm3\.",),  # in the authors' files: the same tensors as downsample.1
         for_training=True,
+        for_evaluation=True,
+        size="21 MB",
     ),
+    *EVALUATION_RELEASES,
 )
 
 # DWPose stays ONNX and is copied as it is (dispose_jax/pose/dwpose.py has the names).
@@ -324,7 +275,7 @@ POSE_LICENCE = "Apache-2.0"
 def address(row: Release) -> str:
     """The page or the file where a release is to be had."""
     if not row.repository:
-        return "a training run, as nobody has published one"
+        return row.page or "a training run, as nobody has published one"
     if row.repository.startswith("https://"):
         return f"{row.repository}/{row.remote}"
     return f"https://huggingface.co/{row.repository} ({row.remote})"
@@ -335,9 +286,10 @@ def serving(base: str) -> list[Release]:
     return [row for row in RELEASES if row.base in ("", base)]
 
 
-def serves_training(network: str) -> bool:
-    """Whether a network belongs to no model, so that none is incomplete without it."""
-    return any(row.for_training and network in row.networks for row in RELEASES)
+def is_optional(network: str) -> bool:
+    """Whether a network serves training data or the evaluation, so that no model is incomplete
+    without it."""
+    return any(row.is_optional and network in row.networks for row in RELEASES)
 
 
 def release(name: str) -> Release:

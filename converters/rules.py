@@ -61,3 +61,28 @@ RAFT_OF_ITS_AUTHORS: tuple[Rule, ...] = (
     (r"^update_block\.mask\.0\.", "mask_predictor.convrelu.0."),
     (r"^update_block\.mask\.2\.", "mask_predictor.conv."),
 )
+# And back.
+RAFT_THINGS = Spelling(
+    (
+        (r"^feature_encoder\.", "fnet."),
+        (r"^context_encoder\.", "cnet."),
+        (r"^([fc]net)\.convnormrelu\.0\.", r"\1.conv1."),
+        (r"^([fc]net)\.convnormrelu\.1\.", r"\1.norm1."),
+        (r"^([fc]net)\.conv\.", r"\1.conv2."),
+        (r"\.convnormrelu([12])\.0\.", r".conv\1."),
+        (r"\.convnormrelu([12])\.1\.", r".norm\1."),
+        (r"^update_block\.motion_encoder\.conv\.0\.", "update_block.encoder.conv."),
+        (r"^update_block\.motion_encoder\.convcorr(\d)\.0\.", r"update_block.encoder.convc\1."),
+        (r"^update_block\.motion_encoder\.convflow(\d)\.0\.", r"update_block.encoder.convf\1."),
+        (
+            r"^update_block\.recurrent_block\.convgru([12])\.(conv[zrq])\.",
+            r"update_block.gru.\2\1.",
+        ),
+        (r"^mask_predictor\.convrelu\.0\.", "update_block.mask.0."),
+        (r"^mask_predictor\.conv\.", "update_block.mask.2."),
+    )
+)
+
+# Networks that only measure.
+LPIPS_HEADS = Spelling((), {r"^lin\d\.": 2})  # 1 x 1 convolutions there, matrices here
+AESTHETIC_HEAD = Spelling(((r"^linear\.", ""),))

@@ -63,6 +63,7 @@ PLACES = {
         "dispose_jax.media",
         "dispose_jax.data",
         "dispose_jax.explain",
+        "dispose_jax.evaluation",
     ),
     "PIL": ("dispose_jax.media", "dispose_jax.explain", "dispose_jax.evaluation"),
     "scipy": ("dispose_jax.pose", "dispose_jax.motion", "dispose_jax.evaluation"),

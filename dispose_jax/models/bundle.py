@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dispose_jax.media import output
-from dispose_jax.models import tensor_file
+from dispose_jax.models import evaluation_networks, tensor_file
 from dispose_jax.types import Params
 
 FORMAT = 1
@@ -264,13 +264,16 @@ def offers(content: Mapping, model: Mapping, quirks: Mapping) -> set[str]:
     """The networks that a bundle may give to this model with these quirks.
 
     content: what `describe` gives. All of them if it was made for that; else those that serve any
-    base (SECTIONS) and have the same sizes.
+    base (SECTIONS) and have the same sizes, and those that are of one size whatever the model.
     """
     made_for = plain({"model": model, "quirks": quirks})
     if all(content[part] == made_for[part] for part in made_for):
         return set(content["networks"])
     same = lambda section: content["model"].get(section) == made_for["model"].get(section)
-    return {name for name in content["networks"] if name in SECTIONS and same(SECTIONS[name])}
+    fixed = set(evaluation_networks.NAMES) & set(content["networks"])
+    return fixed | {
+        name for name in content["networks"] if name in SECTIONS and same(SECTIONS[name])
+    }
 
 
 def source_of(base: str, network: str) -> str:

@@ -1,0 +1,121 @@
+"""Fréchet distance of two sets of features, exactly, and how far a number of it can be trusted.
+
+FID, FVD and their relatives are this distance of Gaussians fitted to features of videos. With fewer
+videos than dimensions, which is the rule in animation, the usual matrix square root is unreliable;
+singular values of a small matrix give the same number exactly (host code, float64).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+_DRAWS = 200
+_LARGEST = 4096  # rows: beyond, with fewer dimensions than rows, they are reduced first
+
+
+class Interval(NamedTuple):
+    """95 % of a bootstrap's draws lie in low..high."""
+
+    low: float
+    high: float
+
+
+def distance(real: np.ndarray, fake: np.ndarray, ddof: int = 1) -> float:
+    """|m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2) of features (n, c), (m, c).
+
+    ddof: 1 divides covariances by n - 1 (DisCo's FVD and FID-VID), 0 by n (content-debiased FVD).
+    The last trace is the sum of the singular values of A B^T, A and B being the centred features
+    over the root of the divisor. Raises ValueError for fewer than two rows or unequal columns.
+    """
+    for name, rows in (("real", real), ("fake", fake)):
+        if rows.ndim != 2 or len(rows) < 2:
+            raise ValueError(
+                f"a Fréchet distance needs at least 2 {name} clips, found {len(rows)}: a single "
+                "one has no covariance"
+            )
+    if real.shape[1] != fake.shape[1]:
+        raise ValueError(f"features of {real.shape[1]} and {fake.shape[1]} dimensions compared")
+    (m1, a), (m2, b) = (_centred(np.asarray(x, np.float64), ddof) for x in (real, fake))
+    between = _nuclear(a, b)
+    total = np.square(m1 - m2).sum() + np.square(a).sum() + np.square(b).sum() - 2 * between
+    return max(0.0, float(total))
+
+
+def _centred(x: np.ndarray, ddof: int) -> tuple[np.ndarray, np.ndarray]:
+    """The mean, and A with A^T A the covariance."""
+    mean = x.mean(0)
+    return mean, (x - mean) / np.sqrt(len(x) - ddof)
+
+
+def _nuclear(a: np.ndarray, b: np.ndarray) -> float:
+    """Sum of the singular values of A B^T, for matrices of c columns."""
+    if min(len(a), len(b)) > a.shape[1] and max(len(a), len(b)) > _LARGEST:
+        # Many rows: A = Q R with R (c, c) has the same singular values.
+        a, b = np.linalg.qr(a, mode="r"), np.linalg.qr(b, mode="r")
+    return float(np.linalg.svd(a @ b.T, compute_uv=False).sum())
+
+
+def floor(features: Sequence[np.ndarray], ddof: int = 1, *, seed: int = 0, draws: int = 20):
+    """Real against real: the median distance between two random halves of the videos.
+
+    features: one array (windows, c) per video; whole videos go into a half. What a perfect model
+    would score with half as many videos. None if there are fewer than four videos, or if a half
+    could have fewer than two windows.
+    """
+    if len(features) < 4:
+        return None
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(draws):
+        order = rng.permutation(len(features))
+        halves = order[: len(order) // 2], order[len(order) // 2 :]
+        found.append(distance(*(_rows(features, half) for half in halves), ddof))
+    return float(np.median(found))
+
+
+def bootstrap(
+    real: Sequence[np.ndarray],
+    fake: Sequence[np.ndarray],
+    ddof: int = 1,
+    *,
+    paired: bool = True,
+    seed: int = 0,
+    draws: int = _DRAWS,
+) -> Interval | None:
+    """Interval of the distance over videos drawn again with replacement, not over windows.
+
+    real, fake: one array (windows, c) per video; paired: both sides draw the same videos. Windows
+    of one video are alike, so drawing windows would give intervals that are far too narrow. A draw
+    repeats videos, which biases the distance upwards: read the width, not the place. None if there
+    are fewer than three videos.
+    """
+    if min(len(real), len(fake)) < 3:
+        return None
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(draws):
+        ours = rng.integers(len(real), size=len(real))
+        theirs = ours if paired else rng.integers(len(fake), size=len(fake))
+        sides = _rows(real, ours), _rows(fake, theirs)
+        if min(map(len, sides)) >= 2:
+            found.append(distance(*sides, ddof))
+    return Interval(*(float(q) for q in np.quantile(found, [0.025, 0.975])))
+
+
+def caution(num_clips: int, dimensions: int) -> str | None:
+    """Why a distance of so few clips cannot be compared with others', None if it can."""
+    if num_clips >= 2 * dimensions:
+        return None
+    if num_clips > dimensions:
+        return (
+            f"{num_clips} clips for {dimensions} dimensions: biased upwards, compare equal counts"
+        )
+    return (
+        f"not comparable: {num_clips} clips cannot span {dimensions} dimensions, the covariances "
+        "are singular"
+    )
+
+
+def _rows(features: Sequence[np.ndarray], videos: np.ndarray) -> np.ndarray:
+    return np.concatenate([features[i] for i in videos])
