@@ -31,8 +31,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """The state dict of a .pth file as {key: read-only view of the mapped file}.
 
     A dictionary with an entry of _WRAPPERS that is a dictionary is unwrapped; what lies beside it
-    (step, optimizer) is ignored. Raises ValueError naming the file if it is truncated, damaged, hostile or holds no
-    state dict.
+    (step, optimizer) is ignored. Raises ValueError naming the file if it is truncated, damaged,
+    hostile or holds no state dict.
     """
     try:
         data = np.memmap(path, np.uint8, mode="r")
