@@ -1,36 +1,89 @@
-"""Measure what was learnt, on drawn people that no training saw.
+"""Measure generated videos, or what was learnt of drawn people.
+
+Real videos: folders with a video or a folder of frames per clip, paired by name. Without --real
+only what needs no truth is measured; networks come from a bundle (docs/evaluation.md).
+
+python evaluate.py --real DIR --fake DIR --weights BUNDLE --metrics all --output output/measured
+python evaluate.py --fake DIR --metrics flickering
+
+Drawn people that no training saw: the ablation.
 
 python evaluate.py --weights A,B --arms base --arms full=runs/tiny/bundle --output output/ablation
 python evaluate.py ... --arms full=S1,full=S2 --arms no_motion=M1,no_motion=M2   # two seeds of each
 """
 
+import sys
+from functools import partial
 from pathlib import Path
 
 from absl import flags
 
 from configs import common
 from dispose_jax import cli, settings, weights
-from dispose_jax.evaluation.ablation import report, run, variants
+from dispose_jax.evaluation import measure, report, videos
+from dispose_jax.evaluation.ablation import report as ablation_report
+from dispose_jax.evaluation.ablation import run, variants
+from dispose_jax.evaluation.metrics import METRICS
 from dispose_jax.media import output
 
-ASSETS = Path(__file__).parent / "assets"
-
 SHARED = {"allow_override": True}  # the other commands have the same flags
-CONFIG, DEFAULT = "Configuration file and its argument.", "configs/svd.py:size=tiny"
+CONFIG, DEFAULT = "Configuration file and its argument (ablation).", "configs/svd.py:size=tiny"
 flags.DEFINE_string("config", DEFAULT, CONFIG, **SHARED)
 WEIGHTS = flags.DEFINE_list("weights", None, "Bundles, later ones win; or 'random'.", **SHARED)
+OUTPUT = flags.DEFINE_string("output", "output/evaluation", "Folder to write.", **SHARED)
 ARMS = flags.DEFINE_multi_string(
     "arms", [], "VARIANT or VARIANT=BUNDLE, with commas or again; one again is another seed of it."
 )
-CLIPS = flags.DEFINE_integer("clips", 32, "Clips of each of the two sets.")
-OUTPUT = flags.DEFINE_string("output", "output/evaluation", "Folder to write.", **SHARED)
+CLIPS = flags.DEFINE_integer("clips", 32, "Clips of each of the two sets (ablation).")
+FAKE = flags.DEFINE_string("fake", None, "Folder of generated clips.")
+REAL = flags.DEFINE_string("real", None, "Folder of true clips.")
+NAMES = flags.DEFINE_string("metrics", "all", f"Some of {','.join(METRICS)}; or all that can be.")
+SIZE = flags.DEFINE_string("size", "", "HEIGHTxWIDTH to measure at, or real: the true frames' own.")
+STRIDE = flags.DEFINE_integer("stride", 1, "Frames between the windows of Fréchet metrics.")
+FPS = flags.DEFINE_float("fps", 15.0, "Frames per second of folders of frames (dynamic degree).")
+VBENCH = flags.DEFINE_string("vbench", None, "Result file of VBench to put into the table.")
 
 
 def main(config):
+    if FAKE.value or REAL.value:
+        measured()
+    else:
+        ablation(config)
+
+
+def measured():
+    """Real videos."""
+    if ARMS.value or not FAKE.value:
+        raise ValueError(
+            "--fake, with or without --real, measures videos, --arms the ablation: give one of them"
+        )
+    if STRIDE.value < 1 or not FPS.value > 0:
+        raise ValueError(
+            f"--stride {STRIDE.value} --fps {FPS.value:g}: expected 1 or more, and more than 0"
+        )
+    extra = report.read_vbench(Path(VBENCH.value)) if VBENCH.value else {}
+    request = measure.Request(
+        fake=Path(FAKE.value),
+        real=Path(REAL.value) if REAL.value else None,
+        weights=tuple(WEIGHTS.value or ()),
+        metrics=NAMES.value,
+        size=videos.parse_size(SIZE.value),
+        stride=STRIDE.value,
+        fps=FPS.value,
+    )
+    say = partial(print, file=sys.stderr, flush=True)
+    results = measure.run(measure.check(request, say), say)
+    print(report.table(results, extra))
+    for path in report.write(OUTPUT.value, results, extra):
+        print(f"wrote {path}")
+
+
+def ablation(config):
+    """Drawn people."""
     settings.check(config)
     run.check(config, CLIPS.value)
     wanted = variants.parse(ARMS.value, common.CONTROL)
-    given = weights.choose(WEIGHTS.value, config, ASSETS)
+    given = weights.choose(WEIGHTS.value, config)
     if not WEIGHTS.value:  # what was not asked to be random is an error here
         given = tuple(folder for folder in given if folder != weights.RANDOM)
     compared = []
@@ -38,9 +91,9 @@ def main(config):
         own = config.copy_and_resolve_references()
         own.control.update(common.control(variant))
         compared.append(variants.Arm(variant, own, (*given, *([folder] if folder else []))))
-    output.prepare(Path(OUTPUT.value) / report.FILES[-1])
+    output.prepare(Path(OUTPUT.value) / ablation_report.FILES[-1])
     results = run.run(compared, CLIPS.value)
-    for path in report.write(OUTPUT.value, results):
+    for path in ablation_report.write(OUTPUT.value, results):
         print(f"wrote {path}")
 
 

@@ -7,6 +7,9 @@ these means anything without the dynamic degree or the real videos' own scores (
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import pairwise
+
 import numpy as np
 
 FLOW_RATE = 8  # frames per second that flow is measured at
@@ -16,21 +19,21 @@ _MOVING_RADIUS = 6 / 256  # pixels of flow per pixel of the short side
 _MOVING_PAIRS = 4 / 16  # of the sampled frames
 
 
-def flickering(frames: np.ndarray) -> float:
-    """Temporal flickering of frames (f, h, w, 3) uint8: 1 minus the mean difference of neighbours.
+def flickering(frames: Iterable[np.ndarray]) -> float:
+    """Temporal flickering of frames (h, w, 3) uint8: 1 minus the mean difference of neighbours.
 
     Raises ValueError for fewer than two frames, which have no neighbours.
     """
     return 1 - float(np.mean(differences(frames))) / 255
 
 
-def differences(frames: np.ndarray) -> np.ndarray:
-    """Mean absolute difference of each frame (f, h, w, 3) uint8 from the next, (f - 1,) in grey
-    levels."""
-    if len(frames) < 2:
-        raise ValueError(f"{len(frames)} frame: flickering needs two or more")
-    pairs = zip(frames, frames[1:])
-    return np.array([np.abs(a.astype(np.int16) - b).mean(dtype=np.float64) for a, b in pairs])
+def differences(frames: Iterable[np.ndarray]) -> np.ndarray:
+    """Mean absolute difference of each frame (h, w, 3) uint8 from the next, (f - 1,) in grey
+    levels. Frames may be streamed."""
+    found = [np.abs(a.astype(np.int16) - b).mean(dtype=np.float64) for a, b in pairwise(frames)]
+    if not found:
+        raise ValueError("fewer than two frames: flickering is the difference of neighbours")
+    return np.array(found)
 
 
 def consistency(features: np.ndarray) -> np.ndarray:

@@ -1,0 +1,271 @@
+"""Two folders of videos, real and generated, to numbers: checked first, then streamed (host code).
+
+Networks are loaded one after the other, each for all clips of both sides; what was computed before
+comes from the caches. The real videos' own scores are measured too, since a score of generated ones
+means little without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from dispose_jax.evaluation import features, frame_metrics, frechet, vbench, videos
+from dispose_jax.evaluation.cache import Cache
+from dispose_jax.evaluation.metrics import METRICS, Metric, clip_value, parse, set_value
+from dispose_jax.evaluation.videos import Clip
+from dispose_jax.models import bundle, evaluation_networks
+from dispose_jax.networks.raft import SMALLEST
+
+_PAIRS = {
+    "l1": frame_metrics.l1,
+    "mae": frame_metrics.mean_error,
+    "psnr": frame_metrics.psnr,
+    "ssim": frame_metrics.ssim,
+    "ssim_common": frame_metrics.ssim_common,
+}
+_LPIPS = {"lpips_vgg": ("vgg", False), "lpips_alex": ("alex", False), "lpips_disco": ("vgg", True)}
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be measured. fake: folder; real: folder or None; weights: bundles.
+
+    size: see videos.parse_size; stride: between the windows of a Fréchet metric; fps: of folders of
+    pictures.
+    """
+
+    fake: Path
+    real: Path | None = None
+    weights: tuple[str, ...] = ()
+    metrics: str = "all"
+    size: tuple[int, int] | str | None = None
+    stride: int = 1
+    fps: float = 15.0
+
+
+@dataclass
+class Score:
+    """A metric of one side. by_clip: {name: value}; the rest is of Fréchet metrics."""
+
+    value: float
+    by_clip: dict[str, float] = field(default_factory=dict)
+    clips: int = 0
+    windows: int = 0
+    interval: frechet.Interval | None = None
+    floor: float | None = None  # real against real
+    caution: str | None = None
+
+
+@dataclass
+class Results:
+    """Numbers, {metric: Score} of the generated and of the real videos, and what was left out."""
+
+    request: Request
+    fake: dict[str, Score]
+    real: dict[str, Score]
+    skipped: dict[str, str]  # metric -> why
+    digests: dict[str, str]  # network -> SHA-256 of its weights
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that was checked: the clips, the metrics that run, where networks lie."""
+
+    request: Request
+    fake: dict[str, Clip]
+    real: dict[str, Clip]
+    metrics: tuple[str, ...]
+    skipped: dict[str, str]
+    networks: dict[str, str]  # name -> SHA-256
+
+
+def check(request: Request, say: Say = lambda line: None) -> Plan:
+    """Look at everything that could go wrong, before any network runs.
+
+    Raises ValueError with all of it in one sentence: misspelt metrics, networks that are missing
+    for metrics asked for by name, unequal names, counts or sizes, unreadable frames, clips too
+    short or too few.
+    """
+    names, unknown = parse(request.metrics)
+    problems = [f"--metrics {name}: not one of {', '.join(METRICS)}, all" for name in unknown]
+    if not names and not unknown:
+        problems.append(f"--metrics is empty: name some of {', '.join(METRICS)}, or all")
+    held = _held(request.weights, problems)
+    say("reading the clips")
+    fake, found = videos.find(request.fake, request.fps)
+    problems += found
+    real = {}
+    if request.real is not None:
+        real, found = videos.find(request.real, request.fps)
+        problems += found + videos.unequal(real, fake, request.size is not None)
+    chosen, skipped = [], {}
+    for name in names:
+        whole = "all" in request.metrics.split(",")
+        reason = _reason(METRICS[name], request, held, fake, real)
+        if reason is None:
+            chosen.append(name)
+        elif whole:
+            skipped[name] = reason
+        else:
+            problems.append(f"{name}: {reason}")
+    videos.complain(problems)
+    used = {net for name in chosen for net in METRICS[name].networks}
+    digests = {net: held[net] for net in used}
+    return Plan(request, fake, real, tuple(chosen), skipped, digests)
+
+
+def run(plan: Plan, say: Say = lambda line: None) -> Results:
+    """Measure; say is told what is measured now."""
+    request = plan.request
+    rows: dict[tuple[str, str], dict[str, np.ndarray]] = {}
+    sides = {"fake": plan.fake, **({"real": plan.real} if plan.real else {})}
+    for kind in dict.fromkeys(METRICS[name].rows for name in plan.metrics):
+        metric = next(m for m in map(METRICS.get, plan.metrics) if m.rows == kind)
+        holder = _Weights(request.weights, metric.networks)
+        for side in ("fake",) if metric.kind == "pair" else sides:
+            rows[side, kind] = {
+                name: _rows(plan, side, clip, kind, holder, say)
+                for name, clip in sides[side].items()
+            }
+    scores: dict[str, dict[str, Score]] = {"fake": {}, "real": {}}
+    for name in plan.metrics:
+        metric = METRICS[name]
+        if metric.kind == "frechet":
+            both = (rows["real", metric.rows], rows["fake", metric.rows])
+            scores["fake"][name] = _frechet(metric, *both)
+            continue
+        for side in sides:
+            if (side, metric.rows) in rows:
+                found = rows[side, metric.rows]
+                sizes = {clip: _size(plan, side, clip) for clip in found}
+                scores[side][name] = _averaged(metric, found, sizes)
+    return Results(request, scores["fake"], scores["real"], plan.skipped, plan.networks)
+
+
+class _Weights:
+    """Networks of a bundle, on the devices when they are first asked for."""
+
+    def __init__(self, folders: Sequence[str], names: Sequence[str]):
+        self._folders, self._names, self._loaded = folders, names, None
+
+    def __call__(self):
+        if self._loaded is None:
+            shapes = {name: evaluation_networks.build(name).shapes for name in self._names}
+            given = bundle.load(self._folders, shapes, model={}, quirks={}, dtype=np.float32)
+            self._loaded = features.place(given)
+        return self._loaded
+
+
+def _held(folders: Sequence[str], problems: list[str]) -> dict[str, str]:
+    """Evaluation networks that the bundles hold: {name: SHA-256}."""
+    held = {}
+    for folder in folders:
+        try:
+            content = bundle.describe(folder)["networks"]
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        held |= {n: e["sha256"] for n, e in content.items() if n in evaluation_networks.NAMES}
+    return held
+
+
+def _reason(metric: Metric, request: Request, held, fake, real) -> str | None:
+    """Why a metric cannot be had of these clips with these weights, None if it can."""
+    missing = [name for name in metric.networks if name not in held]
+    if missing:
+        return (
+            f"no {' and no '.join(missing)} in --weights; "
+            "python -m converters.download --only evaluation says where it is published"
+        )
+    if metric.needs_real and request.real is None:
+        return "compares with the truth, and there is no --real"
+    if metric.kind == "frechet" and min(len(fake), len(real)) < 2:
+        return "a Fréchet distance needs two clips or more on both sides"
+    least = features.FEATURES[metric.rows].least if metric.rows in features.FEATURES else 1
+    least = 2 if metric.rows == "flickering" else least
+    clips = [*fake.values(), *real.values()]
+    short = [clip for clip in clips if clip.num_frames < least]
+    if short:
+        return f"{short[0].path} has {short[0].num_frames} frames, it needs {least}"
+    if metric.kind == "moving":
+        small = [clip for clip in clips if min(_wanted(request, clip)) < SMALLEST]
+        if small:
+            h, w = small[0].size
+            return f"{small[0].path} is {w} x {h}, optical flow needs {SMALLEST} pixels a side"
+    return None
+
+
+def _wanted(request: Request, clip: Clip) -> tuple[int, int]:
+    return request.size if isinstance(request.size, tuple) else clip.size
+
+
+def _size(plan: Plan, side: str, name: str) -> tuple[int, int]:
+    """Height and width that a clip's frames are measured at."""
+    if isinstance(plan.request.size, tuple):
+        return plan.request.size
+    if side == "fake" and plan.request.size == "real" and name in plan.real:
+        return plan.real[name].size
+    return getattr(plan, side)[name].size
+
+
+def _rows(plan: Plan, side: str, clip: Clip, kind: str, holder: _Weights, say: Say) -> np.ndarray:
+    """A clip's rows of one kind, from the cache beside its folder if they were computed before."""
+    size, request = _size(plan, side, clip.name), plan.request
+    metric = next(m for m in METRICS.values() if m.rows == kind)
+    own = {"networks": [plan.networks[name] for name in metric.networks], "size": list(size)}
+    is_pair = metric.kind == "pair"
+    if is_pair:
+        own["real"] = plan.real[clip.name].digest
+    if metric.kind == "frechet":
+        own["stride"] = request.stride
+    if metric.kind == "moving":
+        own["interval"] = vbench.flow_interval(clip.fps)
+    depends_on = [clip.digest, own]
+    cache = Cache(getattr(request, side))
+    found = cache.read(kind, depends_on)
+    if found is not None:
+        return found
+    say(f"{kind} of {side} {clip.name} ({clip.num_frames} frames)")
+    frames = videos.frames(clip, size)
+    if is_pair:
+        pairs = zip(videos.frames(plan.real[clip.name], size), frames)
+        if kind in _LPIPS:
+            trunk, misuse = _LPIPS[kind]
+            found = features.distances(trunk, holder(), pairs, published_misuse=misuse)
+        else:
+            found = np.array([_PAIRS[kind](*pair) for pair in pairs])
+    elif kind == "flickering":
+        found = 1 - vbench.differences(frames) / 255
+    else:
+        if metric.kind == "moving":
+            interval = own["interval"]
+            frames = (frame for i, frame in enumerate(frames) if i % interval == 0)
+        found = features.extract(kind, holder(), frames, request.stride)
+    cache.write(kind, depends_on, found)
+    return found
+
+
+def _averaged(metric: Metric, rows: dict[str, np.ndarray], sizes) -> Score:
+    by_clip = {name: clip_value(metric, found, sizes[name]) for name, found in rows.items()}
+    value = set_value(metric, [*rows.values()], [sizes[name] for name in rows])
+    return Score(value, by_clip, clips=len(rows))
+
+
+def _frechet(metric: Metric, real: dict[str, np.ndarray], fake: dict[str, np.ndarray]) -> Score:
+    names = [*fake]
+    sides = [real[name] for name in names], [fake[name] for name in names]
+    joined = [np.concatenate(side) for side in sides]
+    return Score(
+        frechet.distance(*joined, metric.ddof),
+        clips=len(names),
+        windows=len(joined[1]),
+        interval=frechet.bootstrap(*sides, metric.ddof),
+        floor=frechet.floor(sides[0], metric.ddof),
+        caution=frechet.caution(len(names), joined[0].shape[1]),
+    )

@@ -1,0 +1,269 @@
+"""Measuring folders of videos: pairing, windows, caches, tables, and every mistake at once."""
+
+import sys
+import weakref
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+
+import evaluate
+from dispose_jax import cli
+from dispose_jax.evaluation import features, frame_metrics, frechet, measure, report, videos
+from dispose_jax.evaluation.features import Feature
+from dispose_jax.media import image, video
+from dispose_jax.models import bundle, evaluation_networks
+from dispose_jax.models.networks import Network
+
+
+def clip(seed: int, count: int = 6, size=(40, 32)) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    start = rng.integers(0, 200, (*size, 3))
+    return np.stack([start + 5 * i for i in range(count)]).clip(0, 255).astype(np.uint8)
+
+
+def write(folder, frames: np.ndarray) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, frame in enumerate(frames):
+        image.write_png(folder / f"frame_{i}.png", frame)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Three real clips and what a model made of them, some 12 frames each."""
+    for i, name in enumerate(("a", "b", "c")):
+        real = clip(i, 12)
+        noise = np.random.default_rng(9 + i).integers(-9, 10, real.shape)
+        write(tmp_path / "real" / name, real)
+        write(tmp_path / "fake" / name, (0.7 * real + noise).clip(0, 255).astype(np.uint8))
+    return tmp_path / "real", tmp_path / "fake"
+
+
+class Tiny(nn.Module):
+    """Stands for a network over windows: the mean colour through a matrix."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4, name="layer")(x.reshape(len(x), -1, 3).mean(1))
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """A bundle whose I3D and DINO are tiny."""
+    made = Network(Tiny(), lambda key: Tiny().init(key, jnp.zeros((1, 1, 1, 1, 3))), jnp.float32)
+    for name, more in (("i3d", {"window": 4, "least": 2}), ("dino", {"least": 2})):
+        monkeypatch.setitem(evaluation_networks._MADE, name, lambda: made)
+        forward = lambda p, x, name=name: Tiny().apply({"params": p[name]}, x)
+        prepare = lambda x: x.astype(jnp.float32) / 255
+        monkeypatch.setitem(features.FEATURES, name, Feature((name,), prepare, forward, **more))
+    for cached in (features._forward, features._prepare):
+        cached.cache_clear()
+    tree = jax.device_get(made.init(jax.random.key(0))["params"])
+    belongs = bundle.Belongs("svd", {}, {}, "configs/svd.py")
+    origins = dict.fromkeys(("i3d", "dino"), bundle.Origin("a test", "none"))
+    bundle.write(tmp_path / "weights", {"i3d": tree, "dino": tree}, belongs, origins)
+    yield str(tmp_path / "weights")
+    for cached in (features._forward, features._prepare):
+        cached.cache_clear()
+
+
+def results_of(real, fake, **more):
+    said = []
+    request = measure.Request(fake=fake, real=real, **more)
+    return measure.run(measure.check(request), said.append), said
+
+
+def test_frames_are_paired_by_place_and_averaged_over_all_of_them(folders):
+    real, fake = folders
+    results, _ = results_of(real, fake, metrics="l1,mae,psnr,ssim,ssim_common,flickering")
+    clips = {side: videos.find(side, 15)[0] for side in folders}
+    pairs = [
+        pair
+        for name in clips[real]
+        for pair in zip(videos.frames(clips[real][name]), videos.frames(clips[fake][name]))
+    ]
+    assert len(pairs) == 36
+    for name, metric in (("psnr", frame_metrics.psnr), ("ssim", frame_metrics.ssim)):
+        expected = np.mean([metric(*pair) for pair in pairs])
+        assert results.fake[name].value == pytest.approx(expected)
+    assert results.real["flickering"].value > results.fake["flickering"].value  # noise flickers
+    assert "psnr" not in results.real
+    same, _ = results_of(real, real, metrics="mae,psnr,ssim")
+    assert (same.fake["mae"].value, same.fake["psnr"].value) == (0, 100)
+
+
+def test_a_long_video_weighs_more_frame_by_frame(tmp_path):
+    for name, count, step in (("long", 9, 0), ("short", 3, 51)):
+        write(tmp_path / "real" / name, np.zeros((count, 24, 16, 3), np.uint8))
+        write(tmp_path / "fake" / name, np.full((count, 24, 16, 3), step, np.uint8))
+    results, _ = results_of(tmp_path / "real", tmp_path / "fake", metrics="mae")
+    assert results.fake["mae"].value == pytest.approx(0.2 * 3 / 12)
+    assert results.fake["mae"].by_clip == {"long": 0.0, "short": pytest.approx(0.2)}
+
+
+def test_the_frechet_distance_is_of_every_window_of_every_video(folders, weights):
+    real, fake = folders
+    results, _ = results_of(real, fake, weights=(weights,), metrics="fvd,subject")
+    score = results.fake["fvd"]
+    params = bundle.load([weights], ["i3d"], model={}, quirks={})
+    rows = []
+    for side in folders:
+        windows = []
+        for one in videos.find(side, 15)[0].values():
+            frames = np.stack(list(videos.frames(one))) / np.float32(255)
+            windows += [frames[i : i + 4].mean((0, 1, 2)) for i in range(12 - 3)]
+        kernel, bias = (params["i3d"]["layer"][leaf] for leaf in ("kernel", "bias"))
+        rows.append(np.stack(windows) @ kernel + bias)
+    assert (score.clips, score.windows) == (3, 27)
+    assert score.value == pytest.approx(frechet.distance(*rows), rel=1e-3)
+    assert "not comparable: 3 clips cannot span 4" in score.caution
+    assert score.floor is None and score.interval.low <= score.interval.high
+    coarse, _ = results_of(real, fake, weights=(weights,), metrics="fvd", stride=4)
+    assert coarse.fake["fvd"].windows == 9
+    table = report.table(results, {"imaging_quality": 71.0})
+    assert "3 clips, 27 windows" in table and "reward stillness" in table
+    assert "| imaging quality ↑ (0-100) | 71.00 |" in table
+
+
+def test_features_are_computed_once_and_again_only_where_the_content_changed(folders, weights):
+    real, fake = folders
+    given = {"weights": (weights,), "metrics": "fvd,psnr"}
+    first, said = results_of(real, fake, **given)
+    assert len(said) == 6 + 3 and "i3d of real a (12 frames)" in said
+    assert sorted(path.name for path in real.parent.glob("*.features")) == [
+        "fake.features",
+        "real.features",
+    ]
+    again, said = results_of(real, fake, **given)
+    assert said == [] and again.fake["fvd"] == first.fake["fvd"]
+    image.write_png(fake / "b" / "frame_3.png", clip(77, 1)[0])
+    changed, said = results_of(real, fake, **given)
+    assert sorted(said) == ["i3d of fake b (12 frames)", "psnr of fake b (12 frames)"]
+    assert changed.fake["fvd"].value != first.fake["fvd"].value
+    for broken in (fake.parent / "fake.features").glob("i3d-*"):
+        broken.write_bytes(b"cut")
+    again, said = results_of(real, fake, **given)
+    assert len(said) == 3 and again.fake["fvd"] == changed.fake["fvd"]
+
+
+def test_videos_and_folders_of_frames_are_both_clips_and_a_window_may_be_short(tmp_path, weights):
+    write(tmp_path / "set" / "frames", clip(0, 3))
+    video.write(tmp_path / "set" / "film.mp4", clip(1, 6), 24)
+    (tmp_path / "set" / "notes.txt").write_text("no clip")
+    clips, problems = videos.find(tmp_path / "set", 15)
+    assert problems == [] and {n: (c.num_frames, c.fps) for n, c in clips.items()} == {
+        "film": (6, 24.0),
+        "frames": (3, 15),
+    }
+    rows = features.extract("i3d", bundle.load([weights], ["i3d"], model={}, quirks={}), clip(0, 3))
+    assert rows.shape == (1, 4)
+    results, _ = results_of(None, tmp_path / "set", metrics="all", weights=(weights,))
+    assert [*results.fake] == ["flickering", "subject"] and results.real == {}
+    assert "compares with the truth" in results.skipped["fvd"]
+    assert "no raft_things in --weights" in results.skipped["dynamic"]
+
+
+def test_generated_frames_take_the_true_size_only_when_asked(tmp_path):
+    write(tmp_path / "real" / "a", clip(0))
+    write(tmp_path / "fake" / "a", clip(0, size=(20, 16)))
+    with pytest.raises(ValueError, match="a: real and fake frames of 32 x 40 and 16 x 20"):
+        results_of(tmp_path / "real", tmp_path / "fake", metrics="mae")
+    for size in ("real", (20, 16)):
+        results, _ = results_of(tmp_path / "real", tmp_path / "fake", metrics="mae", size=size)
+        assert results.fake["mae"].value > 0
+
+
+def test_memory_does_not_grow_with_the_length_of_a_video(weights):
+    held = weakref.WeakSet()
+    most = 0
+
+    class Frame(np.ndarray):
+        """An array that can be counted."""
+
+        __hash__ = object.__hash__
+
+    def frames():
+        nonlocal most
+        for i in range(300):
+            frame = np.full((32, 32, 3), i % 256, np.uint8).view(Frame)
+            held.add(frame)
+            yield frame
+            most = max(most, len(held))
+
+    params = bundle.load([weights], ["i3d"], model={}, quirks={})
+    assert features.extract("i3d", params, frames()).shape == (297, 4)
+    assert most <= 20  # two of the chunks that are resized together, not the video
+
+
+@pytest.fixture
+def start(monkeypatch, capsys, tmp_path):
+    """start("--flag=x ...") -> exit code, stdout, stderr; FOLDER stands for the test's folder."""
+    monkeypatch.setattr(cli, "use_compile_cache", lambda: None)
+
+    def run(line):
+        arguments = [part.replace("FOLDER", str(tmp_path)) for part in line.split()]
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", "--output", f"{tmp_path}/out", *arguments])
+        with flagsaver.flagsaver():
+            try:
+                cli.run(evaluate.main)
+                code = 0
+            except SystemExit as ended:
+                code = ended.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_the_command_writes_a_table_and_every_number(start, folders, tmp_path):
+    code, out, err = start("--real=FOLDER/real --fake=FOLDER/fake")
+    assert code == 0, err
+    assert "PSNR ↑ (dB)" in out and "Skipped: FVD: no i3d in --weights" in out
+    assert "psnr of fake a (12 frames)" in err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(report.FILES)
+
+
+def test_everything_that_is_wrong_is_one_sentence_before_any_network(start, folders, tmp_path):
+    real, fake = folders
+    (fake / "c").rename(fake / "d")
+    (fake / "a" / "frame_5.png").write_bytes(b"no picture")
+    (fake / "b" / "frame_11.png").unlink()
+    code, out, err = start("--real=FOLDER/real --fake=FOLDER/fake --metrics=psnt,fvd,psnr")
+    assert code == 1 and out == "" and err.count("\n") == 2  # progress, then one line
+    for part in (
+        "--metrics psnt: not one of l1, mae",
+        "frame_5.png: not a picture that can be read",
+        "no fake clip named a, c",
+        "no real clip named d",
+        "b: 12 real and 11 fake frames",
+        "fvd: no i3d in --weights",
+    ):
+        assert part in err, part
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--real=FOLDER/real", "give one of them"),
+        ("--fake=FOLDER/fake --arms=base", "give one of them"),
+        ("--fake=FOLDER/nothing", "no such folder"),
+        ("--fake=FOLDER", "FOLDER/real: a folder without pictures"),
+        ("--fake=FOLDER/fake --metrics=psnr", "psnr: compares with the truth, and there is no"),
+        ("--fake=FOLDER/fake --metrics=", "--metrics is empty"),
+        ("--fake=FOLDER/fake --size=big", "--size big: expected HEIGHTxWIDTH"),
+        ("--fake=FOLDER/fake --stride=0", "--stride 0"),
+        ("--fake=FOLDER/fake --weights=FOLDER/fake", "no bundle.json in it"),
+        ("--fake=FOLDER/fake --vbench=FOLDER/x.json", "not a result file of VBench"),
+        ("--fake=FOLDER/one --real=FOLDER/one --metrics=fvd", "needs two clips or more"),
+    ],
+)
+def test_a_mistake_is_one_line(start, folders, weights, tmp_path, line, message):
+    write(tmp_path / "one" / "a", clip(0))
+    (tmp_path / "weights").rename(tmp_path / "elsewhere")
+    if "one" in line:
+        line += " --weights=FOLDER/elsewhere"
+    code, _, err = start(line)
+    assert code == 1 and message.replace("FOLDER", str(tmp_path)) in err
+    assert not (tmp_path / "out").exists()
