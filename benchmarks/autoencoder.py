@@ -1,6 +1,7 @@
 """How well the small autoencoder codes drawn people it never saw, against linear codes.
 
-  python -m benchmarks.autoencoder [BUNDLE]      # the bundled one by default
+  python -m benchmarks.autoencoder                           # the bundled one
+  python -m benchmarks.autoencoder --size small BUNDLE       # of 128 pixels
 
 A linear code keeps the main directions (PCA) of 8 x 8 patches of training pictures. At as many
 numbers per patch as there are latent channels it is the floor that a trained autoencoder must beat.
@@ -9,13 +10,14 @@ Printed: dB over all pixels, and over those inside the person.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from configs.common import SIDES
 from configs.svd import get_config
 from dispose_jax.models import bundle, networks
 from dispose_jax.networks.vae import VAE
@@ -77,8 +79,8 @@ def rows(
     yield f"autoencoder, {vae.latent_channels} channels", *psnr(made, true, figure)
 
 
-def main(folder: Path) -> None:
-    config = get_config("size=tiny,stage=decoder")  # whole windows, as sampling decodes them
+def main(folder: Path, size: str) -> None:
+    config = get_config(f"size={size},stage=decoder")  # whole windows, as sampling decodes them
     built = {"vae": networks.build(config, training=True)["vae"]}
     belongs = {"model": config.model, "quirks": config.quirks}
     params = bundle.load([folder], ["vae"], **belongs)["vae"]
@@ -91,4 +93,8 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     bundled = Path(__file__).parents[1] / "assets" / get_config("size=tiny").bundled[0]
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else bundled)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=sorted(SIDES), default="tiny", help="of the pictures")
+    parser.add_argument("bundle", type=Path, nargs="?", default=bundled, help="the bundled one")
+    args = parser.parse_args()
+    main(args.bundle, args.size)

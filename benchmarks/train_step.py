@@ -43,13 +43,13 @@ def run(config, repeats: int = 3) -> dict[str, float]:
         made = measure.random_tree(shapes)
         params[name] = jax.device_put(made, place(made))
     learnt = {name: params.pop(name) for name in train.trainable}
-    current = state.create(learnt, transformation)
+    current = state.create(learnt, transformation, averaged=train.average > 0)
     layout = place(current)
     current = jax.device_put(current, layout)
     clips = random_batch(plan.batch_shapes(config, train.batch))
     clips = sharding.place_batch(mesh, clips, train.batch, train.frames)
     jitted = jax.jit(
-        step.make_step(objective.loss, transformation, train.accumulate),
+        step.make_step(objective.loss, transformation, train.accumulate, train.average),
         donate_argnums=0,
         out_shardings=(layout, sharding.replicated(mesh)),
     )

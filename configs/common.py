@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict, FieldReference
 
-# Networks that do not depend on the base, at full and at the tiny size (64 x 64 pictures on two CPU
-# cores).
+# Sides of the pictures of the sizes that learn from drawn people on two CPU cores. They have the
+# same networks: tiny is for tests, small to be looked at.
+SIDES = {"tiny": 64, "small": 128}
+SIZES = ("full", *SIDES)
+
+# Networks that do not depend on the base, at full size and of drawn people.
 FULL = {
     "motion_encoder": {"widths": (16, 32, 96, 256)},
     "point_encoder": {"width": 128},
@@ -150,7 +154,8 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     stages: name -> networks that learn, and what is minimised (training/objectives.py). recipes:
     name -> steps, clips, frames of a clip, learning rate and optimizer of its training.
     """
-    stage, tiny = choice["stage"], choice["size"] == "tiny"
+    stage, side = choice["stage"], SIDES.get(choice["size"])
+    drawn = side is not None
     config = ConfigDict()
     config.seed = 42
     # A base is trained before there is anything of DisPose.
@@ -161,12 +166,12 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     # How driving poses come to the reference's body, and how they are drawn; or musepose, moore.
     skeleton.fit = "mimicmotion"
     skeleton.style = "mimicmotion"
-    skeleton.canvas = 256 if tiny else 2160  # short side painted on: strokes are 8 of its pixels
+    skeleton.canvas = 256 if drawn else 2160  # short side painted on: strokes are 8 of its pixels
 
     motion = config.motion = ConfigDict()
-    motion.kernel = 23 if tiny else 199  # of the sparse field's Gaussian, odd, pixels
-    motion.sigma = 2.25 if tiny else 20.0  # its deviation: follows the short side
-    motion.cmp_size = 64 if tiny else 384  # side of the square that CMP works in
+    motion.kernel = {64: 23, 128: 45}.get(side, 199)  # of the sparse field's Gaussian, odd, pixels
+    motion.sigma = 9 / 256 * side if drawn else 20.0  # its deviation: follows the short side
+    motion.cmp_size = 64 if drawn else 384  # side of the square that CMP works in
     motion.chunk = 8  # frames completed at a time
 
     dift = config.dift = ConfigDict()
@@ -174,27 +179,28 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     dift.tokenizer = ""  # folder of SD1.5's tokenizer, needed for any other prompt
     dift.timestep = 261  # of 1000
     dift.up_block = 1  # whose output is read: 1/16 of the picture
-    dift.ensemble = 2 if tiny else 8  # draws of the noise
-    dift.chunk = 2 if tiny else 4  # draws in memory at a time
+    dift.ensemble = 2 if drawn else 8  # draws of the noise
+    dift.chunk = 2 if drawn else 4  # draws in memory at a time
 
     sample = config.sample = ConfigDict()
-    sample.resolution = 64 if tiny else 576  # short side; the other one keeps 9 : 16
-    sample.height = 64 if tiny else 0  # both or neither: override resolution
-    sample.width = 64 if tiny else 0
+    sample.resolution = side if drawn else 576  # short side; the other one keeps 9 : 16
+    sample.height = side if drawn else 0  # both or neither: override resolution
+    sample.width = side if drawn else 0
     # 0: the reference is cropped to the size. Else it is stretched to it, and finished frames get
     # its shape again, so many pixels high.
     sample.shown_height = 0
     sample.stride = 2  # every n-th driving frame, times one more per 24 fps of the source
     sample.max_frames = 0  # driving frames used, after the stride; 0: all
-    sample.window = 8 if tiny else 16  # frames denoised together
-    sample.overlap = 3 if tiny else 6
+    sample.window = 8 if drawn else 16  # frames denoised together
+    sample.overlap = 3 if drawn else 6
     sample.window_pad = False  # repeat the last pose until windows end with the clip
-    sample.steps = 8 if tiny else 25
+    sample.steps = 8 if drawn else 25
     # A number, or one for the first and one for the last frame; 1 turns guidance off.
-    sample.guidance_scale = FieldReference(1.0 if tiny else 2.0, field_type=object)
+    sample.guidance_scale = FieldReference(1.0 if drawn else 2.0, field_type=object)
     sample.control_scale = 1.0
     sample.decode_chunk = 8  # frames decoded together, which see each other
-    sample.decode_rest = "whole" if tiny else "short"  # those left over: as a whole chunk, or alone
+    # Those left over: as a whole chunk, or alone.
+    sample.decode_rest = "whole" if drawn else "short"
     sample.fps = 0.0  # of the written video; 0: the source's over the stride used
     sample.window_batch = 1  # windows at a time on each device
     sample.dtype = "auto"  # of the networks: bfloat16 on GPU and TPU, float32 on CPU
@@ -210,17 +216,18 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     train.batch = batch  # clips of a step, over all devices
     train.accumulate = 1  # parts that a step's batch is worked through in
     train.frames = frames  # of a clip, the reference included
-    train.width = 64 if tiny else 768
-    train.height = 64 if tiny else 1024
-    train.encode_chunk = 16 if tiny else 4  # frames of every clip through the autoencoder at a time
-    train.start = "shallow" if tiny else "released"  # of fresh networks (training/state.py)
+    train.width = side if drawn else 768
+    train.height = side if drawn else 1024
+    # Frames of every clip through the autoencoder at a time.
+    train.encode_chunk = 16 if drawn else 4
+    train.start = "shallow" if drawn else "released"  # of fresh networks (training/state.py)
     train.control_start = "unet"  # whose encoder a ControlNet starts as a copy of; or "dift_unet"
     train.copy_add_embedding = True  # ControlNet; the released one starts this part at random
 
     # What is minimised (training/objectives.py).
     train.sigmas = "lognormal"  # noise levels; or "cosine", "times"
-    train.sigma_mean = 1.0 if tiny else 0.7  # of the logarithm, for lognormal
-    train.sigma_std = 1.2 if tiny else 1.6
+    train.sigma_mean = 1.0 if drawn else 0.7  # of the logarithm, for lognormal
+    train.sigma_std = 1.2 if drawn else 1.6
     train.noise_offset = 0.0  # of a clip's noise, the same for all pixels and frames
     train.dropout = "joint"  # what guidance takes away is dropped together; or "svd_xtend"
     train.drop_rate = 0.1
@@ -228,23 +235,24 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     train.region = "none"  # where the loss weighs more: hands, face or joints
     train.region_weight = 4.2
     train.skip_reference = False  # leave frame 0 out of the loss
-    train.guides = "joints" if tiny else "flow"  # of CMP: as in sampling, or the flow's watershed
+    train.guides = "joints" if drawn else "flow"  # of CMP: as in sampling, or the flow's watershed
     train.kl_weight = 1e-4  # autoencoder
     train.figure_weight = 3.0  # autoencoder and cmp: the person's pixels, where they are known
 
     # How it is minimised. Not stated in the paper: SVD_Xtend's and MusePose's values.
     train.optimizer = optimizer  # adamw or muon
     train.learning_rate = rate
-    train.warmup = 100 if tiny else 500
-    train.decay = "cosine" if tiny else "constant"
+    train.warmup = 100 if drawn else 500
+    train.decay = "cosine" if drawn else "constant"
+    train.average = 0.0  # decay of the weights' moving average, which the bundle gets; 0: the last
     train.b1 = 0.9
-    train.b2 = 0.99 if tiny else 0.999
+    train.b2 = 0.99 if drawn else 0.999
     train.epsilon = 1e-8
-    train.weight_decay = 0.0 if tiny or train.decoder_only else 1e-2
+    train.weight_decay = 0.0 if drawn or train.decoder_only else 1e-2
     train.clip = 1.0  # of the gradients' norm
 
     train.dtype = "auto"  # of the arithmetic; what learns is kept in float32
-    train.remat = "none" if tiny else "layer"  # what is computed again instead of kept
+    train.remat = "none" if drawn else "layer"  # what is computed again instead of kept
     train.mesh = ConfigDict()
     train.mesh.data = 0  # devices that share out the clips; 0: all that are left
     train.mesh.fsdp = 1  # devices that also share out the parameters
@@ -252,14 +260,15 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     train.mesh.smallest = 4.0  # MiB; smaller tensors are on every device
 
     train.log_every = 10
-    train.save_every = 200 if tiny else 500
+    train.save_every = 200 if drawn else 500
     train.keep = 2  # checkpoints
-    train.sample_every = 500 if tiny else 1000  # steps between pictures of the progress; 0: none
+    train.sample_every = 500 if drawn else 1000  # steps between pictures of the progress; 0: none
 
     data = config.data = ConfigDict()
-    data.source = "synthetic" if tiny else ""  # or a folder of dispose_jax.data.prepare
+    data.source = "synthetic" if drawn else ""  # or a folder of dispose_jax.data.prepare
     # Of synthetic clips, the share whose reference stands in a way of its own.
     data.apart = 0.9 if train.objective == "video" else 0.5
+    data.heights = (0.8, 0.98) if side == 128 else (0.68, 0.92)  # of drawn people, of the picture's
     data.clips_per_video = 8
     data.stride = 2  # every n-th frame, times one more per 24 fps
     data.reference = "near"  # where frame 0 comes from: ref_window frames around, or "first"

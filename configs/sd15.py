@@ -4,10 +4,11 @@
   python sample.py --config configs/sd15.py:variant=base,release=moore --weights DIR ...
   python train.py --config configs/sd15.py --weights DIR --workdir runs/mp --config.data.source=SET
 
-size: full (the released checkpoints) or tiny (a laptop's). release: whose numbers the base is run
-with. variant: the paper's ablations. stage: what is trained; the defaults of dispose are the
-paper's (section 5.1: 20,000 steps, batch 32, learning rate 1e-5, 16 frames of 512 x 512), those of
-base and motion Moore-AnimateAnyone's. What the paper leaves open is decided in docs/musepose.md.
+size: full (the released checkpoints), or small or tiny (a laptop's, of 128 and 64 pixels). release:
+whose numbers the base is run with. variant: the paper's ablations. stage: what is trained; the
+defaults of dispose are the paper's (section 5.1: 20,000 steps, batch 32, learning rate 1e-5, 16
+frames of 512 x 512), those of base and motion Moore-AnimateAnyone's. What the paper leaves open is
+decided in docs/musepose.md.
 """
 
 from __future__ import annotations
@@ -79,28 +80,29 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """The configuration for an argument such as "size=tiny,release=moore,stage=motion"."""
     choice = parse_arg(
         arg,
-        size=("full", "tiny"),
+        size=common.SIZES,
         release=("musepose", "moore"),
         variant=tuple(CONTROL),
         stage=tuple(STAGES),
     )
-    tiny, moore = choice["size"] == "tiny", choice["release"] == "moore"
-    config = defaults(choice, STAGES, TINY_STAGES if tiny else FULL_STAGES)
+    size, moore = choice["size"], choice["release"] == "moore"
+    drawn = size in common.SIDES  # small networks, which learn from drawn people
+    config = defaults(choice, STAGES, TINY_STAGES if drawn else FULL_STAGES)
     config.base = "sd15"
-    config.name = "configs/sd15.py" + (":size=tiny" if tiny else "")  # what a bundle belongs to
+    config.name = "configs/sd15.py" + (f":size={size}" if drawn else "")  # what a bundle belongs to
     # Folders of assets/ with weights for this config: what serves any base, then what does not.
-    config.bundled = ("svd_tiny", "sd15_tiny") if tiny else ()
-    config.model = TINY if tiny else FULL
+    config.bundled = ("svd_tiny", "sd15_tiny") if size == "tiny" else ()
+    config.model = TINY if drawn else FULL
     config.quirks = common.TEXTBOOK
 
     skeleton = config.skeleton
     skeleton.fit = choice["release"]
     skeleton.style = choice["release"]
-    if not tiny:
+    if not drawn:
         skeleton.canvas = 512 if moore else 1024
 
     sample = config.sample
-    if not tiny:
+    if not drawn:
         sample.height = 784 if moore else 768
         sample.width = 512 if moore else 768
         sample.shown_height = sample.height
@@ -115,12 +117,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sample.betas = "linear" if moore else "scaled_linear"  # Moore trains with the other ones
 
     train = config.train
-    if not tiny:
+    if not drawn:
         train.width = train.height = 512
         train.warmup = 0
         train.control_start = "dift_unet"  # paper: from Stable Diffusion 1.5
     train.spatial_only = train.stage == "base"  # single frames know nothing of motion modules
     train.sigmas = "times"
-    train.noise_offset = 0.0 if tiny else 0.05
+    train.noise_offset = 0.0 if drawn else 0.05
     config.data.ref_window = 1_000_000  # frames around: the reference is any frame of the video
     return config

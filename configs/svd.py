@@ -4,9 +4,9 @@
   python sample.py --config configs/svd.py:size=tiny,variant=no_motion
   python train.py --config configs/svd.py --weights DIR --workdir runs/mm --config.data.source=SET
 
-size: full (the released checkpoints) or tiny (a laptop's). variant: the paper's ablations. stage:
-what is trained; the defaults are the paper's (section 5.1: 10,000 steps, batch 8, learning rate
-2e-5, 16 frames of 768 x 1024).
+size: full (the released checkpoints), or small or tiny (a laptop's, of 128 and 64 pixels). variant:
+the paper's ablations. stage: what is trained; the defaults are the paper's (section 5.1: 10,000
+steps, batch 8, learning rate 2e-5, 16 frames of 768 x 1024).
 """
 
 from __future__ import annotations
@@ -80,20 +80,21 @@ PAPER = (10_000, 8, 16, 2e-5, "adamw")  # at full size, whatever the stage
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The configuration for an argument such as "size=tiny,variant=no_motion,stage=base"."""
-    choice = parse_arg(arg, size=("full", "tiny"), variant=tuple(CONTROL), stage=tuple(STAGES))
-    tiny = choice["size"] == "tiny"
-    recipes = TINY_STAGES if tiny else dict.fromkeys(STAGES, PAPER)
+    choice = parse_arg(arg, size=common.SIZES, variant=tuple(CONTROL), stage=tuple(STAGES))
+    size = choice["size"]
+    drawn = size in common.SIDES  # small networks, which learn from drawn people
+    recipes = TINY_STAGES if drawn else dict.fromkeys(STAGES, PAPER)
     config = defaults(choice, STAGES, recipes)
     config.base = "svd"
-    config.name = "configs/svd.py" + (":size=tiny" if tiny else "")  # what a bundle belongs to
-    config.bundled = ("svd_tiny",) if tiny else ()  # folders of assets/ with weights
-    config.model = TINY if tiny else FULL
-    config.quirks = TEXTBOOK if tiny else RELEASED
+    config.name = "configs/svd.py" + (f":size={size}" if drawn else "")  # what a bundle belongs to
+    config.bundled = ("svd_tiny",) if size == "tiny" else ()  # folders of assets/ with weights
+    config.model = TINY if drawn else FULL
+    config.quirks = TEXTBOOK if drawn else RELEASED
 
     sample = config.sample
-    sample.sigma_max = 50.0 if tiny else 700.0  # highest noise level
-    sample.sigma_min = 0.05 if tiny else 0.002  # lowest one before none
-    sample.noise_aug = 0.02 if tiny else 0.0  # noise on the reference before it is encoded
+    sample.sigma_max = 50.0 if drawn else 700.0  # highest noise level
+    sample.sigma_min = 0.05 if drawn else 0.002  # lowest one before none
+    sample.noise_aug = 0.02 if drawn else 0.0  # noise on the reference before it is encoded
     sample.conditioning_fps = 7  # told to the network (as one less), whatever the video's
     sample.motion_bucket = 127
     # On the reference: a deviation, or mean and deviation of its logarithm.

@@ -71,11 +71,13 @@ LIMITS = {
     "train.mesh.fsdp": (1, math.inf),
     "train.mesh.frames": (1, math.inf),
     "train.mesh.smallest": (0, math.inf),
+    "train.average": (0, 1),
     "train.log_every": (1, math.inf),
     "train.save_every": (0, math.inf),
     "train.keep": (1, math.inf),
     "train.sample_every": (0, math.inf),
     "data.apart": (0, 1),
+    "data.heights": (0.01, 2),
     "data.clips_per_video": (1, math.inf),
     "data.stride": (1, math.inf),
     "data.ref_window": (0, math.inf),
@@ -219,6 +221,11 @@ def check(config) -> None:
     for name in ("train.width", "train.height"):
         if values[name] % 64:
             raise ValueError(f"{name} is {values[name]}: expected a multiple of 64")
+    heights = values["data.heights"]
+    if len(heights) != 2 or heights[0] > heights[1]:
+        raise ValueError(
+            f"data.heights is {heights!r}: expected the lowest and the highest, as (0.68, 0.92)"
+        )
     if values["sample.max_frames"] < 0 or values["sample.max_frames"] == 1:
         raise ValueError(
             f"sample.max_frames is {values['sample.max_frames']}: expected 0 (all), 2 or more"

@@ -14,7 +14,8 @@ from dispose_jax import control_signals
 from dispose_jax.models import networks, registry
 
 ROOT = Path(__file__).parents[1]
-SIZES = ("full", "tiny")
+SIZES = ("full", "small", "tiny")
+SIDES = ("width", "height")
 
 
 def arguments():
@@ -127,7 +128,7 @@ def test_every_argument_gives_a_config_that_builds(base, argument):
     places |= {config.control.points_into} if control["points"] else set()
     assert ("controlnet" in built) == ("controlnet" in places), "it exists iff something enters it"
     file = f"configs/{base.__name__.removeprefix('configs.')}.py"
-    assert config.name == (f"{file}:size=tiny" if size == "tiny" else file)
+    assert config.name == (file if size == "full" else f"{file}:size={size}")
     ConfigDict(config.to_dict()).lock()  # plain data: numbers, strings, tuples and dicts
     assert not any(callable(value) for value in flat_values(config))
 
@@ -154,6 +155,28 @@ def test_full_size_is_the_released_behaviour_and_the_small_model_the_textbook():
     assert svd.get_config("size=tiny").quirks.to_dict() == svd.TEXTBOOK
     assert svd.RELEASED.keys() == svd.TEXTBOOK.keys()
     assert not svd.RELEASED.items() & svd.TEXTBOOK.items(), "every quirk has two values"
+
+
+@pytest.mark.parametrize("base", [svd, sd15], ids=["svd", "sd15"])
+def test_small_and_tiny_have_the_same_networks_for_pictures_of_other_sizes(base):
+    small, tiny = (base.get_config(f"size={size}") for size in ("small", "tiny"))
+    assert small.model.to_dict() == tiny.model.to_dict()
+    assert small.quirks.to_dict() == tiny.quirks.to_dict()
+    for section in (small.train, small.sample):
+        assert (section.width, section.height) == (128, 128)
+    # The sparse field's Gaussian covers the same share of the picture, at full size too.
+    released = svd.get_config().motion
+    for config, side in ((small, 128), (tiny, 64)):
+        assert config.motion.sigma / side == pytest.approx(released.sigma / 576, rel=0.02)
+        assert config.motion.kernel / config.motion.sigma == pytest.approx(10, rel=0.03)
+    different = {
+        (name, key)
+        for name in ("train", "sample", "motion", "data", "skeleton", "dift", "control")
+        for key, value in small[name].items()
+        if value != tiny[name][key]
+    }
+    sizes = {("sample", "resolution"), *((s, k) for s in ("train", "sample") for k in SIDES)}
+    assert different == {*sizes, ("motion", "sigma"), ("motion", "kernel"), ("data", "heights")}
 
 
 def test_values_left_out_of_the_argument_are_the_first_choices():

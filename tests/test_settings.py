@@ -99,7 +99,9 @@ def test_a_wrong_override_is_named_with_what_was_meant(name, text, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("argument", ["", "size=tiny", "size=tiny,variant=base", "variant=no_cmp"])
+@pytest.mark.parametrize(
+    "argument", ["", "size=tiny", "size=small", "size=tiny,variant=base", "variant=no_cmp"]
+)
 def test_every_config_passes_its_own_check(argument):
     settings.check(svd.get_config(argument))
 
@@ -132,6 +134,10 @@ def test_guidance_may_be_a_number_or_a_pair(guidance):
         ("sample.dtype", "float8"),
         ("motion.kernel", 48),
         ("motion.sigma", 0.0),
+        ("train.average", 1.5),
+        ("data.heights", (0.9, 0.7)),
+        ("data.heights", (0.9,)),
+        ("data.heights", (0.0, 0.7)),
         ("control.motion", ("dense", "dense")),
         ("control.motion_into", "vae"),
         ("quirks.residuals", "twice"),

@@ -37,8 +37,7 @@ class DrawnBatches:
         train = self._config.train
         key = jax.random.fold_in(self._key, self._next)
         keys = jax.random.split(key, train.batch)[self._rows]
-        apart = self._config.data.apart
-        clip = scene.draw(keys, train.frames, self._layout.size, apart=apart)
+        clip = scene.draw(keys, train.frames, self._layout.size, **people(self._config))
         self._next += 1
         return self._batch(jax.device_get(clip))
 
@@ -76,6 +75,11 @@ class DrawnBatches:
             examples.watershed_guides(self._config, flow, np.random.default_rng(seed))
             for flow, seed in zip(clip.flow, seeds)
         ]
+
+
+def people(config) -> dict:
+    """What `scene.draw` and `scene.driving` are told of the people that a config wants drawn."""
+    return {"apart": config.data.apart, "heights": tuple(config.data.heights)}
 
 
 def pose_of(points: np.ndarray, visible: np.ndarray) -> Pose:

@@ -67,6 +67,7 @@ MOTIONS = {
     },
 }
 RATES = (0.15, 0.55)  # radians per frame
+HEIGHTS = (0.68, 0.92)  # lowest and highest of a standing person, of the picture's
 
 _EYE, _EAR = (0.36, 0.28), (0.9, 0.1)  # beside and above the nose, half widths of the head
 
@@ -121,17 +122,24 @@ class Person:
 
 
 def person(
-    dice: Dice, frames: int, aspect: Array, apart: float, limbs: Array | None = None
+    dice: Dice,
+    frames: int,
+    aspect: Array,
+    apart: float,
+    limbs: Array | None = None,
+    heights: tuple[float, float] = HEIGHTS,
 ) -> Person:
     """Somebody of random build who moves for some frames in a picture that is aspect wide.
 
     apart: how likely the stance of frame 0 has nothing to do with the others. limbs: factors of
     the lengths of LIMBS; all else that is random stays, so the same dice give somebody of other
-    proportions, as tall as before, in the same motion.
+    proportions, as tall as before, in the same motion. heights: lowest and highest of somebody of
+    middling proportions, of the picture's; above 0.9 some stand out of it.
     """
     build = dice.named(SIZES)
     height, left, above = dice((3,))
-    height = 0.68 + 0.24 * height
+    low, high = heights
+    height = low + (high - low) * height
     build = {name: size * height for name, size in build.items()} | {"height": height}
     if limbs is not None:
         build = _with_limbs(build, limbs)

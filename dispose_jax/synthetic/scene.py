@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from dispose_jax.synthetic import appearance, shapes
-from dispose_jax.synthetic.bodies import GROUND, JOINT_BODIES, Dice, person
+from dispose_jax.synthetic.bodies import GROUND, HEIGHTS, JOINT_BODIES, Dice, person
 from dispose_jax.synthetic.shapes import Placement, Shapes, Size
 
 Array = jax.Array
@@ -50,19 +50,26 @@ class DrawnClip:
 
 
 def scenes(
-    keys: Array, frames: int, aspect, *, apart: float = 0.0, limbs: Array | None = None
+    keys: Array,
+    frames: int,
+    aspect,
+    *,
+    apart: float = 0.0,
+    heights: tuple[float, float] = HEIGHTS,
+    limbs: Array | None = None,
 ) -> Scene:
     """Random scenes, one of each key: every leaf gets a first axis of their number.
 
     aspect: width over height of the pictures, one or one each. apart: share of clips whose
-    reference has a stance of its own, as when the driving person is not the reference. limbs
-    (b, len(LIMBS)): factors of limb lengths, for other bodies in the same motions.
+    reference has a stance of its own, as when the driving person is not the reference. heights:
+    see `bodies.person`. limbs (b, len(LIMBS)): factors of limb lengths, for other bodies in the
+    same motions.
     """
     aspect = jnp.broadcast_to(jnp.asarray(aspect, jnp.float32), keys.shape)
 
     def scene(key: Array, aspect: Array, limbs: Array | None) -> Scene:
         dice = Dice(key)
-        someone = person(dice, frames, aspect, apart, limbs)
+        someone = person(dice, frames, aspect, apart, limbs, heights)
         return Scene(
             shapes=appearance.dress(dice, someone.build),
             placement=someone.placement,
@@ -110,15 +117,23 @@ def visible(points: Array, labels: Array) -> Array:
     return inside & jnp.asarray(JOINT_BODIES)[jnp.arange(len(JOINT_BODIES)), body]
 
 
-@partial(jax.jit, static_argnames=("frames", "size"))
-def draw(keys: Array, frames: int, size: Size, aspect=None, *, apart: float = 0.0) -> DrawnClip:
+@partial(jax.jit, static_argnames=("frames", "size", "heights"))
+def draw(
+    keys: Array,
+    frames: int,
+    size: Size,
+    aspect=None,
+    *,
+    apart: float = 0.0,
+    heights: tuple[float, float] = HEIGHTS,
+) -> DrawnClip:
     """A random clip of each key: `frames` pictures of size (height, width), the reference included.
 
     aspect: width over height of what is shown, that of the size by default; another one squeezes
-    the picture, as CMP's square does. apart: see `scenes`.
+    the picture, as CMP's square does. apart, heights: see `scenes`.
     """
     aspect = size[1] / size[0] if aspect is None else aspect
-    scene = scenes(keys, frames, aspect, apart=apart)
+    scene = scenes(keys, frames, aspect, apart=apart, heights=heights)
     pictures, labels = paint(scene, size)
     motion = flow(scene, labels[:, 0])
     points = keypoints(scene)
@@ -132,10 +147,19 @@ def draw(keys: Array, frames: int, size: Size, aspect=None, *, apart: float = 0.
     )
 
 
-@partial(jax.jit, static_argnames="frames")
-def driving(keys: Array, frames: int, aspect, limbs: Array, *, apart: float = 0.0) -> Array:
+@partial(jax.jit, static_argnames=("frames", "heights"))
+def driving(
+    keys: Array,
+    frames: int,
+    aspect,
+    limbs: Array,
+    *,
+    apart: float = 0.0,
+    heights: tuple[float, float] = HEIGHTS,
+) -> Array:
     """Keypoints (b, f, 18, 2), as `draw` gives them, of other bodies in the motions of the keys.
 
-    limbs, aspect: see `scenes`.
+    limbs, aspect, apart, heights: see `scenes`.
     """
-    return keypoints(scenes(keys, frames, aspect, apart=apart, limbs=limbs))
+    drawn = scenes(keys, frames, aspect, apart=apart, heights=heights, limbs=limbs)
+    return keypoints(drawn)

@@ -87,7 +87,7 @@ def train(run: Run) -> None:
         if int(current.step) < train.steps:
             run.say(f"stopped after step {int(current.step)}, saved; the same command continues")
         else:
-            params, done = multihost.on_host((current.params, current.step))
+            params, done = multihost.on_host((current.result, current.step))
             multihost.by_lead(partial(_write_bundle, run, params, int(done), batches))
 
 
@@ -97,7 +97,9 @@ def start(
     """The state to go on from, with the source set to its position, and the frozen networks."""
     frozen, given = load(run, weights)
     shapes = {name: run.networks[name].shapes for name in run.trainable}
-    shapes = jax.eval_shape(lambda params: state.create(params, run.optimizer), shapes)
+    averaged = run.config.train.average > 0
+    create = partial(state.create, optimizer=run.optimizer, averaged=averaged)
+    shapes = jax.eval_shape(create, shapes)
     if checkpoints.latest is not None:
         current, position = checkpoints.restore(shapes, run.place(shapes))
         source.restore(position)
@@ -113,7 +115,6 @@ def start(
             start=run.config.train.start,
         )
         params = sharding.place(params, run.place(params))
-        create = partial(state.create, optimizer=run.optimizer)
         current = jax.jit(create, out_shardings=run.place(shapes))(params)
     return current, sharding.place(frozen, run.place(frozen))
 
@@ -170,7 +171,7 @@ def _steps(
     place_batch = partial(
         sharding.place_batch, run.mesh, clips=train.batch, num_frames=train.frames
     )
-    function = step.make_step(run.objective.loss, run.optimizer, train.accumulate)
+    function = step.make_step(run.objective.loss, run.optimizer, train.accumulate, train.average)
     layout = jax.tree.map(lambda x: x.sharding, current)
     jitted = jax.jit(
         function, donate_argnums=0, out_shardings=(layout, sharding.replicated(run.mesh))
@@ -229,7 +230,7 @@ def _write(run: Run, metrics: Metrics, checkpoints: Checkpoints) -> None:
 
 def _show(run: Run, current: TrainState, frozen: Params) -> None:
     """A picture of what the networks can do by now, of a clip that is not learnt from."""
-    params, step = multihost.on_host(({**frozen, **current.params}, current.step))
+    params, step = multihost.on_host(({**frozen, **current.result}, current.step))
 
     def show() -> None:
         picture = run.objective.show(params, held_out(run.config), run.key(SHOWING))

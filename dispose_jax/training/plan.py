@@ -38,7 +38,7 @@ class NetworkNeeds(NamedTuple):
     trainable: bool
     dtype: str  # of the computation
     weights: int  # float32 if it learns, else in the type of the computation
-    optimizer: int
+    optimizer: int  # its state, and the moving average of the weights if one is kept
     gradients: int
     copy: int  # of the weights in the type of the computation, made from float32 where used
 
@@ -211,6 +211,7 @@ def _network_needs(config, network, shapes: Params, mesh, trainable: bool) -> Ne
         cast = jax.tree.map(lambda x: _struct(x.shape, dtype), shapes)
         return NetworkNeeds(count, False, dtype.name, on_device(cast), 0, 0, 0)
     moments = jax.eval_shape(optimizer.build(train).init, shapes)
+    moments = (moments, shapes) if train.average else moments
     copy = 0 if dtype == jnp.float32 else count * dtype.itemsize
     # Every device makes the whole gradient before the shares are added up.
     whole = flops.size(shapes)
@@ -228,11 +229,12 @@ def _compiled(config) -> Iterator[str]:
         lambda x, s: _struct(x.shape, x.dtype, sharding=s), tree, places
     )
     learnt = {name: shapes[name] for name in train.trainable}
-    current = jax.eval_shape(lambda params: state.create(params, transformation), learnt)
+    create = partial(state.create, optimizer=transformation, averaged=train.average > 0)
+    current = jax.eval_shape(create, learnt)
     frozen = _frozen(built, shapes, train.trainable)
     batch = batch_shapes(config, train.batch)
     clips = jax.tree.map(lambda x: sharding.of_clips(mesh, x.shape, train.frames), batch)
-    function = step.make_step(objective.loss, transformation, train.accumulate)
+    function = step.make_step(objective.loss, transformation, train.accumulate, train.average)
     layout = place(current)
     jitted = jax.jit(function, donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh)))
     key = jax.eval_shape(lambda: jax.random.key(0))

@@ -28,11 +28,32 @@ class TrainState:
     step: Array  # () int32: steps done
     params: Params  # of the trainable networks, float32
     opt_state: optax.OptState
+    average: Params | None = None  # of the parameters so far, float32; None: not kept
+
+    @property
+    def result(self) -> Params:
+        """The parameters that the run is for: their average where one is kept."""
+        return self.params if self.average is None else self.average
 
 
-def create(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+def create(
+    params: Params, optimizer: optax.GradientTransformation, *, averaged: bool = False
+) -> TrainState:
+    """The state before the first step; averaged: whether it keeps an average of the parameters."""
+    # A copy: the step gives up the memory of both.
+    average = jax.tree.map(jnp.copy, params) if averaged else None
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
+
+
+def averaged(average: Params, params: Params, step: Array, decay: float) -> Params:
+    """The exponential moving average after the step of a number () int32, the first is 0, gave
+    new params.
+
+    The decay is lower in the first steps, (1 + step) / (10 + step), as in diffusers' EMAModel, so
+    that the start does not weigh for long.
+    """
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda old, new: new + decay * (old - new), average, params)
 
 
 def initial(

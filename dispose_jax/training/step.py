@@ -8,17 +8,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dispose_jax.training.state import TrainState
+from dispose_jax.training.state import TrainState, averaged
 from dispose_jax.types import Array, Batch, Params
 
 Loss = Callable[[Params, Batch, Array], tuple[Array, dict[str, Array]]]
 
 
-def make_step(loss: Loss, optimizer: optax.GradientTransformation, accumulate: int = 1):
+def make_step(
+    loss: Loss, optimizer: optax.GradientTransformation, accumulate: int = 1, average: float = 0.0
+):
     """train_step(state, frozen, batch, key) -> (state, scalars), to be jitted by the loop.
 
     key: that of the run; each step derives its own from the count of steps. The batch is worked
-    through in `accumulate` parts whose gradients are averaged. A step whose loss or gradient is not
+    through in `accumulate` parts whose gradients are averaged. average: the decay of the
+    parameters' moving average, for a state that keeps one. A step whose loss or gradient is not
     finite changes nothing but the count, so that a broken state is never saved.
     """
 
@@ -35,9 +38,12 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, accumulate: i
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        kept = state.average
+        if kept is not None:
+            kept = averaged(kept, params, state.step, average)
         keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-        params, opt_state = keep((params, opt_state), (state.params, state.opt_state))
-        return TrainState(state.step + 1, params, opt_state), {
+        held = (state.params, state.opt_state, state.average)
+        return TrainState(state.step + 1, *keep((params, opt_state, kept), held)), {
             "loss": value,
             "gradient_norm": norm,
             **more,

@@ -126,6 +126,21 @@ def test_pictures_use_their_range(clip):
     assert 0.05 < clip.mask.mean() < 0.4
 
 
+def test_people_are_as_tall_as_is_asked_for():
+    """The same people at twice the height have twice the limbs; their rooms stay."""
+    keys = jax.random.split(jax.random.key(2), CLIPS)
+    joints = {
+        heights: np.asarray(scene.scenes(keys, FRAMES, 1.0, heights=heights).joints)
+        for heights in ((0.4, 0.4), (0.8, 0.8), (0.68, 0.92))
+    }
+    limb = lambda joints: np.linalg.norm(joints[:, :, 3] - joints[:, :, 2], axis=-1)
+    half, whole, usual = (limb(found) for found in joints.values())
+    np.testing.assert_allclose(whole, 2 * half, rtol=1e-4)
+    np.testing.assert_array_equal(usual, limb(np.asarray(scene.scenes(keys, FRAMES, 1.0).joints)))
+    assert (usual / whole).min() > 0.68 / 0.8 - 1e-3 and (usual / whole).max() < 0.92 / 0.8 + 1e-3
+    assert np.ptp(usual / whole) > 0.05
+
+
 def test_a_reference_apart_has_its_own_stance():
     moved = []
     for apart in (0.0, 1.0):

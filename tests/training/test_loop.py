@@ -90,6 +90,33 @@ def test_sigterm_saves_and_the_same_command_gives_what_one_run_gives(
     same(trained(tmp_path / "parts"), trained(tmp_path / "whole"))
 
 
+def test_the_bundle_and_the_pictures_get_the_average_which_survives_an_interruption(
+    run, tmp_path, monkeypatch
+):
+    shown = []
+    show = lambda run, current, frozen: shown.append(jax.device_get(current.result))
+    settings = {"average": 0.8, "learning_rate": 0.1, "sample_every": 6}
+    run("last", learning_rate=0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_show", show)
+        run("whole", **settings)
+        with monkeypatch.context() as stopping:
+            stop_after(stopping, 3)
+            run("parts", **settings)
+        run("parts", **settings)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole") == losses(tmp_path / "last")
+    same(trained(tmp_path / "parts"), trained(tmp_path / "whole"))
+    last, average = trained(tmp_path / "last"), trained(tmp_path / "whole")
+    assert any(np.abs(last[name] - average[name]).max() > 0.01 for name in last)
+    kernel = shown[0]["vae"]["inner"]["kernel"]
+    np.testing.assert_array_equal(kernel, shown[1]["vae"]["inner"]["kernel"])
+    assert any(
+        np.array_equal(kernel, tensor) or np.array_equal(kernel, tensor.T)
+        for tensor in average.values()
+        if tensor.ndim == 2
+    )
+
+
 def test_a_run_that_broke_off_repeats_only_what_no_checkpoint_holds(run, tmp_path, monkeypatch):
     run("whole")
     next_batch = toy.Noise.__next__

@@ -118,6 +118,11 @@ def test_muon_keeps_one_moment_of_a_matrix_and_adamw_two(base):
     assert kernels[True] > 5 * kernels[False] and 0 <= spare <= 32  # counts of steps
 
 
+def test_an_average_takes_a_float32_of_every_parameter_that_learns(base):
+    averaged = plan.make(unet(average=0.99)).networks["unet"]
+    assert averaged.optimizer == base.networks["unet"].optimizer + 4 * averaged.count
+
+
 def test_gradients_reach_what_learns_and_work_is_told_apart_by_network(control):
     forward = {module for module, phase in control.work if phase == "forward"}
     backward = {m for (m, phase), work in control.work.items() if phase == "backward"}

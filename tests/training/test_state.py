@@ -135,3 +135,25 @@ def test_the_first_state_has_done_no_step_and_remembers_no_gradient():
     first = state.create(params, optax.adam(1e-3))
     assert first.step.dtype == jnp.int32 and int(first.step) == 0
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(first.opt_state))
+    assert first.average is None and first.result is first.params
+
+
+def test_an_average_starts_as_the_parameters_and_is_what_the_run_is_for():
+    params = {"net": {"w": jnp.arange(6.0).reshape(2, 3)}}
+    first = state.create(params, optax.adam(1e-3), averaged=True)
+    np.testing.assert_array_equal(first.average["net"]["w"], params["net"]["w"])
+    assert first.result is first.average
+
+
+def test_the_average_weighs_every_step_by_the_decays_after_it():
+    """Against the sum written out: weights of all parameters there were, which add up to 1."""
+    rng, decay = np.random.default_rng(0), 0.9
+    values = rng.normal(size=(201, 4))  # the start, then what each step gave
+    average = jnp.float32(values[0])
+    for step, value in enumerate(values[1:]):
+        average = state.averaged(average, jnp.float32(value), jnp.int32(step), decay)
+    decays = [min(decay, (1 + step) / (10 + step)) for step in range(200)]
+    weights = [np.prod(decays)]
+    weights += [(1 - decays[i]) * np.prod(decays[i + 1 :]) for i in range(200)]
+    assert sum(weights) == pytest.approx(1) and decays[0] == 0.1 and decays[-1] == decay
+    np.testing.assert_allclose(average, weights @ values, atol=1e-5)

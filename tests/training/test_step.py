@@ -42,8 +42,9 @@ def draw(params, batch, key):
     return value, {"drawn": jax.random.normal(key, ())}
 
 
-def begin(transform) -> SimpleNamespace:
-    return SimpleNamespace(transform=transform, state=state.create(PARAMS, transform))
+def begin(transform, averaged: bool = False) -> SimpleNamespace:
+    first = state.create(PARAMS, transform, averaged=averaged)
+    return SimpleNamespace(transform=transform, state=first)
 
 
 def gradient_of(clips: np.ndarray) -> np.ndarray:
@@ -102,18 +103,34 @@ def test_what_is_drawn_depends_on_the_run_s_key_and_the_step_alone():
 
 
 def test_a_loss_that_is_not_finite_changes_nothing_but_the_count():
-    run = begin(optax.adam(0.1))
-    step = jax.jit(make_step(square, run.transform))
+    run = begin(optax.adam(0.1), averaged=True)
+    step = jax.jit(make_step(square, run.transform, average=0.9))
     once, _ = step(run.state, FROZEN, CLIPS, KEY)
     broken = CLIPS.replace(x=CLIPS.x.at[1, 0].set(jnp.nan))
     after, scalars = step(once, FROZEN, broken, KEY)
     assert not np.isfinite(scalars["loss"])
     jax.tree.map(np.testing.assert_array_equal, after.params, once.params)
     jax.tree.map(np.testing.assert_array_equal, after.opt_state, once.opt_state)
+    jax.tree.map(np.testing.assert_array_equal, after.average, once.average)
     assert int(after.step) == 2
     further, _ = step(after, FROZEN, CLIPS, KEY)
     assert np.isfinite(further.params["learner"]["w"]).all()
     assert np.any(further.params["learner"]["w"] != after.params["learner"]["w"])
+
+
+def test_an_average_follows_the_parameters_and_changes_nothing_of_the_descent():
+    plain, run = begin(optax.adam(0.1)), begin(optax.adam(0.1), averaged=True)
+    step = jax.jit(make_step(square, plain.transform))
+    averaging = jax.jit(make_step(square, run.transform, average=0.15))
+    alone, beside, expected = plain.state, run.state, np.float64([1.0, -2.0])
+    for count in range(4):
+        alone, _ = step(alone, FROZEN, CLIPS, KEY)
+        beside, _ = averaging(beside, FROZEN, CLIPS, KEY)
+        decay = 0.1 if count == 0 else 0.15  # 1 / 10, then 2 / 11 and more
+        expected = decay * expected + (1 - decay) * np.float64(alone.params["learner"]["w"])
+    np.testing.assert_array_equal(beside.params["learner"]["w"], alone.params["learner"]["w"])
+    np.testing.assert_allclose(beside.average["learner"]["w"], expected, rtol=1e-6)
+    assert alone.average is None
 
 
 def test_a_gradient_that_is_not_finite_is_not_applied_either():

@@ -61,7 +61,7 @@ def _draw(config, numbers, num_frames: int, size) -> tuple[scene.DrawnClip, np.n
     key = jax.random.fold_in(jax.random.key(config.seed), batches.MEASURED)
     keys = lambda purpose: jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, purpose)))
     people = keys(_PEOPLE)(numbers)
-    named = {"apart": config.data.apart}
+    named = batches.people(config)
     truth = scene.draw(people, num_frames, size, **named)
     low, high = LIMB_FACTORS
     factor = lambda key: jax.random.uniform(key, (len(LIMBS),), minval=low, maxval=high)
