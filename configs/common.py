@@ -232,7 +232,7 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     train.dropout = "joint"  # what guidance takes away is dropped together; or "svd_xtend"
     train.drop_rate = 0.1
     train.point_drop_rate = 0.0  # of joints, for a whole clip
-    train.region = "none"  # where the loss weighs more: hands, face or joints
+    train.region = "none"  # where the loss weighs more: hands, face, joints, limbs
     train.region_weight = 4.2
     train.skip_reference = False  # leave frame 0 out of the loss
     train.guides = "joints" if drawn else "flow"  # of CMP: as in sampling, or the flow's watershed

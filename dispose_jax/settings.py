@@ -100,7 +100,7 @@ CHOICES = {
     "train.sigmas": ("lognormal", "cosine", "times"),
     "train.control_start": ("unet", "dift_unet"),
     "train.dropout": ("joint", "svd_xtend"),
-    "train.region": ("none", "hands", "face", "joints"),
+    "train.region": ("none", "hands", "face", "joints", "limbs"),
     "train.guides": ("flow", "joints"),
     "train.start": ("released", "shallow"),
     "train.optimizer": ("adamw", "muon"),

@@ -20,8 +20,9 @@ from dispose_jax.types import Batch, Impulses, Pose
 
 Size = tuple[int, int]  # height, width
 
-REGIONS = ("none", "hands", "face", "joints")
+REGIONS = ("none", "hands", "face", "joints", "limbs")
 _SURE = 0.5  # mean score of a hand's or face's points above which its box counts
+_LIMB_REACH = 1.0  # latents from a limb's line within which the loss counts wholly
 _BOX_SHARE = 0.8  # ControlNeXt: a box pixel counts so much, before the region is pooled
 
 
@@ -116,12 +117,15 @@ def region(layout: Layout, pose: Pose) -> np.ndarray:
 
     "hands", "face": boxes around points that are seen surely, pooled by area (as ControlNeXt's
     public training of MimicMotion's idea does). "joints": the local mask of the point adapter
-    (VideoSwap).
+    (VideoSwap), which is nearly all of a picture of 128 pixels. "limbs": latents near a limb of the
+    skeleton, wholly within one latent, not at all beyond two.
     """
     height, width = layout.size
     if layout.region == "joints":
         share = keypoints.local_mask(pose, layout.size).astype(np.float32)
         share = share.repeat(2, axis=1).repeat(2, axis=2)  # cells of 16 pixels -> of 8
+    elif layout.region == "limbs":
+        share = _near_limbs(pose, (height // 8, width // 8))
     else:
         inside = _boxes(layout.size, *_parts(layout.region, pose))
         rows = resize.area_matrix(height // 8, height)
@@ -130,6 +134,20 @@ def region(layout: Layout, pose: Pose) -> np.ndarray:
     weight = 1 + (layout.region_weight - 1) * share
     weight[0] = 1
     return weight.astype(np.float32)
+
+
+def _near_limbs(pose: Pose, grid: Size) -> np.ndarray:
+    """How near each latent's centre is to a limb of person 0 that is seen, (f, *grid) in 0..1."""
+    ends = pose.body[:, 0][:, draw.LIMBS] * grid[::-1]  # f limbs 2 xy, in latents
+    seen = (pose.visible[:, 0][:, draw.LIMBS]).all(-1)
+    centres = np.stack(np.meshgrid(*(np.arange(n) + 0.5 for n in grid[::-1])), -1)  # h w xy
+    start, along = ends[:, None, None, :, 0], (ends[..., 1, :] - ends[..., 0, :])[:, None, None]
+    from_start = centres[:, :, None] - start
+    length = np.maximum((along**2).sum(-1), 1e-9)
+    share = np.clip((from_start * along).sum(-1) / length, 0, 1)  # of the limb, the nearest place
+    distance = np.linalg.norm(from_start - share[..., None] * along, axis=-1)  # f h w limbs
+    distance = np.where(seen[:, None, None], distance, np.inf)
+    return np.clip(1 + _LIMB_REACH - distance.min(-1), 0, 1)
 
 
 def _parts(name: str, pose: Pose) -> tuple[np.ndarray, np.ndarray]:

@@ -155,6 +155,35 @@ def test_joints_weigh_with_the_point_adapter_s_local_mask(pose):
     np.testing.assert_array_equal(found[1:], 1 + near[1:])
 
 
+def test_limbs_weigh_as_near_as_a_latent_is_to_one(pose):
+    """Against points along each limb, one latent after the other."""
+    body, score = pose.body.copy(), pose.body_score.copy()
+    score[1, 0, 4] = 0  # no right forearm
+    body[2, 0, 7] = (1.2, 0.5)  # the left one ends outside
+    pose = pose.replace(body=body, body_score=score)
+    found = region(pose, "limbs", weight=3.0)
+    steps = np.linspace(0, 1, 2001)[:, None]
+    for frame in (1, 2):
+        joints, seen = pose.body[frame, 0] * (16, 8), pose.visible[frame, 0]
+        lines = np.concatenate(
+            [
+                joints[a] + steps * (joints[b] - joints[a])
+                for a, b in draw.LIMBS
+                if seen[a] and seen[b]
+            ]
+        )
+        for row, column in np.ndindex(8, 16):
+            distance = np.linalg.norm(lines - (column + 0.5, row + 0.5), axis=-1).min()
+            expected = 1 + 2 * np.clip(2 - distance, 0, 1)
+            assert found[frame, row, column] == pytest.approx(expected, abs=0.01)
+        assert found[frame].min() == 1 and found[frame].max() == 3
+
+
+def test_a_person_who_is_not_seen_weighs_nothing(pose):
+    nobody = pose.replace(body_score=np.zeros_like(pose.body_score))
+    np.testing.assert_array_equal(region(nobody, "limbs"), 1)
+
+
 def test_a_weight_of_one_weighs_nothing(pose):
-    for name in ("hands", "face", "joints"):
+    for name in ("hands", "face", "joints", "limbs"):
         np.testing.assert_allclose(region(pose, name, weight=1.0), 1, atol=1e-6)
