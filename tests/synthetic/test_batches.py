@@ -52,7 +52,7 @@ def test_clips_are_the_same_however_many_processes_share_them(whole):
 def test_people_are_those_that_the_config_wants(whole):
     taller = config()
     taller.data.heights = (1.2, 1.2)
-    other = next(Drawn(taller))
+    other = next(DrawnBatches(taller))
     assert other.figure.mean() > 1.5 * whole[0].figure.mean()
     assert batches.people(config()) == {"apart": 0.5, "heights": (0.68, 0.92)}
 
