@@ -1,0 +1,239 @@
+"""The library call: one program for clips of any length, memory that does not grow with the clip,
+and a sentence for what cannot be animated."""
+
+import subprocess
+import sys
+from collections import Counter
+from fractions import Fraction
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+import dispose_jax
+from dispose_jax import inputs, sampling
+from dispose_jax.animator import STAGES, Animator
+from dispose_jax.pose.files import PoseFile
+from tests import small
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+def config(variant="full", base="svd"):
+    made = small.config(variant, guidance=2.0, base=base)
+    made.sample.update(resolution=64, height=64, width=64, stride=1, window=4, overlap=2, steps=2)
+    made.motion.update(kernel=9, sigma=1.5, cmp_size=64, chunk=4)
+    made.sample.decode_chunk = 4
+    return made
+
+
+def person(num_frames, seed=0):
+    return small.pose(num_frames, seed)
+
+
+REFERENCE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def animator():
+    """All of DisPose on one device, with random weights."""
+    return Animator.load("random", config=config(), devices=jax.devices()[:1])
+
+
+def prepare(animator, num_frames):
+    """A clip of so many driving frames."""
+    poses = PoseFile(person(num_frames, seed=1), 64, 64)
+    return animator.prepare(REFERENCE, reference_pose=person(1), poses=poses, fps=15)
+
+
+@pytest.fixture(scope="module")
+def first(animator):
+    """Frames of a first clip, two windows long, and what was told meanwhile."""
+    told, seen, clip = [], [], prepare(animator, 5)
+    parts = list(
+        animator(
+            clip,
+            progress=lambda *report: told.append(report),
+            preview=lambda step, picture: seen.append((step, picture)),
+        )
+    )
+    return SimpleNamespace(
+        animator=animator, clip=clip, frames=np.concatenate(parts), told=told, seen=seen
+    )
+
+
+def test_arrays_go_in_and_frames_come_out(first):
+    assert first.frames.shape == (5, 64, 64, 3) and first.frames.dtype == np.uint8
+    assert first.frames.std() > 1
+
+
+def test_every_stage_tells_how_far_it_is(first):
+    ends = {}
+    for stage, done, total in first.told:
+        assert done <= total and done >= ends.get(stage, (0, 0))[0]
+        ends[stage] = done, total
+    assert tuple(ends) == STAGES, "in this order"
+    assert all(done == total for done, total in ends.values())
+
+
+def test_a_preview_shows_some_frames_after_every_step(first):
+    assert [step for step, _ in first.seen] == [0, 1]
+    assert all(picture.shape == (64, 4 * 64, 3) for _, picture in first.seen)
+    # After the last step nothing is left of the noise: each is a frame, decoded alone.
+    latents = np.asarray(first.animator.latents(first.clip))[0, [1, 2, 4, 5]]
+    params = first.animator.weights.load(["vae"])
+    alone = sampling.decode_pictures(first.animator.model, params, latents)
+    np.testing.assert_array_equal(first.seen[-1][1], np.concatenate(alone, axis=1))
+
+
+def test_a_clip_of_another_length_compiles_nothing(animator, first):
+    compiled = Counter()
+    count = lambda name, *_, **about: compiled.update([name])
+    jax.monitoring.register_event_duration_secs_listener(count)
+    frames = np.concatenate(list(animator(prepare(animator, 11))))
+    list(animator(prepare(animator, 5)))
+    jax.monitoring.unregister_event_duration_listener(count)
+    assert len(frames) == 11
+    # A chunk that is left over is decoded alone, as released: that program is its own.
+    assert compiled[COMPILED] <= 1, compiled
+
+
+@pytest.mark.parametrize("base", ["svd", "sd15"])
+def test_nothing_on_the_devices_grows_with_the_clip(base):
+    animator = Animator.load("random", config=config(base=base), devices=jax.devices()[:1])
+    largest = {}
+    for num_frames in (16, 200):
+        sizes = Counter()
+
+        def look(stage, *_, sizes=sizes):
+            alive = [x.nbytes for x in jax.live_arrays() if not x.is_deleted()]
+            sizes[stage] = max(sizes[stage], *alive)
+
+        frames = sum(len(part) for part in animator(prepare(animator, num_frames), progress=look))
+        assert frames == num_frames
+        largest[num_frames] = dict(sizes)
+    assert largest[16].keys() == set(STAGES)
+    assert largest[16] == largest[200]
+
+
+def test_the_seed_of_a_call_replaces_the_config_s(animator, first):
+    clip = prepare(animator, 5)
+    again = np.concatenate(list(animator(clip, seed=animator.config.seed)))
+    np.testing.assert_array_equal(again, first.frames)
+    other = np.concatenate(list(animator(clip, seed=7)))
+    assert (other != first.frames).any()
+
+
+@pytest.mark.parametrize("where", ["progress", "preview"])
+def test_what_a_callback_raises_ends_this_clip_alone(animator, first, where):
+    clip = prepare(animator, 5)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(animator(clip, **{where: stop}))
+    np.testing.assert_array_equal(np.concatenate(list(animator(clip))), first.frames)
+
+
+def test_a_clip_is_animated_by_the_animator_that_prepared_it(animator):
+    other = config()
+    other.skeleton.style = "musepose"
+    foreign = Animator.load("random", config=other, devices=jax.devices()[:1])
+    with pytest.raises(ValueError, match="skeletons of another config.*prepare it with this"):
+        next(animator(prepare(foreign, 5)))
+
+
+def test_windows_are_checked_when_a_clip_is_prepared(animator):
+    poses = PoseFile(person(9), 64, 64)
+    gaps = config()
+    gaps.sample.overlap = 0
+    with pytest.raises(ValueError, match="sample.overlap is 0"):
+        Animator.load("random", config=gaps).prepare(
+            REFERENCE, reference_pose=person(1), poses=poses
+        )
+
+
+WRONG = {
+    "a picture of floats": (
+        {"reference": REFERENCE / 255},
+        r"the reference given is float64 of shape \(64, 64, 3\); expected uint8 \(h, w, 3\)",
+    ),
+    "a picture without colours": (
+        {"reference": REFERENCE[..., 0]},
+        r"the reference given is uint8 of shape \(64, 64\)",
+    ),
+    "a picture for a video": (
+        {"driving": REFERENCE},
+        r"the driving video given is uint8 of shape .* expected uint8 \(n, h, w, 3\)",
+    ),
+    "poses of another video": (
+        {"driving": np.stack([REFERENCE] * 4)},
+        "the poses given: 5 entries, but the driving video given has 4 frames",
+    ),
+    "an impossible rate": ({"fps": -1}, "fps is -1: expected more than 0"),
+    "two frames of a reference": (
+        {"reference_pose": person(2)},
+        "the reference_pose given: 2 frames, expected one",
+    ),
+    "nothing to animate by": ({"poses": None}, "nothing to animate by"),
+    "nobody to find keypoints": ({"reference_pose": None}, "the reference given: its keypoints"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_animated_is_told_in_a_sentence(animator, case):
+    given = {
+        "reference": REFERENCE,
+        "reference_pose": person(1),
+        "poses": PoseFile(person(5), 64, 64),
+    }
+    changes, message = WRONG[case]
+    with pytest.raises(ValueError, match=message):
+        animator.prepare(**given | changes)
+
+
+def test_networks_without_weights_are_named(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        Animator.load(tmp_path / "absent", config=config())
+
+
+def test_a_config_is_a_file_with_its_argument_too():
+    animator = Animator.load("random", config="configs/svd.py:size=tiny,variant=base")
+    assert animator.config.base == "svd" and not animator.controlled
+
+
+def test_skeletons_are_drawn_when_they_are_asked_for(animator):
+    skeletons = prepare(animator, 5).skeletons
+    assert isinstance(skeletons, inputs.Skeletons) and len(skeletons) == 6
+    whole = skeletons[:]
+    assert whole.shape == (6, 64, 64, 3) and whole.std() > 0
+    np.testing.assert_array_equal(skeletons[2], whole[2])
+    rows = np.array([[0, 1], [5, 5]])
+    np.testing.assert_array_equal(skeletons[rows], whole[rows])
+
+
+def test_the_rate_of_the_result_is_that_of_the_poses_over_the_stride(animator):
+    clip = prepare(animator, 5)
+    assert clip.fps == Fraction(15) and clip.num_frames == 5
+
+
+def test_importing_the_package_loads_no_library_and_no_device():
+    code = (
+        "import sys, dispose_jax; "
+        "heavy = {'jax', 'cv2', 'av', 'flax', 'PIL', 'scipy'} & set(sys.modules); "
+        "assert not heavy, heavy; assert 'Animator' in dispose_jax.__all__; dispose_jax.Animator"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert dispose_jax.Animator is Animator
+    with pytest.raises(AttributeError, match="no attribute 'Anime'"):
+        _ = dispose_jax.Anime
+
+
+def test_decoding_is_cut_into_whole_chunks():
+    pieces = lambda *size: [(list(n), list(n[new])) for n, new in sampling._pieces(*size)]
+    assert pieces(6, 3, "short") == [([0, 1, 2], [0, 1, 2]), ([3, 4, 5], [3, 4, 5])]
+    assert pieces(4, 3, "short")[1] == ([3], [3])
+    assert pieces(4, 3, "whole")[1] == ([1, 2, 3], [3])
+    assert pieces(2, 3, "whole") == [([0, 1, 1], [0, 1])]
