@@ -31,4 +31,6 @@ def latents(model, posterior: Array, key: Array) -> Array:
 
 def decode(model, params: Params, latents: Array) -> Array:
     """Diffused latents (b, f, h/8, w/8, c) -> frames (b, f, h, w, 3), about -1..1."""
-    return model.vae.apply({"params": params["vae"]}, latents / model.latent_scale, method="decode")
+    variables = {"params": params["vae"]}
+    latents = latents / model.latent_scale
+    return model.vae.apply(variables, latents, in_pieces=True, method="decode")

@@ -27,7 +27,7 @@ _PIECES = 16  # of the rows of a clip
 
 
 def is_large(*shape: int, dtype: DTypeLike) -> bool:
-    """Whether an array is so large that a clip should go through its layers in pieces."""
+    """Whether an array of one clip is so large that it should go through its layers in pieces."""
     return math.prod(shape) * jnp.dtype(dtype).itemsize >= _LARGE
 
 
@@ -42,13 +42,12 @@ def one_by_one(step: Callable, module: nn.Module, *arrays: Array) -> Array:
     return loop(module, None, arrays)[1]
 
 
-def by_picture(step: Callable, module: nn.Module, x: Array) -> Array:
-    """step(module, picture) for every picture of x (b, f, h, w, c) -> (b, f, *a picture's result).
+def by_frame(step: Callable, module: nn.Module, x: Array) -> Array:
+    """step(module, frame) for every frame of x (b, f, h, w, c) -> (b, f, *what it gives of a clip).
 
-    A picture is (h, w, c); see `one_by_one`.
+    A frame is (b, h, w, c): clips stay together, they may lie on several devices. See `one_by_one`.
     """
-    pictures = one_by_one(step, module, x.reshape(-1, *x.shape[2:]))
-    return pictures.reshape(*x.shape[:2], *pictures.shape[1:])
+    return one_by_one(step, module, x.swapaxes(0, 1)).swapaxes(0, 1)
 
 
 class PiecewiseResnetBlock(nn.Module):
@@ -74,7 +73,7 @@ class PiecewiseResnetBlock(nn.Module):
                 self.features, self.epsilon, self.groups, self.dtype, name="spatial_res_block"
             )(x)
 
-        x = by_picture(spatial, self, x)
+        x = by_frame(spatial, self, x)
         b, f, h, w, c = x.shape
         num_pieces = math.gcd(h, _PIECES)
         pieces = x.reshape(b, f, num_pieces, -1, c).transpose(2, 0, 1, 3, 4)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from dispose_jax.networks.layers import GroupNorm, conv, dense, temporal_conv
-from dispose_jax.networks.piecewise import PiecewiseResnetBlock, by_picture, is_large
+from dispose_jax.networks.piecewise import PiecewiseResnetBlock, by_frame, is_large
 from dispose_jax.networks.resnet import (
     Downsample,
     ResnetBlock,
@@ -61,16 +61,17 @@ class VAE(nn.Module):
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
-    def decode(self, latents: Array) -> Array:
+    def decode(self, latents: Array, in_pieces: bool = False) -> Array:
         """latents (b, f, h/8, w/8, c) -> images (b, f, h, w, 3) float32, -1..1 but for overshoot.
 
         The temporal decoder takes its f frames as one clip: norms and convolutions run over all of
         them, so the result depends on how a longer video was cut (released: 8 frames at a time,
-        without overlap).
+        without overlap). in_pieces: clips whose arrays take gigabytes go through it bit by bit,
+        with the same result; not for gradients, which would hold more than of the whole.
         """
         if not self.temporal:
             latents = self.post_quant_conv(latents)
-        return self.decoder(latents).astype(jnp.float32)
+        return self.decoder(latents, in_pieces).astype(jnp.float32)
 
     def __call__(self, images: Array) -> Array:
         """images (b, f, h, w, 3) -> their reconstruction from the mean latents, the same shape."""
@@ -110,8 +111,8 @@ class PictureDecoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """x (b, f, h/8, w/8, c) -> (b, f, h, w, 3) with four widths."""
+    def __call__(self, x: Array, in_pieces: bool) -> Array:
+        """x (b, f, h/8, w/8, c) -> (b, f, h, w, 3) with four widths; in_pieces: see VAE.decode."""
         x = conv(self.widths[-1], name="conv_in", dtype=self.dtype)(x)
         x = PictureMidBlock(
             self.widths[-1], self.groups, self.temporal, self.dtype, name="mid_block"
@@ -126,14 +127,16 @@ class PictureDecoder(nn.Module):
                 upsample=i < len(self.widths) - 1,
                 dtype=self.dtype,
                 name=f"up_blocks_{i}",
-            )(x, enlarge)
+            )(x, enlarge, in_pieces and self.temporal)
 
         def last(self: PictureDecoder, x: Array) -> Array:
             norm = GroupNorm(_EPSILON, self.groups, dtype=self.dtype, name="conv_norm_out")
             return conv(3, name="conv_out", dtype=self.dtype)(nn.silu(norm(x)))
 
-        large = is_large(*x.shape, dtype=self.dtype)
-        x = by_picture(last, self, x) if large else last(self, x)
+        if in_pieces and self.temporal and is_large(*x.shape[1:], dtype=self.dtype):
+            x = by_frame(last, self, x)
+        else:
+            x = last(self, x)
         if self.temporal:
             b, f, h, w, c = x.shape
             flat = x.reshape(b, f, h * w, c)  # positions are one axis for the temporal convolution
@@ -179,13 +182,15 @@ class PictureUpBlock(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, enlarge: Upsample | None) -> tuple[Array, Upsample | None]:
+    def __call__(
+        self, x: Array, enlarge: Upsample | None, in_pieces: bool
+    ) -> tuple[Array, Upsample | None]:
         """x (b, f, h, w, c) -> ((b, f, 2h, 2w, features) or, where enlarge is None, h, w; the
         upsampling that comes next, None if there is none)."""
         for i in range(self.layers):
-            cells = x.size // x.shape[-1] * (1 if enlarge is None else 4)
-            channels = max(x.shape[-1], self.features)
-            if self.temporal and is_large(cells, channels, dtype=self.dtype):
+            f, h, w, c = x.shape[1:]
+            cells = f * h * w * (1 if enlarge is None else 4)
+            if in_pieces and is_large(cells, max(c, self.features), dtype=self.dtype):
                 x = PiecewiseResnetBlock(
                     self.features,
                     epsilon=_EPSILON,
