@@ -46,7 +46,8 @@ def test_attention_in_blocks_of_queries_changes_nothing(model, monkeypatch):
     vae, params = model
     images = jax.random.uniform(jax.random.key(2), (2, 8, 12, 3), minval=-1)
     whole = vae.apply(params, images, method="encode")[0]
-    monkeypatch.setattr(attention, "_max_scores", lambda: 100)  # 24 positions: blocks of 4 queries
+    few = attention.USED["cpu"]._replace(scores=100)
+    monkeypatch.setitem(attention.USED, "cpu", few)  # 24 positions: blocks of 4 queries
     monkeypatch.setattr(attention, "_MIN_BLOCK", 4)
     np.testing.assert_allclose(vae.apply(params, images, method="encode")[0], whole, atol=2e-5)
 
