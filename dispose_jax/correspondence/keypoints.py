@@ -23,6 +23,7 @@ _MASK_REACH = 4  # cells around a joint that the local loss covers
 
 def embed(features: Array, reference: Pose, size: Size) -> Array:
     """Features of the reference at its body joints: (h/16, w/16, d) -> (18, d), zero where missing.
+    The point embeddings of paper section 4.2.
 
     reference: Pose of one frame; size (h, w) of the picture in pixels. Positions are host code,
     samples device code.
@@ -56,7 +57,8 @@ def read(features: Array, points: Array, seen: Array) -> Array:
 
 
 def cells(pose: Pose, size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Where the joints of person 0 are on the 1/16 grid (host code).
+    """Where the joints of person 0 are on the 1/16 grid (host code): where the correspondence map
+    of paper eq. 6 holds their embeddings.
 
     size (h, w) in pixels. Returns cells (f, 18, 2) int32 column, row, inside the grid, and visible
     (f, 18) bool: seen and without a negative coordinate. A joint beyond the right or lower border

@@ -63,7 +63,8 @@ class ControlPath:
     def apply(
         self, params: Params, x: Array, t: Array, conditioning: Conditioning
     ) -> tuple[Residuals | None, Array | None, tuple[Array, ...] | None]:
-        """Where each control signal goes: (residuals, added, per_level) for the U-Net.
+        """Where each control signal goes: (residuals, added, per_level) for the U-Net. Paper eq. 8,
+        and its tables 3 to 5, which take signals away or put them elsewhere.
 
         x (b, f, h, w, c) and t (b,) as the U-Net receives them. What is added after its input
         convolution are the pose features, with the motion if that enters there.

@@ -22,7 +22,8 @@ Size = tuple[int, int]  # height, width
 
 @partial(jax.jit, static_argnames=("size", "kernel", "sigma"))
 def sparse(impulses: Impulses, size: Size, *, kernel: int, sigma: float) -> Array:
-    """Impulses filtered with a Gaussian, borders mirrored: (f, 18, ..) -> (f, *size, 2).
+    """Impulses filtered with a Gaussian, borders mirrored: (f, 18, ..) -> (f, *size, 2). The sparse
+    motion field F_s, paper section 4.1.
 
     kernel (odd) and sigma in pixels: 199 and 20 at 576 x 1024. The Gaussian has sum 1, so a step of
     10 pixels is a bump of 0.004. Equal to filtering the rasterised field, without it: a separable
@@ -71,7 +72,8 @@ def complete(
     *,
     chunk: int,
 ) -> Array:
-    """Impulses of frames completed by CMP: (n, k, ..) in pixels of its square -> (n, *size, 2).
+    """Impulses of frames completed by CMP: (n, k, ..) in pixels of its square -> (n, *size, 2). The
+    dense motion field F_d, paper section 4.1.
 
     The flow is resized from the square of `side` to the picture, and scaled to its pixels. `chunk`
     frames at a time, which bounds memory and changes nothing else.

@@ -25,7 +25,8 @@ def positions(pose: Pose, size: Size) -> np.ndarray:
 
 
 def steps(pose: Pose, size: Size, missing_joints: str) -> Impulses:
-    """Displacement of each joint from frame n - 1 to n, at its pixel in frame n - 1 (P_s).
+    """Displacement of each joint from frame n - 1 to n, at its pixel in frame n - 1: P_s, paper
+    eq. 3.
 
     missing_joints "released": only the start must be seen; where the end is missing, the vector
     leads to the corner (0, 0), as the original writes it. "drop": both ends must be seen.
@@ -37,7 +38,8 @@ def steps(pose: Pose, size: Size, missing_joints: str) -> Impulses:
 
 
 def from_reference(pose: Pose, size: Size, side: int, missing_joints: str) -> Impulses:
-    """Displacement of each joint from the reference to frame n, at its reference pixel (P_d).
+    """Displacement of each joint from the reference to frame n, at its reference pixel: P_d, paper
+    eq. 4.
 
     Pixels and vectors are those of a square of `side` that the picture of `size` is squeezed into,
     CMP's input. missing_joints "released": visibility is ignored, as in the original; a missing

@@ -27,7 +27,8 @@ def guide_points(
     max_points: int | None,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Grid and watershed points of a flow (h, w, 2) in pixels: (g, 2) int32 x, y, each once.
+    """Grid and watershed points of a flow (h, w, 2) in pixels: (g, 2) int32 x, y, each once. Paper
+    appendix A; Zhan et al. 2019.
 
     kernel: side of the neighbourhood that a watershed point dominates, odd (15 in DisPose's
     training, 41 in CMP's own). bg_ratio: share of pixels that are grid points. max_points: a random
@@ -54,7 +55,8 @@ def guides(
     max_points: int,
     rng: np.random.Generator,
 ) -> Impulses:
-    """Guidance vectors of a clip in CMP's square of `side`: (f, max_points, ..), frame 0 empty.
+    """Guidance vectors of a clip in CMP's square of `side`: (f, max_points, ..), frame 0 empty. In
+    training they take the place of the joints' P_d: paper section 4.1, appendix D, figure 14c.
 
     flows (f, h, w, 2) in pixels from the reference to every frame, frame 0 zero. All frames are
     told at the points of the last one, as in MOFA-Video's training. Where there are fewer points

@@ -19,7 +19,7 @@ Array = jax.Array
 
 class ControlNet(nn.Module):
     """A U-Net's encoder, with a 1 x 1 convolution for each skip and one for the middle, all of
-    which start at zero."""
+    which start at zero: the hybrid ControlNet of paper eq. 8."""
 
     channels: tuple[int, ...]
     heads: tuple[int, ...]
@@ -38,7 +38,8 @@ class ControlNet(nn.Module):
         motion: Array | None = None,
         points: tuple[Array, ...] | None = None,
     ) -> Residuals:
-        """x (b, f, h, w, c), t (b,), context (b, l, e), as the U-Net receives them -> Residuals.
+        """x (b, f, h, w, c), t (b,), context (b, l, e), as the U-Net receives them -> Residuals,
+        the r of paper eq. 8.
 
         motion (b, f, h, w, channels[0]); points: one array per level, of the grid after it.
         """
@@ -61,7 +62,7 @@ def scale(residuals: Residuals, factor: float) -> Residuals:
 
 
 def accumulate(residuals: Residuals, num_levels: int, layers: int = 2) -> Residuals:
-    """Residuals as the released U-Net adds them.
+    """Residuals as the released U-Net adds them; paper eq. 8 reads as if each were added once.
 
     Its loop adds all residuals known so far after every down block, so those of the first skips
     count num_levels times and those of the last level once.

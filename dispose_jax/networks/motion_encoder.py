@@ -18,7 +18,8 @@ Array = jax.Array
 
 
 class MotionEncoder(nn.Module):
-    """One PixelEncoder per field, their sum through a last convolution.
+    """One PixelEncoder per field, their sum through a last convolution: motion field guidance as
+    the hybrid ControlNet receives it, paper section 4.1.
 
     fields: which of "sparse", "dense" exist (an ablation of the paper drops either). zero_start:
     the last convolution starts at zero too, for signals that enter the frozen U-Net itself.

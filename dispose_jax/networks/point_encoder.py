@@ -44,12 +44,12 @@ class PointMLP(nn.Module):
 
 
 class PointEncoder(nn.Module):
-    """Point features for the grid after every level of the encoder.
+    """Point features for the grid after every level of the encoder: paper eq. 6 and 7.
 
     channels and strides (pixels per cell) are per level. levels: "released" makes one map at 1/16
-    and resizes the result, by which few points reach the coarse levels; "paper" writes the points
-    onto each level's own grid. zero_start: the MLPs end in zero, for points that enter the frozen
-    U-Net itself.
+    and resizes the result, by which few points reach the coarse levels; "paper" has the order of
+    eq. 7, where the map has the level's size before its MLP: points are written onto each level's
+    own grid. zero_start: the MLPs end in zero, for points that enter the frozen U-Net itself.
     """
 
     channels: tuple[int, ...]

@@ -30,6 +30,9 @@ DROPOUTS = ("joint", "svd_xtend")
 class VideoLoss:
     """loss(params, batch, key) -> (value, scalars) of a model.
 
+    Paper eq. 2 states diffusion's general form of it, the error of the noise; a frozen base needs
+    its own target and weight, which are those of `model.schedule`.
+
     recipe: how control signals are made, None for the base model alone. train: `config.train`,
     frozen.
     """
