@@ -29,7 +29,9 @@ from dispose_jax.media import output
 SHARED = {"allow_override": True}  # the other commands have the same flags
 CONFIG, DEFAULT = "Configuration file and its argument (ablation).", "configs/svd.py:size=tiny"
 flags.DEFINE_string("config", DEFAULT, CONFIG, **SHARED)
-WEIGHTS = flags.DEFINE_list("weights", None, "Bundles, later ones win; or 'random'.", **SHARED)
+WEIGHTS = flags.DEFINE_list(
+    "weights", None, "Bundle folders; a later one overrides an earlier one. Or 'random'.", **SHARED
+)
 OUTPUT = flags.DEFINE_string("output", "output/evaluation", "Folder to write.", **SHARED)
 ARMS = flags.DEFINE_multi_string(
     "arms", [], "VARIANT or VARIANT=BUNDLE, with commas or again; one again is another seed of it."

@@ -17,7 +17,9 @@ ASSETS = Path(__file__).parent / "assets"
 SHARED = {"allow_override": True}  # sample.py has the same flags, and a test may load both
 CONFIG, DEFAULT = "Configuration file and its argument.", "configs/svd.py:size=tiny"
 flags.DEFINE_string("config", DEFAULT, CONFIG, **SHARED)
-WEIGHTS = flags.DEFINE_list("weights", None, "Bundles, later ones win; or 'random'.", **SHARED)
+WEIGHTS = flags.DEFINE_list(
+    "weights", None, "Bundle folders; a later one overrides an earlier one. Or 'random'.", **SHARED
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; one that exists continues.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Many processes, found by SLURM or the TPU.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, instead of that.")

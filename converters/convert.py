@@ -206,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     about = {
         "check": "say which file is where, what it is and what to do next",
         "to-flax": "released files -> bundle",
-        "to-torch": "bundle (or A,B: later ones win) -> released files",
+        "to-torch": "bundle (or A,B: a later one overrides an earlier one) -> released files",
     }
     for command, text in about.items():
         sub = commands.add_parser(command, help=text)

@@ -29,7 +29,7 @@ def test_every_function_named_exists():
     names = named(TEXT)
     assert len(names) > 20
     for name in names:
-        assert callable(found(name)), name
+        assert found(name), name
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if re.match(r"\| [^|]*(eq\.|appendix)", row)])

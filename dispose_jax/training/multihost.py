@@ -59,7 +59,7 @@ def start(
         )
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"the processes of this run do not find each other: {reason}") from error
+        raise ValueError(f"could not connect to the other processes: {reason}") from error
 
 
 def is_lead() -> bool:

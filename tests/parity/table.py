@@ -16,10 +16,10 @@ ROOT = Path(__file__).parents[2]
 HEAD = """# Parity with the original
 
 Each case is an output of the original PyTorch code (official DisPose, MimicMotion, MusePose, CMP,
-diffusers 0.27) in float32 on a CPU, with weights made from tensor names. The same weights, brought
-into Flax by the converters, must give the same numbers. Difference: the largest over all outputs of
-the case, of max |ours - original| in units of the original's standard deviation (for tables and
-pictures: as the case says), and beside it the tolerance of that output.
+diffusers 0.27) in float32 on a CPU, with weights generated deterministically from tensor names. The
+same weights, brought into Flax by the converters, must give the same numbers. Difference: the
+largest over all outputs of the case, of max |ours - original| in units of the original's standard
+deviation (for tables and pictures: as the case says), and beside it the tolerance of that output.
 
 | case | what | outputs | largest difference | its tolerance |
 |---|---|---|---|---|

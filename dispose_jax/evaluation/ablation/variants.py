@@ -72,9 +72,9 @@ def parse(texts: Sequence[str], variants: Collection[str]) -> list[tuple[str, st
 class Arm:
     """A variant with weights.
 
-    config: its own, `control` that of the variant. given: bundles, later ones win; RANDOM first
-    if what they lack may be random. frames: of a clip, the reference included. Raises ValueError
-    for what no bundle holds.
+    config: its own, `control` that of the variant. given: bundles, a later one overriding an
+    earlier one; RANDOM first if what they lack may be random. frames: of a clip, the reference
+    included. Raises ValueError for what no bundle holds.
     """
 
     def __init__(self, variant: str, config, given: Sequence[str]):
