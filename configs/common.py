@@ -98,9 +98,9 @@ TINY_IMAGE_ENCODER = {
 }
 # What a text book would do, and our own models; "released" is what DisPose's weights had.
 TEXTBOOK = {
-    "residuals": "once",  # or "accumulated": early skips count up to four times
-    "missing_joints": "drop",  # or "released": a missing joint writes a vector to the corner
-    "point_levels": "paper",  # each level's own map; or "released": one map, resized
+    "residuals": "once",  # each ControlNet residual; "accumulated": early ones up to four times
+    "missing_joints": "drop",  # of motion fields; "released": such a joint moves to the corner
+    "point_levels": "paper",  # a map of points per level; "released": one map, resized
 }
 
 # How the small networks learn on a CPU: steps, clips, frames of a clip, learning rate, optimizer.
@@ -134,7 +134,13 @@ CONTROL = {
 
 def control(variant: str) -> dict:
     """The `config.control` of a variant of the paper."""
-    return {"motion_into": "controlnet", "points_into": "controlnet", **CONTROL[variant]}
+    fields = CONTROL[variant]
+    return {
+        "motion": fields["motion"],  # fields of the motion guidance
+        "points": fields["points"],  # whether there is keypoint correspondence
+        "motion_into": fields.get("motion_into", "controlnet"),  # what the motion field enters
+        "points_into": fields.get("points_into", "controlnet"),  # what the point features enter
+    }
 
 
 def learnt(control: dict) -> tuple[str, ...]:
@@ -157,27 +163,26 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     stage, side = choice["stage"], SIDES.get(choice["size"])
     drawn = side is not None
     config = ConfigDict()
-    config.seed = 42
+    config.seed = 42  # of all random numbers
     # A base is trained before there is anything of DisPose.
     is_base = stages[stage][1] == "video" and stage != "dispose"
     config.control = control("base" if is_base else choice["variant"])
 
     skeleton = config.skeleton = ConfigDict()
-    # How driving poses come to the reference's body, and how they are drawn; or musepose, moore.
-    skeleton.fit = "mimicmotion"
-    skeleton.style = "mimicmotion"
+    skeleton.fit = "mimicmotion"  # how driving poses come to the reference's body
+    skeleton.style = "mimicmotion"  # how they are drawn
     skeleton.canvas = 256 if drawn else 2160  # short side painted on: strokes are 8 of its pixels
 
     motion = config.motion = ConfigDict()
     motion.kernel = {64: 23, 128: 45}.get(side, 199)  # of the sparse field's Gaussian, odd, pixels
-    motion.sigma = 9 / 256 * side if drawn else 20.0  # its deviation: follows the short side
-    motion.cmp_size = 64 if drawn else 384  # side of the square that CMP works in
+    motion.sigma = 9 / 256 * side if drawn else 20.0  # deviation of it: follows the short side
+    motion.cmp_size = 64 if drawn else 384  # side of the square that CMP works in, a multiple of 64
     motion.chunk = 8  # frames completed at a time
 
     dift = config.dift = ConfigDict()
-    dift.prompt = "photo of a human"
+    dift.prompt = "photo of a human"  # that Stable Diffusion is told
     dift.tokenizer = ""  # folder of SD1.5's tokenizer, needed for any other prompt
-    dift.timestep = 261  # of 1000
+    dift.timestep = 261  # of 1000: how far the reference is noised
     dift.up_block = 1  # whose output is read: 1/16 of the picture
     dift.ensemble = 2 if drawn else 8  # draws of the noise
     dift.chunk = 2 if drawn else 4  # draws in memory at a time
@@ -185,21 +190,21 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     sample = config.sample = ConfigDict()
     sample.resolution = side if drawn else 576  # short side; the other one keeps 9 : 16
     sample.height = side if drawn else 0  # both or neither: override resolution
-    sample.width = side if drawn else 0
+    sample.width = side if drawn else 0  # with height
     # 0: the reference is cropped to the size. Else it is stretched to it, and finished frames get
     # its shape again, so many pixels high.
     sample.shown_height = 0
     sample.stride = 2  # every n-th driving frame, times one more per 24 fps of the source
     sample.max_frames = 0  # driving frames used, after the stride; 0: all
     sample.window = 8 if drawn else 16  # frames denoised together
-    sample.overlap = 3 if drawn else 6
+    sample.overlap = 3 if drawn else 6  # frames that neighbouring windows share
     sample.window_pad = False  # repeat the last pose until windows end with the clip
-    sample.steps = 8 if drawn else 25
-    # A number, or one for the first and one for the last frame; 1 turns guidance off.
+    sample.steps = 8 if drawn else 25  # of denoising
+    # Of guidance: a number, or one for the first and one for the last frame; 1 turns it off.
     sample.guidance_scale = FieldReference(1.0 if drawn else 2.0, field_type=object)
-    sample.control_scale = 1.0
+    sample.control_scale = 1.0  # factor of the ControlNet's residuals
     sample.decode_chunk = 8  # frames decoded together, which see each other
-    # Those left over: as a whole chunk, or alone.
+    # Frames left over are decoded as a whole chunk, or alone.
     sample.decode_rest = "whole" if drawn else "short"
     sample.fps = 0.0  # of the written video; 0: the source's over the stride used
     sample.window_batch = 1  # windows at a time on each device
@@ -207,77 +212,80 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
 
     steps, batch, frames, rate, optimizer = recipes[stage]
     train = config.train = ConfigDict()
-    train.stage = stage
-    train.trainable, train.objective = stages[stage]
+    train.stage = stage  # what is trained: chosen in the config's argument
+    train.objective = stages[stage][1]  # what is minimised (training/objectives.py)
+    train.trainable = stages[stage][0]  # networks that learn
     if stage == "dispose":  # of these, what the variant has
         train.trainable = learnt(config.control)
-    train.decoder_only = stage == "decoder"
-    train.steps = steps
+    train.decoder_only = stage == "decoder"  # of an autoencoder
+    train.steps = steps  # after which the run is finished
     train.batch = batch  # clips of a step, over all devices
     train.accumulate = 1  # parts that a step's batch is worked through in
     train.frames = frames  # of a clip, the reference included
-    train.width = side if drawn else 768
-    train.height = side if drawn else 1024
+    train.width = side if drawn else 768  # of the clips, a multiple of 64
+    train.height = side if drawn else 1024  # of the clips, a multiple of 64
     # Frames of every clip through the autoencoder at a time.
     train.encode_chunk = 16 if drawn else 4
     train.start = "shallow" if drawn else "released"  # of fresh networks (training/state.py)
     train.control_start = "unet"  # whose encoder a ControlNet starts as a copy of; or "dift_unet"
     train.copy_add_embedding = True  # ControlNet; the released one starts this part at random
 
-    # What is minimised (training/objectives.py).
-    train.sigmas = "lognormal"  # noise levels; or "cosine", "times"
-    train.sigma_mean = 1.0 if drawn else 0.7  # of the logarithm, for lognormal
-    train.sigma_std = 1.2 if drawn else 1.6
+    # What is minimised.
+    train.sigmas = "lognormal"  # distribution of the noise levels
+    train.sigma_mean = 1.0 if drawn else 0.7  # of the levels' logarithm, for lognormal
+    train.sigma_std = 1.2 if drawn else 1.6  # deviation of that logarithm
     train.noise_offset = 0.0  # of a clip's noise, the same for all pixels and frames
-    train.dropout = "joint"  # what guidance takes away is dropped together; or "svd_xtend"
-    train.drop_rate = 0.1
-    train.point_drop_rate = 0.0  # of joints, for a whole clip
-    train.region = "none"  # where the loss weighs more: hands, face, joints, limbs
-    train.region_weight = 4.2
+    train.dropout = "joint"  # what guidance takes away is dropped together; or SVD_Xtend's
+    train.drop_rate = 0.1  # of what guidance takes away
+    train.point_drop_rate = 0.0  # of joints, left out for a whole clip
+    train.region = "none"  # where the loss weighs more
+    train.region_weight = 4.2  # how much more it weighs there
     train.skip_reference = False  # leave frame 0 out of the loss
-    train.guides = "joints" if drawn else "flow"  # of CMP: as in sampling, or the flow's watershed
-    train.kl_weight = 1e-4  # autoencoder
-    train.figure_weight = 3.0  # autoencoder and cmp: the person's pixels, where they are known
+    train.guides = "joints" if drawn else "flow"  # of CMP: joints, or watershed points of flow
+    train.kl_weight = 1e-4  # autoencoder: of the pull to a normal posterior
+    train.figure_weight = 3.0  # autoencoder and cmp: of the person's pixels, where known
 
     # How it is minimised. Not stated in the paper: SVD_Xtend's and MusePose's values.
-    train.optimizer = optimizer  # adamw or muon
-    train.learning_rate = rate
-    train.warmup = 100 if drawn else 500
-    train.decay = "cosine" if drawn else "constant"
+    train.optimizer = optimizer  # AdamW, or Muon for matrices
+    train.learning_rate = rate  # after the warm-up
+    train.warmup = 100 if drawn else 500  # steps in which the rate rises from 0
+    train.decay = "cosine" if drawn else "constant"  # of the rate
     train.average = 0.0  # decay of the weights' moving average, which the bundle gets; 0: the last
-    train.b1 = 0.9
-    train.b2 = 0.99 if drawn else 0.999
-    train.epsilon = 1e-8
+    train.b1 = 0.9  # decay of the mean of gradients
+    train.b2 = 0.99 if drawn else 0.999  # decay of the mean of their squares
+    train.epsilon = 1e-8  # added to the root of that mean
+    # Of the weights, times the rate.
     train.weight_decay = 0.0 if drawn or train.decoder_only else 1e-2
-    train.clip = 1.0  # of the gradients' norm
+    train.clip = 1.0  # largest norm of the gradient
 
     train.dtype = "auto"  # of the arithmetic; what learns is kept in float32
-    train.remat = "none" if drawn else "layer"  # what is computed again instead of kept
+    train.remat = "none" if drawn else "layer"  # gradients compute every layer again, or nothing
     train.mesh = ConfigDict()
     train.mesh.data = 0  # devices that share out the clips; 0: all that are left
     train.mesh.fsdp = 1  # devices that also share out the parameters
     train.mesh.frames = 1  # devices that share out the frames of a clip
     train.mesh.smallest = 4.0  # MiB; smaller tensors are on every device
 
-    train.log_every = 10
-    train.save_every = 200 if drawn else 500
-    train.keep = 2  # checkpoints
+    train.log_every = 10  # steps between lines of metrics
+    train.save_every = 200 if drawn else 500  # steps between checkpoints; 0: at the end
+    train.keep = 2  # checkpoints on disk
     train.sample_every = 500 if drawn else 1000  # steps between pictures of the progress; 0: none
 
     data = config.data = ConfigDict()
-    data.source = "synthetic" if drawn else ""  # or a folder of dispose_jax.data.prepare
+    data.source = "synthetic" if drawn else ""  # drawn people, or a folder of data.prepare
     # Of synthetic clips, the share whose reference stands in a way of its own.
     data.apart = 0.9 if train.objective == "video" else 0.5
-    data.heights = (0.8, 0.98) if side == 128 else (0.68, 0.92)  # of drawn people, of the picture's
-    data.clips_per_video = 8
+    # Of drawn people, in those of the picture.
+    data.heights = (0.8, 0.98) if side == 128 else (0.68, 0.92)
+    data.clips_per_video = 8  # cut from each
     data.stride = 2  # every n-th frame, times one more per 24 fps
     data.reference = "near"  # where frame 0 comes from: ref_window frames around, or "first"
-    data.ref_window = 64
+    data.ref_window = 64  # frames around a clip that may be its reference
     data.flow = "auto"  # optical flow: raft, dis, or raft where the weights have it
-    data.flow_short_side = 384
-    data.guide_kernel = 15  # of the watershed's maxima, odd
-    data.guide_bg_ratio = 1 / 6400  # density of the regular points
-    data.max_guides = 256
+    data.flow_short_side = 384  # pixels of the frames whose flow is looked for
+    data.guide_kernel = 15  # pixels that a watershed point dominates, odd
+    data.guide_bg_ratio = 1 / 6400  # share of pixels that are points anyway
+    data.max_guides = 256  # guidance points of a frame
     data.workers = 0  # processes that read; 0: threads
     data.prefetch = 16  # examples read ahead
     return config

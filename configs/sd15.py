@@ -111,7 +111,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         sample.steps = 30 if moore else 20
         sample.guidance_scale = 3.5
         sample.decode_rest = "whole"  # frames do not see each other
-    sample.window_stride = 1  # scales of windows; those of the k-th take every 2^k-th frame
+    sample.window_stride = 1  # scales of windows; those of the k-th take each 2^k-th frame
     sample.window_loop = moore  # windows go round from the last frame to the first
     sample.window_pad = not moore
     sample.betas = "linear" if moore else "scaled_linear"  # Moore trains with the other ones
@@ -124,5 +124,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     train.spatial_only = train.stage == "base"  # single frames know nothing of motion modules
     train.sigmas = "times"
     train.noise_offset = 0.0 if drawn else 0.05
-    config.data.ref_window = 1_000_000  # frames around: the reference is any frame of the video
+    config.data.ref_window = 1_000_000  # the reference is any frame of the video
     return config

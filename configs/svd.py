@@ -57,7 +57,7 @@ TINY = {
 # What the released weights were made with; our own models take the other column.
 RELEASED = {
     "residuals": "accumulated",
-    "time_context_order": "released",  # guidance halves mix in temporal attention; or "per_clip"
+    "time_context_order": "released",  # "released": guidance halves mix in temporal attention
     "missing_joints": "released",
     "point_levels": "released",
 }
@@ -96,7 +96,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sample.sigma_min = 0.05 if drawn else 0.002  # lowest one before none
     sample.noise_aug = 0.02 if drawn else 0.0  # noise on the reference before it is encoded
     sample.conditioning_fps = 7  # told to the network (as one less), whatever the video's
-    sample.motion_bucket = 127
+    sample.motion_bucket = 127  # told to the network: how much moves
     # On the reference: a deviation, or mean and deviation of its logarithm.
     config.train.noise_aug = FieldReference(0.02, field_type=object)
     return config
