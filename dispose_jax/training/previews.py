@@ -9,6 +9,7 @@ import numpy as np
 
 from dispose_jax import explain, sampling
 from dispose_jax.correspondence import dift
+from dispose_jax.media import page
 from dispose_jax.motion import color
 from dispose_jax.networks.vae import VAE
 from dispose_jax.ops.levels import to_float, to_uint8
@@ -23,9 +24,7 @@ SIDE = 192  # pixels that small pictures are enlarged to, about
 
 def sheet(rows: list[np.ndarray]) -> np.ndarray:
     """Rows of pictures, each (n, h, w, 3) uint8 -> one picture, small ones enlarged."""
-    times = max(1, SIDE // max(rows[0].shape[1:3]))
-    page = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
-    return page.repeat(times, axis=0).repeat(times, axis=1)
+    return page.below([page.row(page.enlarged(row, SIDE), gap=0) for row in rows])
 
 
 def reconstructions(vae: VAE, params: Params, batch: Batch, key: Array) -> np.ndarray:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from dispose_jax.evaluation.ablation.clips import SETS
 from dispose_jax.evaluation.ablation.run import COPY, TRUTH, Results
+from dispose_jax.media import page
 
 PICTURE_SIDE = 128  # pixels that small pictures are enlarged to, about
-GAP, LABEL = 4, 200  # pixels: around pictures, width of a row's name
+LABEL = 200  # pixels: width of a row's name
 TURNS = 4  # how often the video shows its clips, which are short
-PAPER, INK = (250, 250, 248), (30, 30, 34)
 
 
 def sheet(results: Results) -> np.ndarray:
@@ -23,9 +22,9 @@ def sheet(results: Results) -> np.ndarray:
     for kind, clip in _shown(results):
         blocks.append(_title(f"{kind}, clip {clip}"))
         for row in _pictured(results):
-            frames = _enlarged(results.pictures[kind][row][clip])
-            blocks.append(np.concatenate([_name(row, frames.shape[1]), *_spaced(frames)], axis=1))
-    return _page(blocks)
+            frames = page.enlarged(results.pictures[kind][row][clip], PICTURE_SIDE)
+            blocks.append(page.row(frames, before=[_name(row, frames.shape[1])]))
+    return page.below(blocks)
 
 
 def movie(results: Results) -> Iterator[np.ndarray]:
@@ -37,14 +36,14 @@ def movie(results: Results) -> Iterator[np.ndarray]:
         blocks = []
         for kind, clip in _shown(results):
             pictures = np.stack([results.pictures[kind][row][clip][frame] for row in rows])
-            pictures = _enlarged(pictures)
+            pictures = page.enlarged(pictures, PICTURE_SIDE)
             if not blocks:
-                width = pictures.shape[2] + GAP
+                width = pictures.shape[2] + page.GAP
                 heads = [_title(row, width) for row in rows]
                 blocks.append(np.concatenate([_title("", LABEL), *heads], axis=1))
             name = _name(f"{kind}, clip {clip}", pictures.shape[1])
-            blocks.append(np.concatenate([name, *_spaced(pictures)], axis=1))
-        yield _page(blocks)[None]
+            blocks.append(page.row(pictures, before=[name]))
+        yield page.below(blocks)[None]
 
 
 def _shown(results: Results) -> Iterator[tuple[str, int]]:
@@ -59,44 +58,11 @@ def _pictured(results: Results) -> list[str]:
     return [TRUTH, *variants, COPY]
 
 
-def _enlarged(frames: np.ndarray) -> np.ndarray:
-    """Frames (n, h, w, 3) whole times as large."""
-    times = max(1, PICTURE_SIDE // max(frames.shape[1:3]))
-    return frames.repeat(times, axis=1).repeat(times, axis=2)
-
-
-def _spaced(frames: np.ndarray) -> list[np.ndarray]:
-    """Frames with paper to the right of each and below."""
-    paper = lambda frame: [
-        np.pad(channel, [(0, GAP), (0, GAP)], constant_values=value)
-        for channel, value in zip(np.moveaxis(frame, -1, 0), PAPER)
-    ]
-    return [np.stack(paper(frame), -1) for frame in frames]
-
-
 def _name(text: str, height: int) -> np.ndarray:
     """What stands to the left of pictures."""
-    return _written(text, LABEL, height + GAP)
+    return page.written(text, LABEL, height + page.GAP)
 
 
 def _title(text: str, width: int = 2 * LABEL) -> np.ndarray:
     """What stands above pictures."""
-    return _written(text, width, 22)
-
-
-def _written(text: str, width: int, height: int) -> np.ndarray:
-    box = Image.new("RGB", (width, height), PAPER)
-    ImageDraw.Draw(box).text((GAP, height // 2), text, INK, ImageFont.load_default(12), "lm")
-    return np.array(box)
-
-
-def _page(blocks: list[np.ndarray]) -> np.ndarray:
-    """Blocks below each other on paper."""
-    width = max(block.shape[1] for block in blocks)
-    page = np.empty((sum(len(block) for block in blocks), width, 3), np.uint8)
-    page[:] = PAPER
-    top = 0
-    for block in blocks:
-        page[top : top + len(block), : block.shape[1]] = block
-        top += len(block)
-    return page
+    return page.written(text, width, 22)
