@@ -107,7 +107,8 @@ def find(folder: Path) -> list[str]:
             below.clear()
             continue
         entered.add((identity.st_dev, identity.st_ino))
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        own_first = lambda name: (Path(place, name).is_symlink(), name)
+        below[:] = sorted((name for name in below if not name.startswith(".")), key=own_first)
         paths = (Path(place, name) for name in files_here if not name.startswith("."))
         videos = (path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
         names += [path.relative_to(folder).as_posix() for path in videos]
@@ -126,8 +127,7 @@ def clips(recipe: Extraction, tools: Finders, folder: Path, name: str) -> Iterat
     shows = np.ones(info.num_frames, bool) if known is None else shows_person(known)
     if not shows.any():
         raise ValueError(f"{path}: no person is visible in what a crop to the training size leaves")
-    turns = (video.times(path) - video.times(path)[0]) * float(info.fps)
-    chosen = choose(recipe, path, stride, shows, turns, rng)
+    chosen = choose(recipe, path, stride, shows, video.turns(path), rng)
     pictures, for_flow, found = _read(recipe, tools, path, chosen, stride, known is None)
     kept = 0
     for indices in chosen:

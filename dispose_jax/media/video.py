@@ -105,6 +105,16 @@ def times(path: str | os.PathLike) -> np.ndarray:
     return decoding.scan(path).times
 
 
+def turns(path: str | os.PathLike) -> np.ndarray:
+    """When each frame is shown, (n,) float64 in frames of the video's rate: 0, 1, 2, ... unless the
+    rate varies; errors as of `probe`."""
+    found = decoding.scan(path)
+    fps = _fps(found)
+    if not timeline.varies(found.times, fps):
+        return np.arange(len(found.times), dtype=np.float64)
+    return (found.times - found.times[0]) * float(fps)
+
+
 def choose(path: str | os.PathLike, sample_stride: int, max_frames: int = 0) -> Chosen:
     """Which frames sampling uses, at most max_frames (0: all), `stride_for` the video's rate.
 
