@@ -207,6 +207,7 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     # Frames left over are decoded as a whole chunk, or alone.
     sample.decode_rest = "whole" if drawn else "short"
     sample.fps = 0.0  # of the written video; 0: the source's over the stride used
+    sample.audio = True  # the driving video's sound in the written one
     sample.window_batch = 1  # windows at a time on each device
     sample.dtype = "auto"  # of the networks: bfloat16 on GPU and TPU, float32 on CPU
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -23,11 +24,13 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "disp
 
 def run(main: Callable[[object], None]) -> None:
     """Parse the command line, call main with the config that its flag --config names, and exit."""
+    # Names of files may hold bytes that are not UTF-8.
+    sys.stdout.reconfigure(errors="backslashreplace")
     if {"--help", "-help", "-h"} & {*sys.argv[1:]}:
         print(_usage())
         return
     try:
-        overrides, arguments = settings.take_overrides(sys.argv)
+        overrides, arguments = settings.take_overrides(at_home(sys.argv))
         rest = flags.FLAGS(arguments)[1:]
         if rest:
             raise ValueError(f"unexpected argument {rest[0]!r}; options start with --")
@@ -49,6 +52,15 @@ def run(main: Callable[[object], None]) -> None:
         fail("out of memory: choose a smaller size or fewer frames; --dry_run tells the needs", 1)
     except KeyboardInterrupt:
         fail("interrupted", 130)
+
+
+def at_home(arguments: Sequence[str]) -> list[str]:
+    """Arguments with the ~ of --flag=~/a,~/b replaced, which a shell leaves alone there."""
+    home = lambda match: os.path.expanduser(match[0])
+    return [
+        re.sub(r"(?<=[=,])~[\w.-]*(?=/|,|$)", home, argument) if argument[:1] == "-" else argument
+        for argument in arguments
+    ]
 
 
 def fail(error: Exception | str, code: int) -> None:

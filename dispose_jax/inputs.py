@@ -17,9 +17,11 @@ import numpy as np
 
 from dispose_jax.diffusion import windows
 from dispose_jax.media import image, video
+from dispose_jax.media.sound import Sound, has_sound
 from dispose_jax.pose import draw, estimate, files, people, retarget
 from dispose_jax.types import Pose
 
+IN_STEP = 1e-3  # rates whose quotient is nearer to 1 keep sound and pictures together
 POSES_FPS = Fraction(30)  # taken for a pose file without a video
 
 
@@ -92,6 +94,7 @@ class Clip(NamedTuple):
     fps: Fraction  # of the video to write
     fit: NamedTuple  # of the procedure that fitted the poses
     warnings: list[str]
+    sound: Sound | None = None  # of the video to write
 
     @property
     def num_frames(self) -> int:
@@ -117,6 +120,7 @@ class Driving(NamedTuple):
     fps: Fraction  # of the source
     stride: int
     warnings: tuple[str, ...] = ()  # about the video
+    sound: Sound | None = None  # of the frames that are used
 
 
 def prepare(
@@ -125,8 +129,8 @@ def prepare(
     """Read, fit and draw everything.
 
     sample, skeleton: `config.sample`, of which resolution, height, width, shown_height, stride,
-    max_frames and fps are read, and `config.skeleton`, checked (settings.py). pose_models: folder
-    of the detector's files or None. Raises ValueError for anything that cannot be animated.
+    max_frames, fps and audio are read, and `config.skeleton`, checked (settings.py). pose_models:
+    folder of the detector's files or None. Raises ValueError for anything that cannot be animated.
     """
     picture, size = _reference(sources, sample)
     framed = frame(picture, size, sample.shown_height)
@@ -143,6 +147,14 @@ def prepare(
     fitted = retarget.to_reference(
         skeleton.fit, reference_pose, driving.pose, video_size=video_size, target_size=target_size
     )
+    fps = driving.fps / driving.stride
+    warnings, sound = [*driving.warnings, *fitted.warnings], driving.sound
+    if sound and sample.audio and sample.fps and abs(sample.fps / fps - 1) > IN_STEP:
+        warnings.append(
+            f"{sound.path}: its sound is left out, as it would not be in step at sample.fps "
+            f"{sample.fps:g} in place of {float(fps):g}"
+        )
+        sound = None
     skeletons = Skeletons(
         fitted.pose,
         framed.shown,
@@ -157,9 +169,10 @@ def prepare(
         skeletons=skeletons,
         look=dict(skeleton),
         shown=framed.shown,
-        fps=Fraction(sample.fps).limit_denominator(1001) or driving.fps / driving.stride,
+        fps=Fraction(sample.fps).limit_denominator(1001) or fps,
         fit=fitted.fit,
-        warnings=[*driving.warnings, *fitted.warnings],
+        warnings=warnings,
+        sound=sound if sample.audio else None,
     )
 
 
@@ -283,7 +296,8 @@ def _driving(sources: Sources, stride: int, max_frames: int, detector: Detector)
             frames = (sources.driving[i] for i in chosen.numbers)
         else:
             frames = video.frames(sources.driving, chosen.numbers)
-        return _driven(detector.find(frames, name, "--poses", len(chosen.numbers)), chosen)
+        pose = detector.find(frames, name, "--poses", len(chosen.numbers))
+        return _driven(pose, chosen, sources.driving)
     file, of = _pose_file(sources.poses), _name(sources.poses, "poses")
     if sources.driving is not None:
         info = _probe(sources)
@@ -296,7 +310,7 @@ def _driving(sources: Sources, stride: int, max_frames: int, detector: Detector)
         chosen = _choose(sources, stride, max_frames)
         pose = file.pose.at(chosen.numbers)
         _check_seen(pose, of)
-        return _driven(pose, chosen)
+        return _driven(pose, chosen, sources.driving)
     fps = _rate(sources)
     if sources.fps is None:
         detector.say(f"{of}: no video beside it, taking {float(fps):g} fps")
@@ -307,11 +321,13 @@ def _driving(sources: Sources, stride: int, max_frames: int, detector: Detector)
     return Driving(pose, file.width, file.height, fps, step)
 
 
-def _driven(pose: Pose, chosen: video.Chosen) -> Driving:
-    """The poses of a video's chosen frames."""
-    return Driving(
-        pose, chosen.width, chosen.height, chosen.fps, chosen.stride, warnings=chosen.warnings
-    )
+def _driven(pose: Pose, chosen: video.Chosen, source: Path | np.ndarray) -> Driving:
+    """The poses of a video's chosen frames, with its sound."""
+    heard = None
+    if not isinstance(source, np.ndarray) and has_sound(source):
+        heard = Sound(source, *chosen.span)
+    size = chosen.width, chosen.height
+    return Driving(pose, *size, chosen.fps, chosen.stride, chosen.warnings, heard)
 
 
 def _choose(sources: Sources, stride: int, max_frames: int) -> video.Chosen:

@@ -48,6 +48,9 @@ class Job:
         settings.check(self.config)
         self.output = output.prepare(self.output, ".mp4")
         self._spare_sources()
+        video.try_out(self.output)
+        for ending in ENDINGS:
+            output.try_out(self.path(ending))
         self.animator = Animator(self.config, self.given, say=self.say)
 
     def path(self, ending: str) -> Path:
@@ -148,7 +151,7 @@ def _decode(
 ) -> explain.Strip | None:
     """Latents -> the video; its frames too, reduced, if they are to be shown."""
     shown = explain.Strip(clip.reference.shape[:2]) if job.explain else None
-    with video.writer(job.output, clip.fps) as write:
+    with video.writer(job.output, clip.fps, sound=clip.sound) as write:
         for frames in job.animator.decode(clip, latents, progress=stages):
             write(frames)
             if shown is not None:

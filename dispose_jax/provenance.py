@@ -26,7 +26,7 @@ def fingerprint(config, clip: inputs.Clip, folders: Iterable[str]) -> str:
     """Digest of all that latents depend on: config, reference, poses and the bundles in order."""
     digest = hashlib.sha256()
     values = json.loads(config.to_json())
-    for key in ("decode_chunk", "decode_rest", "fps"):  # these come after the latents
+    for key in ("decode_chunk", "decode_rest", "fps", "audio"):  # these come after the latents
         values["sample"].pop(key)
     digest.update(json.dumps(values, sort_keys=True).encode())
     for leaf in (clip.reference, *jax.tree.leaves(clip.pose)):
@@ -70,6 +70,7 @@ def describe(
         "frames": clip.num_frames,
         "size": list(clip.shown[::-1]),
         "fps": float(clip.fps),
+        "sound": clip.sound is not None,
         "fit": clip.fit._asdict(),
         "warnings": clip.warnings,
         "config": json.loads(config.to_json()),

@@ -89,6 +89,7 @@ LIMITS = {
     "data.prefetch": (1, math.inf),
 }
 CHOICES = {
+    "sample.audio": (True, False),
     "skeleton.fit": ("mimicmotion", "musepose", "moore"),
     "skeleton.style": ("mimicmotion", "musepose", "moore"),
     "sample.decode_rest": ("short", "whole"),

@@ -122,7 +122,7 @@ def clips(recipe: Extraction, tools: Finders, folder: Path, name: str) -> Iterat
     stride = video.stride_for(info.fps, recipe.stride)
     for warning in info.warnings:
         tools.detector.say(f"warning: {warning}")
-    rng = np.random.default_rng([recipe.seed, zlib.crc32(os.fsencode(name))])
+    rng = np.random.default_rng([recipe.seed, zlib.crc32(name.encode(errors="surrogateescape"))])
     known = _known_pose(recipe, path, info)
     shows = np.ones(info.num_frames, bool) if known is None else shows_person(known)
     if not shows.any():
@@ -263,7 +263,7 @@ def _record(
     stride: int,
 ) -> Record:
     frames = np.stack([pictures[int(i)] for i in indices])
-    seed = zlib.crc32(os.fsencode(f"{name} {indices.tolist()}")) ^ recipe.seed
+    seed = zlib.crc32(f"{name} {indices.tolist()}".encode(errors="surrogateescape")) ^ recipe.seed
     guides = features = posterior = None
     if tools.flow is not None:
         flows = np.zeros((len(indices), *recipe.flow_size, 2), np.float32)

@@ -12,7 +12,6 @@ RAFT in it gives the flow (otherwise OpenCV's DIS), Stable Diffusion in it gives
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -101,8 +100,7 @@ def prepare(
             except ValueError as error:
                 summary.skipped[name] = " ".join(str(error).split())
                 lines = [{"video": v, "reason": r} for v, r in summary.skipped.items()]
-                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-                output.write_bytes(skipped, text.encode())
+                output.write_bytes(skipped, b"".join(map(output.as_json, lines)))
             else:
                 records.write(out, name, clips)
                 summary.made, summary.clips = summary.made + 1, summary.clips + len(clips)

@@ -59,7 +59,7 @@ def encode(record: Record) -> bytes:
     tensors = {
         "jpeg": np.concatenate(pictures),
         "jpeg_lengths": np.array([len(picture) for picture in pictures]),
-        "video": np.frombuffer(record.video.encode(), np.uint8),
+        "video": np.frombuffer(_name_bytes(record.video), np.uint8),
         "indices": np.asarray(record.indices, np.int64),
     }
     for name in _POSE:
@@ -87,7 +87,7 @@ def decode(content: bytes) -> Record:
             guides=guides,
             point_features=tensors.get("point_features"),
             posterior=tensors.get("posterior"),
-            video=tensors["video"].tobytes().decode(),
+            video=tensors["video"].tobytes().decode(errors="surrogateescape"),
             indices=tensors["indices"],
         )
     except KeyError as error:
@@ -300,7 +300,12 @@ def check(folder: str | os.PathLike, config) -> dict:
 def _prefix(video: str) -> str:
     """Start of the name of a video's file: the digest tells a.mp4 from a.mov and b/a.mp4."""
     stem = re.sub(r"[^\w.]", "_", Path(video).stem, flags=re.ASCII)[:80]
-    return f"clips-{stem}-{zlib.crc32(video.encode()):08x}-"
+    return f"clips-{stem}-{zlib.crc32(_name_bytes(video)):08x}-"
+
+
+def _name_bytes(video: str) -> bytes:
+    """A video's name as the file system has it, which may be other than UTF-8."""
+    return video.encode(errors="surrogateescape")
 
 
 def _count(name: str) -> int | None:

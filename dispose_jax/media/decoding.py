@@ -88,6 +88,7 @@ def scan(path: str | os.PathLike, most: int | None = None) -> Scan:
 def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
     with opened(path) as (container, stream):
         stated = stream.average_rate or stream.guessed_rate
+        length = stream.duration and stream.duration * stream.time_base
         times, first, notes = [], None, []
         for frame in _decoded(container, stream, notes):
             # Without a time of its own the decoding time is as good; AVI has nothing else.
@@ -110,7 +111,7 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
     notes += [
         f"its clock leaps by {by:.2f} s at {at:.2f} s; the leap is closed up" for at, by in leaps
     ]
-    promised = _promised(stream, times, stated) if most is None and not notes else 0
+    promised = _promised(times, stated, length) if most is None and not notes else 0
     if promised > len(times) + 1:  # the last frame may be announced to stay longer
         notes.append(
             f"holds {len(times)} of the {promised} frames that it announces; it is truncated or "
@@ -215,13 +216,13 @@ def _announced(container) -> float | None:
     return None
 
 
-def _promised(stream, times: np.ndarray, stated: Fraction | None) -> int:
-    """How many frames a header with the track's length and a constant rate promises."""
-    if not stream.duration or not stated or len(times) < 2:
+def _promised(times: np.ndarray, stated: Fraction | None, length: Fraction | None) -> int:
+    """How many frames a header with the track's length in seconds and a constant rate promises."""
+    if not length or not stated or len(times) < 2:
         return 0
     if times[-1] <= times[0] or timeline.rate(times, stated) != stated:
         return 0
-    return round(stream.duration * stream.time_base * stated)
+    return round(length * stated)
 
 
 def _check_size(

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -36,6 +36,24 @@ def prepare(path: str | os.PathLike, *suffixes: str) -> Path:
     return path
 
 
+def temporary(path: Path) -> Path:
+    """The name under which a file is written before it takes its place."""
+    return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+
+
+def try_out(path: str | os.PathLike) -> None:
+    """Make and remove an empty file of that name's temporary one, before any long work.
+
+    Raises OSError with one sentence for a name or place that takes no file.
+    """
+    with explained(path):
+        place = temporary(Path(path))
+        try:
+            place.touch()
+        finally:
+            place.unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary name to write to, renamed to path if the block ends well and removed if not.
@@ -44,13 +62,14 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     of the name. Raises OSError with one sentence if the file cannot take its place.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    place = temporary(path)
     try:
-        yield temporary
+        yield place
         with explained(path):
-            os.replace(temporary, path)
+            os.replace(place, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what is wrong with the place has been said
+            place.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -98,5 +117,11 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
 
 def write_json(path: str | os.PathLike, content: object) -> None:
     """Write JSON for people to read: indented, keys in the order given, numbers finite."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, f"{text}\n".encode())
+    write_bytes(path, as_json(content, indent=2))
+
+
+def as_json(content: object, **layout) -> bytes:
+    """A line of JSON. Bytes of a file's name that are not UTF-8, which Python keeps as lone
+    surrogates, are escaped, so that reading gives the same name."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, **layout)
+    return f"{text}\n".encode(errors="backslashreplace")

@@ -7,6 +7,7 @@ that the stride skips is never converted or kept.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from dispose_jax.media import decoding, output, timeline
+from dispose_jax.media.sound import Sound, beside
 
 FILM_RATE = 24  # frames per second; the stride grows with every whole multiple of it
 SMALLEST_COUNT = 2  # driving frames; one is a picture
@@ -178,7 +180,7 @@ def pick(path: str | os.PathLike, wanted: Collection[int]) -> Iterator[tuple[int
 
 @contextmanager
 def writer(
-    path: str | os.PathLike, fps: float | Fraction
+    path: str | os.PathLike, fps: float | Fraction, *, sound: Sound | None = None
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """A function that appends frames (n, h, w, 3) uint8 to an H.264 MP4.
 
@@ -187,8 +189,9 @@ def writer(
                 write(chunk)
 
     The file appears when the block ends well. An odd height or width grows by one repeated row or
-    column, as 4:2:0 colour needs even ones. Raises ValueError for a wrong name, rate or shape and
-    if no frame was written, OSError with one sentence on a full disk; then nothing is left behind.
+    column, as 4:2:0 colour needs even ones. sound: what is to be heard from the first frame on.
+    Raises ValueError for a wrong name, rate or shape and if no frame was written, OSError with one
+    sentence on a full disk; then nothing is left behind.
     """
     path = output.prepare(path, ".mp4")
     rate = Fraction(fps).limit_denominator(1001)
@@ -198,12 +201,11 @@ def writer(
         )
     with output.replacing(path) as temporary:
         with output.explained(path):
-            options = {"movflags": "faststart"}  # the index first: browsers start at once
-            container = av.open(decoding.url(temporary), "w", format="mp4", options=options)
-        stream = None
+            container = _create(temporary)
+        stream, heard, count = None, iter(()), 0
 
         def write(frames: np.ndarray) -> None:
-            nonlocal stream
+            nonlocal stream, heard, count
             if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
                 raise ValueError(
                     f"{path}: frames of shape {frames.shape} and type {frames.dtype},"
@@ -213,6 +215,7 @@ def writer(
             even_h, even_w = h + h % 2, w + w % 2
             if stream is None:
                 stream = _add_stream(container, rate, even_h, even_w)
+                heard = beside(container, sound) if sound else heard
             if (stream.height, stream.width) != (even_h, even_w):
                 raise ValueError(
                     f"{path}: frames of {w} x {h} after frames of {stream.width} x {stream.height}"
@@ -222,6 +225,8 @@ def writer(
                     frame = np.pad(frame, [(0, even_h - h), (0, even_w - w), (0, 0)], mode="edge")
                     picture = av.VideoFrame.from_ndarray(frame, "rgb24")
                     container.mux(stream.encode(_to_yuv(picture)))
+                    count += 1
+                    _mux_until(container, heard, count / float(rate))
 
         try:
             yield write
@@ -229,6 +234,7 @@ def writer(
                 raise ValueError(f"{path}: no frames to write")
             with output.explained(path):
                 container.mux(stream.encode())
+                _mux_until(container, heard, math.inf)
         except BaseException:
             # The first error is the one to tell; closing a broken file may raise another.
             with suppress(OSError, av.error.FFmpegError):
@@ -236,6 +242,31 @@ def writer(
             raise
         with output.explained(path):
             container.close()
+
+
+def try_out(path: str | os.PathLike) -> None:
+    """Open and remove a video of that name, before any long work. Raises as `writer` would."""
+    path = output.prepare(path, ".mp4")
+    temporary = output.temporary(path)
+    with output.explained(path):
+        try:
+            _create(temporary).close()
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _create(path: os.PathLike):
+    """A container to write a video to."""
+    options = {"movflags": "faststart"}  # the index first: browsers start at once
+    return av.open(decoding.url(path), "w", format="mp4", options=options)
+
+
+def _mux_until(container, heard: Iterator[tuple[float, av.Packet]], second: float) -> None:
+    """Write the packets of sound up to a second and the first after it."""
+    for at, packet in heard:
+        container.mux(packet)
+        if at > second:
+            break
 
 
 def write(

@@ -1,0 +1,133 @@
+"""The driving video's sound in the written one: what was used of it, in step."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from dispose_jax.media import sound, video
+from dispose_jax.media.sound import Sound
+from tests.media import films
+
+RATE = 44100
+BEAT = 0.2  # seconds from the start of one tone to that of the next
+
+
+def tones(seconds, rate):
+    """Tones that begin loud every fifth of a second, alternately of 440 and 880 Hz."""
+    t = np.arange(round(rate * seconds)) / rate
+    pitch = np.where((t / BEAT).astype(int) % 2 == 0, 440, 880)
+    loud = np.where(t / BEAT % 1 < 0.5, 0.5, 0.05)
+    return (loud * np.sin(2 * np.pi * np.cumsum(pitch) / rate)).astype(np.float32)
+
+
+def film(path, codec, *, video_codec="libx264", rate=RATE, layout="stereo", late=0.0, n=60):
+    """n numbered frames at 30 a second; the sound begins `late` seconds after the pictures."""
+    with av.open(str(path), "w") as container:
+        frames = films.numbered(n)
+        pictures = films.track(container, frames[0], 30, None, video_codec, {}, 12, {})
+        heard = container.add_stream(codec, rate=rate, layout=layout)
+        films.encode(container, pictures, frames)
+        samples = np.stack([tones(n / 30 - late, rate)] * (2 if layout == "stereo" else 1))
+        for i in range(0, samples.shape[1], 1000):
+            part = np.ascontiguousarray(samples[:, i : i + 1000])
+            frame = av.AudioFrame.from_ndarray(part, "fltp", layout)
+            frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+            frame.pts = i + round(late * rate)
+            container.mux(heard.encode(frame))
+        container.mux(heard.encode(None))
+    return path
+
+
+def heard(path):
+    """What is heard from second 0 on, (n,), and the name of the codec."""
+    with av.open(str(path)) as container:
+        resampler, parts, first = av.AudioResampler("fltp", "mono", RATE), [], None
+        for frame in container.decode(audio=0):
+            first = float(frame.pts * frame.time_base) if first is None else first
+            parts += [part.to_ndarray()[0] for part in resampler.resample(frame)]
+        samples = np.concatenate(parts)
+        skip = round(first * RATE)
+        samples = samples[-skip:] if skip < 0 else np.pad(samples, (skip, 0))
+        return samples, container.streams.audio[0].codec_context.name
+
+
+def lag(expected, found):
+    """Milliseconds by which the loudness of found comes later, and how alike they are."""
+    n = min(len(expected), len(found)) // 44 * 44
+    a, b = (np.abs(x[:n]).reshape(-1, 44).mean(1) for x in (expected, found))
+    a, b = a - a.mean(), b - b.mean()
+    alike = np.correlate(b, a, "full")
+    return alike.argmax() - len(a) + 1, alike.max() / np.sqrt((a**2).sum() * (b**2).sum())
+
+
+SOURCES = {
+    "a.mp4": ("aac", {}),
+    "a.mkv": ("aac", {}),
+    "a.ts": ("aac", {}),
+    "opus.webm": ("libopus", {"video_codec": "libvpx", "rate": 48000}),
+    "mp3.mkv": ("libmp3lame", {"layout": "mono"}),
+    "pcm.mov": ("pcm_s16le", {"rate": 96000}),
+    "late.mp4": ("aac", {"late": 0.7}),
+    "late.webm": ("libopus", {"video_codec": "libvpx", "rate": 48000, "late": 0.7}),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_part_that_was_used_is_heard_in_step(tmp_path, name):
+    codec, values = SOURCES[name]
+    source = film(tmp_path / name, codec, **values)
+    assert sound.has_sound(source)
+    offset = video.times(source)[0]
+    for start, stop in ((0, 2), (0.413, 1.5)):
+        part = Sound(source, offset + start, offset + stop)
+        frames = films.numbered(round((stop - start) * 15))
+        with video.writer(tmp_path / "out.mp4", 15, sound=part) as write:
+            for frame in frames:
+                write(frame[None])
+        late = values.get("late", 0)
+        expected = np.pad(tones(2 - late, RATE), (round(late * RATE), 0))
+        expected = expected[round(start * RATE) : round(stop * RATE)]
+        found, written = heard(tmp_path / "out.mp4")
+        shift, alike = lag(expected, found)
+        assert written == "aac" and abs(shift) <= 2 and alike > 0.97
+        assert len(found) / RATE <= stop - start + 0.05
+        assert video.probe(tmp_path / "out.mp4").num_frames == len(frames)
+
+
+def test_aac_is_copied_not_encoded_again(tmp_path):
+    source = film(tmp_path / "a.mp4", "aac")
+    video.write(tmp_path / "silent.mp4", films.numbered(20), 15)
+    with video.writer(tmp_path / "out.mp4", 15, sound=Sound(source, 0, 20 / 15)) as write:
+        write(films.numbered(20))
+    with av.open(str(source)) as a, av.open(str(tmp_path / "out.mp4")) as b:
+        packets = [[bytes(p) for p in c.demux(audio=0) if p.size] for c in (a, b)]
+    assert len(packets[1]) > 40 and set(packets[1]) <= set(packets[0])
+
+
+def test_a_source_without_sound_or_with_a_damaged_one_gives_a_silent_video(tmp_path):
+    silent = films.write(tmp_path / "silent.mp4", films.numbered(9))
+    assert not sound.has_sound(silent)
+    damaged = film(tmp_path / "damaged.mkv", "aac")
+    content = bytearray(damaged.read_bytes())
+    at = content.find(b"A_AAC")
+    content[at : at + 5] = b"A_XYZ"
+    damaged.write_bytes(content)
+    assert not sound.has_sound(damaged) and not sound.has_sound(tmp_path / "none.mp4")
+    for source in (silent, damaged, tmp_path / "none.mp4"):
+        with video.writer(tmp_path / "out.mp4", 15, sound=Sound(source, 0, 1)) as write:
+            write(films.numbered(9))
+        with av.open(str(tmp_path / "out.mp4")) as container:
+            assert not container.streams.audio
+        assert video.probe(tmp_path / "out.mp4").num_frames == 9
+
+
+def test_sound_that_stops_early_leaves_the_rest_silent(tmp_path):
+    source = film(tmp_path / "a.mkv", "libmp3lame")
+    content = source.read_bytes()
+    source.write_bytes(content[: len(content) // 2])
+    with video.writer(tmp_path / "out.mp4", 15, sound=Sound(source, 0, 2)) as write:
+        write(films.numbered(30))
+    assert video.probe(tmp_path / "out.mp4").num_frames == 30
+    assert 0.1 < len(heard(tmp_path / "out.mp4")[0]) / RATE < 1.8
