@@ -1,12 +1,14 @@
 """Entry points: flags and overrides reach main, mistakes end as one line on stderr."""
 
+import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
 from absl.testing import flagsaver
 
-import sample  # noqa: F401 for its flags
+import sample
 from dispose_jax import cli
 
 CONFIG = "def get_config(argument):\n    return {'argument': argument}\n"
@@ -30,6 +32,28 @@ def start(monkeypatch, capsys, tmp_path):
         return code, *capsys.readouterr()
 
     return run
+
+
+def test_a_tilde_after_an_equals_sign_is_the_home_folder(start, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    told = ["--output=~/a.mp4", "--weights=~/one,two,~", "--config.x=a~b", "~/rest"]
+    assert cli.at_home(told) == [
+        "--output=/home/somebody/a.mp4",
+        "--weights=/home/somebody/one,two,/home/somebody",
+        "--config.x=a~b",
+        "~/rest",
+    ]
+    received = []
+    start(lambda config: received.append(sample.OUTPUT.value), "--output=~/a.mp4")
+    assert received == ["/home/somebody/a.mp4"]
+
+
+def test_names_that_are_not_utf8_can_be_printed():
+    program = "from dispose_jax import cli; cli.run(lambda config: print('caf\\udce9.mp4'))"
+    flags = "from absl import flags; flags.DEFINE_string('config', 'configs/svd.py', '')"
+    command = [sys.executable, "-c", f"{flags}\n{program}"]
+    done = subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[1])
+    assert (done.returncode, done.stdout) == (0, b"caf\\udce9.mp4\n"), done.stderr
 
 
 def raising(error):

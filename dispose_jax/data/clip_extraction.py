@@ -107,8 +107,9 @@ def find(folder: Path) -> list[str]:
             below.clear()
             continue
         entered.add((identity.st_dev, identity.st_ino))
-        own_first = lambda name: (Path(place, name).is_symlink(), name)
-        below[:] = sorted((name for name in below if not name.startswith(".")), key=own_first)
+        linked = {name for name in below if Path(place, name).is_symlink()}
+        below[:] = sorted(name for name in {*below} - linked if not name.startswith("."))
+        below += sorted(name for name in linked if not name.startswith("."))
         paths = (Path(place, name) for name in files_here if not name.startswith("."))
         videos = (path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
         names += [path.relative_to(folder).as_posix() for path in videos]

@@ -80,6 +80,35 @@ def test_shards_together_are_the_whole(videos, tmp_path):
     assert run(videos, tmp_path / "shards", shard=(5, 7)).videos == 0
 
 
+def test_videos_are_found_in_linked_folders_once_and_by_any_ending(tmp_path):
+    path = clipped.film(tmp_path / "elsewhere", "x.mp4", 18)
+    path.rename(path.with_suffix(".M4V"))
+    clipped.film(tmp_path / "videos", "in/y.mp4", 18, seed=1)
+    (tmp_path / "videos" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "videos" / "again").symlink_to(tmp_path / "videos" / "in")
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "videos")
+    (tmp_path / "videos" / "broken.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    assert run(tmp_path / "videos", tmp_path / "set").made == 2
+    clips = records.PreparedClips(tmp_path / "set")
+    assert {clips[i].video for i in range(len(clips))} == {"in/y.mp4", "linked/x.M4V"}
+
+
+def test_names_that_are_not_utf8_or_hold_colons_are_prepared_like_others(tmp_path):
+    videos = tmp_path / "videos"
+    names = [os.fsdecode(name) for name in (b"caf\xe9.mp4", "\u821e.mp4".encode("gbk"))]
+    for i, name in enumerate([*names, "12:30:15.mp4"]):
+        path = clipped.film(videos, f"{i}.mp4", 18, seed=i)
+        path.rename(videos / name)
+        path.with_suffix(".poses.json").rename(videos / f"{name[:-4]}.poses.json")
+    (videos / os.fsdecode(b"bad\xff.avi")).write_text("hello")
+    summary = run(videos, tmp_path / "set")
+    assert summary.made == 3 and len(summary.skipped) == 1
+    clips = records.PreparedClips(tmp_path / "set")
+    assert {clips[i].video for i in range(len(clips))} == {*names, "12:30:15.mp4"}
+    assert [*reasons(tmp_path / "set")] == [os.fsdecode(b"bad\xff.avi")]
+    assert run(videos, tmp_path / "set").kept == 3
+
+
 def test_a_second_run_makes_only_what_is_not_there(videos, tmp_path):
     out = tmp_path / "set"
     run(videos, out)
