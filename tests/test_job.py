@@ -4,7 +4,10 @@ import json
 import resource
 import shutil
 import signal
+from dataclasses import replace
+from pathlib import Path
 
+import av
 import jax
 import numpy as np
 import pytest
@@ -13,7 +16,10 @@ import sample
 from dispose_jax import inputs, job, provenance, sampling
 from dispose_jax.media import image, output, video
 from dispose_jax.models import networks
+from dispose_jax.pose import files
 from tests import small
+from tests.media import films
+from tests.pose.poses import standing
 
 DEMO = inputs.Sources(*sample.DEMO)
 
@@ -110,6 +116,46 @@ def test_the_record_holds_all_that_the_video_depended_on(whole):
 def test_the_same_job_gives_the_same_video(tmp_path, whole):
     job.run(prepared(tmp_path)[0])
     assert (tmp_path / "a.mp4").read_bytes() == (whole / "a.mp4").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def dance(tmp_path_factory):
+    """A driving video with sound, named as an hour is, and its poses."""
+    folder = tmp_path_factory.mktemp("dance")
+    source = films.with_sound(folder / "12:30.mp4", films.numbered(8), seconds=0.4)
+    files.write(folder / "dance.json", standing(8), width=192, height=96)
+    reference, pose = sample.DEMO[:2]
+    return inputs.Sources(reference, pose, source, folder / "dance.json")
+
+
+@pytest.mark.parametrize(
+    ("values", "heard"), [({}, True), ({"audio": False}, False), ({"fps": 20.0}, False)]
+)
+def test_the_driving_videos_sound_is_heard_unless_it_is_not_wanted(tmp_path, dance, values, heard):
+    work, said = prepared(tmp_path, config(**values), sources=dance)
+    job.run(work)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert bool(container.streams.audio) == heard
+    assert json.loads((tmp_path / "a.json").read_text())["sound"] == heard
+    assert ("sound is left out" in " ".join(said)) == ("fps" in values)
+
+
+@pytest.mark.parametrize("name", ["run:1.mp4", "caf\udce9.mp4"])
+def test_outputs_may_have_any_name(tmp_path, monkeypatch, dance, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r\udce9f.png").write_bytes(dance.reference.read_bytes())
+    sources = replace(dance, reference=Path("r\udce9f.png"))
+    job.run(job.Job(config(), ("random",), sources, Path(name), say=lambda sentence: None))
+    stem = name.removesuffix(".mp4")
+    assert names(tmp_path) == {"r\udce9f.png", name, f"{stem}.json", f"{stem}.preview.png"}
+    about = json.loads((tmp_path / f"{stem}.json").read_text())
+    assert about["sources"]["reference"] == "r\udce9f.png"
+
+
+def test_a_name_that_no_file_can_have_is_told_before_any_weight_is_looked_for(tmp_path):
+    with pytest.raises(OSError, match="cannot write this file: File name too long"):
+        job.Job(config(), ("no such folder",), DEMO, tmp_path / f"{'a' * 236}.mp4")
+    assert not names(tmp_path)
 
 
 def test_another_seed_gives_another_video(tmp_path, whole):

@@ -83,10 +83,18 @@ def encode(container, stream, frames, times=None):
     container.mux(stream.encode())
 
 
-def sound(path, seconds=2.0, rate=48000):
-    """A sine of 440 Hz that becomes one of 880 Hz in the middle, as a WAV file's samples."""
-    t = np.arange(int(seconds * rate)) / rate
-    return np.where(t < seconds / 2, np.sin(2 * np.pi * 440 * t), np.sin(2 * np.pi * 880 * t))
+def with_sound(path, frames, *, seconds):
+    """Encode frames at 30 a second with a tone beside them."""
+    with av.open(str(path.with_name("made.mp4")), "w") as container:
+        pictures = track(container, frames[0], 30, None, "libx264", {}, 12, {})
+        heard = container.add_stream("aac", rate=44100, layout="mono")
+        encode(container, pictures, frames)
+        tone = np.sin(np.arange(round(seconds * 44100)) / 16)[None].astype(np.float32) / 2
+        frame = av.AudioFrame.from_ndarray(tone, "fltp", "mono")
+        frame.sample_rate, frame.pts, frame.time_base = 44100, 0, Fraction(1, 44100)
+        container.mux(heard.encode(frame))
+        container.mux(heard.encode(None))
+    return path.with_name("made.mp4").rename(path)
 
 
 def set_matrix(path, a, b, c, d):
