@@ -12,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
+# Programs that live inside the package.
+COMMANDS = {"dispose_jax.data.prepare", "dispose_jax.correspondence.query"}
 # A module may import lower rows and its own folder, never another member of its row.
 ROWS = [
     {
@@ -39,11 +41,11 @@ ROWS = [
     {"dispose_jax.animator"},
     {"dispose_jax"},  # the package itself, which offers the animator
     {"dispose_jax.training", "dispose_jax.evaluation", "dispose_jax.job", "dispose_jax.cli"},
-    {"train", "sample", "evaluate", "converters", "dispose_jax.data.prepare"},
+    {"train", "sample", "evaluate", "converters", *COMMANDS},
     {"benchmarks", "assets"},  # tools for us: measuring against PyTorch needs the converters
 ]
-# Modules of another height than their folder: a program, names of files, the writing of files.
-APART = {"dispose_jax.data.prepare", "dispose_jax.pose.dwpose", "dispose_jax.media.output"}
+# Modules of another height than their folder: programs, names of files, the writing of files.
+APART = {*COMMANDS, "dispose_jax.pose.dwpose", "dispose_jax.media.output"}
 HEIGHT = {unit: row for row, units in enumerate(ROWS) for unit in units}
 # Rows aside: a config is data that programs read, and a conversion needs only what names and shapes
 # parameters.
@@ -65,7 +67,12 @@ PLACES = {
         "dispose_jax.explain",
         "dispose_jax.evaluation",
     ),
-    "PIL": ("dispose_jax.media", "dispose_jax.explain", "dispose_jax.evaluation"),
+    "PIL": (
+        "dispose_jax.media",
+        "dispose_jax.explain",
+        "dispose_jax.evaluation",
+        "dispose_jax.correspondence.query",
+    ),
     "scipy": ("dispose_jax.pose", "dispose_jax.motion", "dispose_jax.evaluation"),
     "av": ("dispose_jax.media",),
     "onnxruntime": ("dispose_jax.pose.estimate",),

@@ -1,0 +1,179 @@
+"""Find a point of one picture in another by diffusion features (paper, Figure 7).
+
+  python -m dispose_jax.correspondence.query REFERENCE POINT TARGET --output sheet.png
+  python -m dispose_jax.correspondence.query ref.png 310,95 other.png --weights bundle \\
+      --config configs/svd.py --explain --reference_pose ref.json
+
+POINT is X,Y in pixels of the reference. --explain also looks for some of its joints. The sheet
+shows the points in the reference, where each was found, and how alike every place of the target is
+to POINT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image, ImageDraw
+
+from dispose_jax import control_signals, settings, weights
+from dispose_jax.correspondence import dift, nearest
+from dispose_jax.correspondence.nearest import Match
+from dispose_jax.media import image, output
+from dispose_jax.models import networks
+from dispose_jax.pose import files
+
+_JOINTS = {"right shoulder": 2, "right wrist": 4, "left shoulder": 5, "left wrist": 7, "nose": 0}
+_INKS = (
+    (230, 60, 50),
+    (40, 120, 220),
+    (40, 160, 80),
+    (200, 140, 20),
+    (140, 70, 190),
+    (20, 160, 170),
+)
+_SIDE, _GAP = 448, 8  # pixels of the sheet: height of a picture, between pictures
+
+
+def query(
+    config, given: Sequence[str], reference: np.ndarray, points: np.ndarray, target: np.ndarray
+) -> list[Match]:
+    """Where points (k, 2) of the reference, in fractions, are found in the target.
+
+    Pictures (h, w, 3) uint8, sides multiples of 64; given: as weights.choose gives. One draw of the
+    noise serves both pictures, so that equal pictures have equal features. Raises ValueError if the
+    config has no keypoint correspondence.
+    """
+    built = networks.build(config, networks.compute_dtype(config.sample.dtype))
+    recipe = control_signals.build(config, built)
+    if recipe.dift is None:
+        raise ValueError(f"{config.name}: its variant has no keypoint correspondence, so no DIFT")
+    own = {name: built[name] for name in recipe.dift_networks}
+    params = weights.Weights(given, own, config).load(own)
+    read = jax.jit(dift.features, static_argnums=0)
+    key = jax.random.key(config.seed)
+    floats = (picture.astype(np.float32) / 127.5 - 1 for picture in (reference, target))
+    one, other = (read(recipe.dift, params, picture, key) for picture in floats)
+    return [nearest.find(one, tuple(point), other) for point in points]
+
+
+def sheet(
+    reference: np.ndarray, points: np.ndarray, target: np.ndarray, matches: Sequence[Match]
+) -> np.ndarray:
+    """Reference with the points, target with the matches, target with the first one's cosines."""
+    cosines = matches[0].map
+    low, high = float(cosines.min()), float(cosines.max())
+    level = np.uint8(255 * (cosines - low) / max(high - low, 1e-8))
+    shape = target.shape[1], target.shape[0]
+    heat = np.asarray(Image.fromarray(level).resize(shape, Image.Resampling.BILINEAR))[..., None]
+    faded = target // 3 + np.uint8([160, 90, 0]) * (heat / 255)
+    found = np.array([match.xy for match in matches])
+    panels = [
+        _marked(reference, points),
+        _marked(target, found),
+        _marked(faded.clip(0, 255).astype(np.uint8), found[:1]),
+    ]
+    width = sum(panel.width for panel in panels) + _GAP * (len(panels) - 1)
+    page = Image.new("RGB", (width, _SIDE), (250, 250, 248))
+    left = 0
+    for panel in panels:
+        page.paste(panel, (left, 0))
+        left += panel.width + _GAP
+    return np.asarray(page)
+
+
+def _marked(picture: np.ndarray, points: np.ndarray) -> Image.Image:
+    """A picture _SIDE high with a ring around each point."""
+    h, w = picture.shape[:2]
+    panel = Image.fromarray(picture).resize((max(1, round(w * _SIDE / h)), _SIDE))
+    canvas = ImageDraw.Draw(panel)
+    for i, (x, y) in enumerate(points):
+        x, y = x * panel.width, y * _SIDE
+        for radius, ink in ((9, (255, 255, 255)), (7, _INKS[i % len(_INKS)])):
+            canvas.ellipse((x - radius, y - radius, x + radius, y + radius), outline=ink, width=3)
+    return panel
+
+
+def _point(text: str, picture: np.ndarray, path: str) -> np.ndarray:
+    """X,Y in pixels as fractions of a picture."""
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"POINT {text}: expected X,Y in pixels, such as 310,95") from None
+    h, w = picture.shape[:2]
+    if not (0 <= x < w and 0 <= y < h):
+        raise ValueError(f"POINT {text}: outside of {path}, which is {w} x {h} pixels")
+    return np.array([(x + 0.5) / w, (y + 0.5) / h])
+
+
+def _joints(path: str | None) -> dict[str, np.ndarray]:
+    """Some joints of a pose file that are seen, by name, in fractions."""
+    if path is None:
+        raise ValueError("--explain looks for joints: give --reference_pose FILE")
+    pose = files.read(path).pose
+    return {name: pose.body[0, 0, i] for name, i in _JOINTS.items() if pose.visible[0, 0, i]}
+
+
+def _framed(picture: np.ndarray, sample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A picture at the config's size, and scale and offset of points, as fractions."""
+    size = (sample.height, sample.width)
+    if not sample.height:
+        size = image.target_size(*picture.shape[:2], sample.resolution)
+    scale, offset = image.fit_transform(*picture.shape[:2], *size)
+    return image.fit(picture, *size), np.array(scale), np.array(offset)
+
+
+def run(options: argparse.Namespace) -> Path:
+    """Find and draw; returns the sheet's path."""
+    path = output.prepare(options.output, ".png")
+    config = settings.load(options.config)
+    raw = image.read(options.reference)
+    wanted = {"point": _point(options.point, raw, options.reference)}
+    if options.explain:
+        wanted |= _joints(options.reference_pose)
+    reference, scale, offset = _framed(raw, config.sample)
+    target, target_scale, target_offset = _framed(
+        shown := image.read(options.target), config.sample
+    )
+    points = np.stack([*wanted.values()]) * scale + offset
+    kept = ((points >= 0) & (points <= 1)).all(1)
+    if not kept[0]:
+        raise ValueError(f"POINT {options.point}: cut off where the picture is brought to size")
+    names, points = [name for name, k in zip(wanted, kept) if k], points[kept]
+    given = weights.choose(options.weights.split(",") if options.weights else None, config)
+    matches = query(config, given, reference, points, target)
+    for name, match in zip(names, matches):
+        x, y = (np.array(match.xy) - target_offset) / target_scale * shown.shape[1::-1]
+        print(f"{name}: {x:.0f},{y:.0f} in {options.target}, cosine {match.similarity:.3f}")
+    image.write_png(path, sheet(reference, points, target, matches))
+    return path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dispose_jax.correspondence.query", description=__doc__
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("reference")
+    parser.add_argument("point", help="X,Y in pixels of the reference")
+    parser.add_argument("target")
+    parser.add_argument("--output", type=Path, default=Path("output/correspondence.png"))
+    parser.add_argument("--config", default="configs/svd.py:size=tiny", help="file.py[:argument]")
+    parser.add_argument("--weights", help="bundles, later ones win; or 'random'")
+    parser.add_argument("--explain", action="store_true", help="look for some joints too")
+    parser.add_argument("--reference_pose", help="pose file of the reference, for --explain")
+    try:
+        print(f"wrote {run(parser.parse_args(arguments))}")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
