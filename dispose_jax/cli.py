@@ -63,6 +63,16 @@ def at_home(arguments: Sequence[str]) -> list[str]:
     ]
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+    """ "3/8" -> (3, 8). Raises ValueError for anything else, counting from 0."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise ValueError(
+            f"--shard {text}: expected i/n with i from 0 to n - 1, such as 0/8 for the first of 8"
+        )
+    return int(number), int(count)
+
+
 def fail(error: Exception | str, code: int) -> None:
     """Print one sentence on one line and exit."""
     print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -13,7 +13,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # Programs that live inside the package.
-COMMANDS = {"dispose_jax.data.prepare", "dispose_jax.correspondence.query"}
+COMMANDS = {
+    "dispose_jax.data.prepare",
+    "dispose_jax.correspondence.query",
+    "dispose_jax.evaluation.paper",
+}
 # A module may import lower rows and its own folder, never another member of its row.
 ROWS = [
     {
@@ -92,7 +96,7 @@ PLACES = {
     "absl": (
         "dispose_jax.cli",
         "dispose_jax.data.loader",  # grain reads its flags
-        "dispose_jax.data.prepare",
+        *COMMANDS,
         "train",
         "sample",
         "evaluate",

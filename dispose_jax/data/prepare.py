@@ -114,16 +114,6 @@ def prepare(
     return summary
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """ "3/8" -> (3, 8). Raises ValueError for anything else, counting from 0."""
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
-        raise ValueError(
-            f"--shard {text}: expected i/n with i from 0 to n - 1, such as 0/8 for the first of 8"
-        )
-    return int(number), int(count)
-
-
 def _find(videos: Path) -> list[str]:
     if not videos.is_dir():
         raise ValueError(f"--videos {videos}: no such folder; give one that holds videos")
@@ -241,7 +231,7 @@ def main(config) -> None:
         Path(given.videos),
         out,
         weights=given.weights or (),
-        shard=parse_shard(given.shard),
+        shard=cli.parse_shard(given.shard),
         latents=given.latents,
     )
     print(

@@ -57,7 +57,7 @@ def find(folder: str | Path, fps: float, seen: Callable[[], None] = lambda: None
             problems.append(f"{path}: a second clip named {name}")
             continue
         try:
-            clips[name] = _video(name, path) if is_video else _pictures(name, path, fps)
+            clips[name] = open_clip(path, fps)
         except (ValueError, OSError) as error:
             problems.append(str(error))
         seen()
@@ -67,6 +67,13 @@ def find(folder: str | Path, fps: float, seen: Callable[[], None] = lambda: None
             f"pictures ({', '.join(PICTURES)})"
         )
     return clips, problems
+
+
+def open_clip(path: Path, fps: float) -> Clip:
+    """A video or a folder of pictures, checked as `find` does. Raises ValueError or OSError."""
+    if path.is_dir():
+        return _pictures(path.name, path, fps)
+    return _video(path.stem, path)
 
 
 def unequal(real: dict[str, Clip], fake: dict[str, Clip], resize: bool) -> list[str]:

@@ -160,7 +160,7 @@ def test_videos_and_folders_of_frames_are_both_clips_and_a_window_may_be_short(t
     }
     rows = features.extract("i3d", bundle.load([weights], ["i3d"], model={}, quirks={}), clip(0, 3))
     assert rows.shape == (1, 4)
-    results, _ = results_of(None, tmp_path / "set", metrics="all", weights=(weights,))
+    results, _ = results_of(None, tmp_path / "set", metrics="all", weights=(weights,), lenient=True)
     assert [*results.fake] == ["flickering", "subject"] and results.real == {}
     assert "compares with the truth" in results.skipped["fvd"]
     assert "no raft_things in --weights" in results.skipped["dynamic"]

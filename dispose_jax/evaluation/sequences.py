@@ -1,0 +1,135 @@
+"""The sequences of the paper's tables, as their data sets lie on the disk (host code).
+
+TikTok (Jafarian and Park 2021): one folder per sequence, 00335 to 00340, its frames in `images`.
+Unseen people were not published: NAME.png and the video or folder of frames NAME beside it. Poses
+are detected unless NAME.poses.json lies there too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dispose_jax import inputs
+from dispose_jax.evaluation import videos
+from dispose_jax.evaluation.videos import Clip
+from dispose_jax.media import image, output
+from dispose_jax.pose import files
+
+TIKTOK = range(335, 341)
+RATE = 30  # frames per second of TikTok's folders of pictures
+
+
+class Sequence(NamedTuple):
+    """A driving video and who is to be animated by it."""
+
+    name: str
+    clip: Clip
+    poses: Path | None
+    reference: Path | None  # None: its own first frame
+
+    def frames(self, limit: int) -> Iterator[np.ndarray]:
+        """The first `limit` frames (h, w, 3) uint8, all of them for 0."""
+        for i, frame in enumerate(videos.frames(self.clip)):
+            if limit and i >= limit:
+                return
+            yield frame
+
+
+def tiktok(folder: Path) -> list[Sequence]:
+    """Sequences 335 to 340. Raises ValueError with all that is missing or cannot be read."""
+    entries = {path.name.lstrip("0"): path for path in _entries(folder) if path.is_dir()}
+    found, problems = [], []
+    for number in TIKTOK:
+        path = entries.get(str(number))
+        if path is None:
+            problems.append(f"{folder}: no sequence {number:05d}")
+            continue
+        frames = path / "images" if (path / "images").is_dir() else path
+        try:
+            clip = videos.open_clip(frames, RATE)._replace(name=f"{number:05d}")
+            found.append(Sequence(clip.name, clip, _poses(folder, path.name), None))
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+    videos.complain(problems)
+    return found
+
+
+def unseen(folder: Path) -> list[Sequence]:
+    """Pairs of a picture and a video of one name. Raises ValueError if there are none."""
+    found, problems = [], []
+    for path in _entries(folder):
+        reference = folder / f"{path.stem}.png"
+        is_video = path.suffix.lower() in videos.VIDEOS
+        if not (is_video or path.is_dir()) or not reference.is_file():
+            continue
+        try:
+            clip = videos.open_clip(path, RATE)
+            found.append(Sequence(clip.name, clip, _poses(folder, clip.name), reference))
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+    if not found and not problems:
+        problems.append(f"{folder}: no NAME.png with a video or folder of frames NAME beside it")
+    videos.complain(problems)
+    return found
+
+
+def prepared(animator, sequence: Sequence, limit: int) -> inputs.Clip:
+    """What an animator makes of a sequence: the reference and the poses of its frames.
+
+    limit: frames, 0 for all. Raises ValueError as the animator's prepare.
+    """
+    first = next(iter(sequence.frames(1)))
+    reference = first if sequence.reference is None else image.read(sequence.reference)
+    if sequence.poses is None:
+        driving = np.stack([*sequence.frames(limit)])
+        return animator.prepare(reference, driving=driving, fps=RATE)
+    file = files.read(sequence.poses)
+    if file.pose.num_frames != sequence.clip.num_frames:
+        raise ValueError(
+            f"{sequence.poses}: {file.pose.num_frames} entries for {sequence.clip.num_frames} "
+            f"frames of {sequence.clip.path}"
+        )
+    pose = file.pose.at(slice(limit or None))
+    own = pose.at([0]) if sequence.reference is None else None
+    poses = file._replace(pose=pose)
+    return animator.prepare(reference, poses=poses, reference_pose=own, fps=RATE)
+
+
+def write_truth(folder: Path, sequence: Sequence, sample, limit: int) -> None:
+    """The frames themselves as the model is to make them, framed as the reference is.
+
+    sample: `config.sample`, whose size decides.
+    """
+
+    def framed() -> Iterator[np.ndarray]:
+        for frame in sequence.frames(limit):
+            size = sample.height, sample.width
+            if not sample.height:
+                size = image.target_size(*frame.shape[:2], sample.resolution)
+            found = inputs.frame(frame, size, sample.shown_height)
+            same = found.upright.shape[:2] == found.shown
+            yield found.upright if same else image.bilinear(found.upright, *found.shown)
+
+    write_frames(folder, framed())
+
+
+def write_frames(folder: Path, frames: Iterator[np.ndarray]) -> None:
+    """A folder of frames (h, w, 3) uint8 as PNG, whole or not at all."""
+    with output.replacing_folder(folder) as partial:
+        for i, frame in enumerate(frames):
+            image.write_png(partial / f"frame_{i:05d}.png", frame)
+
+
+def _entries(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise ValueError(f"--data {folder}: no such folder")
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _poses(folder: Path, name: str) -> Path | None:
+    path = folder / f"{name}.poses.json"
+    return path if path.is_file() else None

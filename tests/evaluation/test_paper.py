@@ -1,0 +1,225 @@
+"""The paper's tables on small data: sequences, resuming, shards, costs, and the printed table."""
+
+import re
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from configs import sd15, svd
+from dispose_jax.evaluation import paper, sequences
+from dispose_jax.evaluation.paper_tables import TABLES
+from dispose_jax.media import image
+from dispose_jax.ops import levels
+from dispose_jax.pose import files
+from dispose_jax.synthetic import batches, scene
+from tests import small
+
+SIZE = small.SIZE
+FRAMES = 5
+
+
+def config_of():
+    config = small.config()
+    config.sample.update({"window": 4, "overlap": 1, "steps": 1})
+    config.sample.update({"height": SIZE[0], "width": SIZE[1]})
+    return config
+
+
+@pytest.fixture(scope="module")
+def tiktok(tmp_path_factory):
+    """Drawn people in the layout of TikTok's data set, with their poses."""
+    folder = tmp_path_factory.mktemp("TikTok")
+    keys = jax.random.split(jax.random.key(3), len(sequences.TIKTOK))
+    drawn = jax.device_get(scene.draw(keys, FRAMES, SIZE))
+    for i, number in enumerate(sequences.TIKTOK):
+        frames = folder / f"{number:05d}" / "images"
+        frames.mkdir(parents=True)
+        for j, frame in enumerate(levels.to_uint8(drawn.frames[i])):
+            image.write_png(frames / f"{j + 1:04d}.png", frame)
+        pose = batches.pose_of(drawn.keypoints[i], drawn.visible[i])
+        files.write(folder / f"{number:05d}.poses.json", pose, width=SIZE[1], height=SIZE[0])
+    return folder
+
+
+class Killed(Exception):
+    """What stops a run in these tests, wherever it is."""
+
+
+class Stub:
+    """Stands for an animator: the truth with noise, less of it with DisPose."""
+
+    calls = 0
+    killed_at: tuple[int, ...] = ()
+
+    def __init__(self, config, given, say):
+        self.config, self.given = config, given
+        self.noise = 5 if config.control.points else 40
+
+    def prepare(self, reference, *, poses, reference_pose, fps):
+        Stub.calls += 1
+        if Stub.calls in Stub.killed_at:
+            raise Killed
+        assert reference_pose.num_frames == 1 and fps == 30
+        count = poses.pose.num_frames
+        return SimpleNamespace(reference=reference, num_frames=count, shown=reference.shape[:2])
+
+    def __call__(self, clip):
+        rng = np.random.default_rng(int(clip.reference.sum()) + self.noise)
+        for _ in range(clip.num_frames):
+            noise = rng.integers(-self.noise, self.noise + 1, clip.reference.shape)
+            yield (clip.reference + noise).clip(0, 255).astype(np.uint8)[None]
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    monkeypatch.setattr(paper, "Animator", Stub)
+    monkeypatch.setattr(Stub, "calls", 0)
+    monkeypatch.setattr(Stub, "killed_at", ())
+    return Stub
+
+
+def run_of(workdir, data, table=6, **more):
+    return paper.Run(config_of(), table, data, ("random",), workdir, say=lambda line: None, **more)
+
+
+def table_of(workdir, data, table=6, **more):
+    run = run_of(workdir, data, table, **more)
+    run.make()
+    return run.text()
+
+
+def test_a_run_that_was_killed_three_times_gives_the_same_table(stub, tiktok, tmp_path):
+    expected = table_of(tmp_path / "whole", tiktok)
+    assert stub.calls == 12
+    stub.calls, stub.killed_at = 0, (3, 7, 12)
+    for _ in range(3):
+        with pytest.raises(Killed):
+            table_of(tmp_path / "killed", tiktok)
+    assert table_of(tmp_path / "killed", tiktok) == expected
+    assert stub.calls == 12 + 3  # a clip that was finished is never made again
+    assert "| MimicMotion | paper | 0.749 | 18.32 |" in expected
+    assert "| MimicMotion | ours |" in expected.replace("**", "")
+    assert "definitions are inferred" in expected and "no vgg16" in expected
+
+
+def test_shards_make_their_own_clips_and_the_last_run_finds_all(stub, tiktok, tmp_path):
+    whole = table_of(tmp_path / "whole", tiktok)
+    run = run_of(tmp_path / "parts", tiktok)
+    run.make((0, 2))
+    assert {one.name for kind, one in run.missing() if kind == "full"} == {
+        "00336",
+        "00338",
+        "00340",
+    }
+    run.make((1, 2))
+    assert run.missing() == [] and run.text() == whole
+
+
+def test_closer_clips_score_better_and_variants_need_their_weights(stub, tiktok, tmp_path):
+    text = table_of(tmp_path / "run", tiktok)
+    rows = dict(re.findall(r"\*\*(.*?)\*\* \| ours \| (.*) \|", text))
+    psnr = {row: float(cells.split(" | ")[1]) for row, cells in rows.items()}
+    assert psnr["MimicMotion+DisPose"] > psnr["MimicMotion"]
+    run = run_of(tmp_path / "three", tiktok, 3, ablation={"no_motion": "A"})
+    assert run.variants == ["no_motion", "full"]
+    assert run.animator("no_motion").given == ("random", "A")
+    assert not run.animator("no_motion").config.control.motion
+    run.make()
+    assert "w/o keypoint correspondence: not measured, give --ablation no_point" in run.text()
+
+
+def test_other_options_in_a_used_folder_are_an_error(stub, tiktok, tmp_path):
+    run_of(tmp_path / "run", tiktok)
+    run_of(tmp_path / "run", tiktok, 1)  # another table of the same clips is fine
+    with pytest.raises(ValueError, match="other config, frames; choose another --workdir"):
+        run_of(tmp_path / "run", tiktok, limit=3)
+
+
+def test_unseen_people_are_pairs_of_a_picture_and_frames(stub, tiktok, tmp_path):
+    data = tmp_path / "unseen"
+    for name in ("00335", "00336"):
+        (data / name).mkdir(parents=True)
+        for path in (tiktok / name / "images").iterdir():
+            (data / name / path.name).symlink_to(path)
+        (data / f"{name}.png").symlink_to(tiktok / "00337" / "images" / "0001.png")
+    found = sequences.unseen(data)
+    assert [one.name for one in found] == ["00335", "00336"] and found[0].reference is not None
+    (data / "00335.png").unlink()
+    assert [one.name for one in sequences.unseen(data)] == ["00336"]
+    with pytest.raises(ValueError, match="no NAME.png with a video or folder"):
+        sequences.unseen(tiktok)
+
+
+def test_all_that_is_missing_of_the_data_is_told_at_once(tmp_path):
+    (tmp_path / "00336").mkdir()
+    with pytest.raises(ValueError, match="(?s)no sequence 00335.*00336: a folder without.*00340"):
+        sequences.tiktok(tmp_path)
+    with pytest.raises(ValueError, match="no such folder"):
+        sequences.tiktok(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("module", "variant", "printed"),
+    [(svd, "full", 653.40), (svd, "base", 1454.19), (sd15, "base", 2072.64)],
+)
+def test_the_papers_numbers_of_parameters_are_met_exactly(module, variant, printed):
+    config = module.get_config(f"variant={variant}")
+    assert round(paper.parameters(config, variant) / 2**20, 2) == printed
+    name = paper.row_name(config.base, 7, variant)
+    assert TABLES[7].rows[name][0] == printed
+
+
+def test_costs_are_counted_and_timed_once(stub, tiktok, tmp_path):
+    text = table_of(tmp_path / "run", tiktok, 7)
+    assert "compilation apart" in text and "5 frames of 128 x 64" in text
+    calls = stub.calls
+    assert table_of(tmp_path / "run", tiktok, 7) == text and stub.calls == calls
+
+
+def test_every_row_of_a_table_has_a_number_for_every_column():
+    for table in TABLES.values():
+        assert {len(values) for values in table.rows.values()} == {len(table.columns)}
+
+
+class Flags(dict):
+    """Parsed flags, as absl offers them."""
+
+    def __getattr__(self, name):
+        return dict.__getitem__(self, name)
+
+    def __getitem__(self, name):
+        return SimpleNamespace(value=getattr(self, name))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--table=4", "--table 4: expected one of 1, 2, 3, 5, 6, 7"),
+        ("--table=6 --ablation=best=x", "--ablation best: expected VARIANT=BUNDLE"),
+        ("--table=6 --shard=2/2", "--shard 2/2: expected i/n"),
+        ("--table=6 --data=", "give --data FOLDER"),
+    ],
+)
+def test_a_mistake_is_a_sentence(monkeypatch, tmp_path, line, message):
+    given = {"table": 6, "data": "x", "workdir": str(tmp_path), "weights": ["random"]}
+    given |= {"ablation": [], "shard": "0/1", "frames": 0}
+    for part in line.split():
+        name, _, text = part.removeprefix("--").partition("=")
+        given[name] = int(text) if name == "table" else [text] if name == "ablation" else text
+    monkeypatch.setattr(paper.flags, "FLAGS", Flags(given))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        paper.main(config_of())
+
+
+@pytest.mark.full
+def test_the_small_model_goes_from_drawn_people_to_the_table(tiktok, tmp_path):
+    text = table_of(tmp_path / "run", tiktok)
+    rows = dict(re.findall(r"\*\*(.*?)\*\* \| ours \| (.*) \|", text))
+    assert {"MimicMotion", "MimicMotion+DisPose"} <= rows.keys()
+    frames = sorted((tmp_path / "run" / "full" / "00335").iterdir())
+    assert len(frames) == FRAMES and image.read(frames[0]).shape == (*SIZE, 3)
+    assert table_of(tmp_path / "run", tiktok) == text
+    assert "ours |" in table_of(tmp_path / "run", tiktok, 1)
+    assert "compilation apart" in table_of(tmp_path / "run", tiktok, 7)
