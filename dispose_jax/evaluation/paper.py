@@ -271,11 +271,11 @@ def main(config) -> None:
     wrong = [a for a, _, b in pairs if a not in _ABLATED or not b]
     if wrong:
         raise ValueError(f"--ablation {wrong[0]}: expected VARIANT=BUNDLE of {', '.join(_ABLATED)}")
+    shard = cli.parse_shard(given.shard)
     settings.check(config)
     chosen = weights.choose(given.weights, config)
     ablation = {variant: folder for variant, _, folder in pairs}
     run = Run(config, given.table, given.data, chosen, given.workdir, ablation, given.frames)
-    shard = cli.parse_shard(given.shard)
     if given.table != 7:
         run.make(shard)
         if left := run.missing():
