@@ -114,6 +114,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sample.window_stride = 1  # scales of windows; those of the k-th take each 2^k-th frame
     sample.window_loop = moore  # windows go round from the last frame to the first
     sample.window_pad = not moore
+    sample.timesteps = "uniform"  # spacing, as released; or ays (Align Your Steps)
     sample.betas = "linear" if moore else "scaled_linear"  # Moore trains with the other ones
 
     train = config.train

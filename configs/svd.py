@@ -94,6 +94,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sample = config.sample
     sample.sigma_max = 50.0 if drawn else 700.0  # highest noise level
     sample.sigma_min = 0.05 if drawn else 0.002  # lowest one before none
+    sample.sigmas = "karras"  # spacing of the levels, as released; or ays (Align Your Steps)
     sample.noise_aug = 0.02 if drawn else 0.0  # noise on the reference before it is encoded
     sample.conditioning_fps = 7  # told to the network (as one less), whatever the video's
     sample.motion_bucket = 127  # told to the network: how much moves

@@ -93,6 +93,8 @@ CHOICES = {
     "skeleton.fit": ("mimicmotion", "musepose", "moore"),
     "skeleton.style": ("mimicmotion", "musepose", "moore"),
     "sample.decode_rest": ("short", "whole"),
+    "sample.sigmas": ("karras", "ays"),
+    "sample.timesteps": ("uniform", "ays"),
     "sample.betas": ("linear", "scaled_linear"),
     "sample.dtype": ("auto", "float32", "bfloat16", "float16"),
     "control.motion": ((), ("sparse",), ("dense",), ("sparse", "dense")),

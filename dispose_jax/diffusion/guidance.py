@@ -22,6 +22,16 @@ def scales(guidance_scale: float | tuple[float, float], num_frames: int) -> np.n
     return np.linspace(ends[0], ends[-1], num_frames, dtype=np.float32)
 
 
+def guided(sigmas: np.ndarray, interval: tuple[float, float]) -> np.ndarray:
+    """Where guidance is used, bool of the shape of sigmas: above the interval's low end, up to its
+    high one (Kynkaanniemi et al. 2024). (0, inf) is everywhere.
+
+    sigmas: noise over signal, inf for noise alone.
+    """
+    low, high = interval
+    return (low < sigmas) & (sigmas <= high)
+
+
 def combine(unconditional: Array, conditional: Array, scale: Array) -> Array:
     """Move from the unconditional prediction past the conditional one.
 

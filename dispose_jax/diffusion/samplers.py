@@ -47,7 +47,16 @@ class Schedule(Protocol):
         ...
 
     def step(self, x: Array, output: Array, level: Array, lower: Array) -> Array:
-        """The latent at the lower level, from the network's output at this one."""
+        """The latent at the lower level, from the network's output at this one, as released."""
+        ...
+
+    def move(self, x: Array, clean: Array, level: Array, lower: Array) -> Array:
+        """The latent at the lower level if this clean one were the truth: `step`, up to float
+        reordering, for the network's own estimate."""
+        ...
+
+    def sigmas(self, levels: np.ndarray) -> np.ndarray:
+        """Noise over signal at levels of any shape, float64: 0 for none, inf for noise alone."""
         ...
 
     def noised(self, clean: Array, noise: Array, level: Array) -> Array:
@@ -73,18 +82,24 @@ def euler_step(x: Array, clean: Array, sigma: Array, lower: Array) -> Array:
 
 @dataclass(frozen=True)
 class Euler:
-    """Euler steps over Karras sigmas with v-prediction: Stable Video Diffusion's sampler."""
+    """Euler steps over sigmas with v-prediction: Stable Video Diffusion's sampler.
+
+    spacing: "karras" with rho, as released, or "ays" (schedules.py).
+    """
 
     sigma_min: float = 0.002
     sigma_max: float = 700.0
     rho: float = 7.0
+    spacing: str = "karras"
 
     draws = ("lognormal", "cosine")
 
     def levels(self, steps: int) -> np.ndarray:
-        sigmas = schedules.karras_sigmas(
-            steps, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho
-        )
+        ends = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
+        if self.spacing == "ays":
+            sigmas = schedules.ays_sigmas(steps, **ends)
+        else:
+            sigmas = schedules.karras_sigmas(steps, **ends, rho=self.rho)
         return np.stack([sigmas[:-1], sigmas[1:]], axis=1)
 
     def start(self, noise: Array, levels: np.ndarray) -> Array:
@@ -102,7 +117,13 @@ class Euler:
         return prediction.clean_from_v(x, output, level)
 
     def step(self, x: Array, output: Array, level: Array, lower: Array) -> Array:
-        return euler_step(x, self.clean(x, output, level), level, lower)
+        return self.move(x, self.clean(x, output, level), level, lower)
+
+    def move(self, x: Array, clean: Array, level: Array, lower: Array) -> Array:
+        return euler_step(x, clean, level, lower)
+
+    def sigmas(self, levels: np.ndarray) -> np.ndarray:
+        return np.asarray(levels, np.float64)
 
     def noised(self, clean: Array, noise: Array, level: Array) -> Array:
         return prediction.add_noise(clean, noise, level)
@@ -120,7 +141,7 @@ class Ddim:
 
     Defaults are MusePose's: Stable Diffusion's betas brought to zero terminal signal (betas,
     zero_terminal: see schedules.alphas_cumprod), v-prediction, trailing times. prediction: "v" or
-    "epsilon"; spacing: "trailing" or "leading".
+    "epsilon"; spacing: "trailing", "leading" or "ays" (schedules.py).
     """
 
     betas: str = "scaled_linear"
@@ -132,8 +153,11 @@ class Ddim:
 
     def levels(self, steps: int) -> np.ndarray:
         times = getattr(schedules, f"{self.spacing}_times")(steps)
-        # As released: a fixed stride, which is not always the distance to the next time.
-        lower = np.maximum(times - 1000 // steps, CLEAN)
+        if self.spacing == "ays":
+            lower = np.append(times[1:], CLEAN)
+        else:
+            # As released: a fixed stride, which is not always the distance to the next time.
+            lower = np.maximum(times - 1000 // steps, CLEAN)
         return np.stack([times, lower], axis=1).astype(np.float32)
 
     def start(self, noise: Array, levels: np.ndarray) -> Array:
@@ -152,6 +176,16 @@ class Ddim:
         clean, noise = prediction.unmix(x, output, self.alpha(level), self.prediction)
         return prediction.mix(clean, noise, self.alpha(lower))
 
+    def move(self, x: Array, clean: Array, level: Array, lower: Array) -> Array:
+        alpha = self.alpha(level)
+        noise = (x - jnp.sqrt(alpha) * clean) * jax.lax.rsqrt(1 - alpha)
+        return prediction.mix(clean, noise, self.alpha(lower))
+
+    def sigmas(self, levels: np.ndarray) -> np.ndarray:
+        alphas = np.append(self._alphas(), 1.0)[np.asarray(levels, int)].astype(np.float64)
+        with np.errstate(divide="ignore"):  # the noisiest level of zero terminal signal
+            return np.sqrt((1 - alphas) / alphas)
+
     def noised(self, clean: Array, noise: Array, level: Array) -> Array:
         return prediction.mix(clean, noise, self.alpha(level))
 
@@ -165,7 +199,9 @@ class Ddim:
 
     def alpha(self, level: Array) -> Array:
         """Share of the signal's power at times 0..999, all of it at CLEAN."""
-        table = schedules.alphas_cumprod(betas=self.betas, zero_terminal=self.zero_terminal)
         level = jnp.asarray(level)
-        known = jnp.asarray(table)[jnp.maximum(level, 0).astype(jnp.int32)]
+        known = jnp.asarray(self._alphas())[jnp.maximum(level, 0).astype(jnp.int32)]
         return jnp.where(level < 0, 1.0, known)
+
+    def _alphas(self) -> np.ndarray:
+        return schedules.alphas_cumprod(betas=self.betas, zero_terminal=self.zero_terminal)

@@ -8,6 +8,12 @@ import numpy as np
 
 Array = jax.Array
 
+# Noise levels of ten steps that minimise a bound on the error of stochastic solvers (Sabour et al.
+# 2024, "Align Your Steps", table 3).
+AYS_VIDEO = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
+# The same for Stable Diffusion 1.5, as the nearest times of its betas (diffusers' AysSchedules).
+AYS_TIMES = (999, 850, 736, 645, 545, 455, 343, 233, 124, 24, 0)
+
 
 def karras_sigmas(
     steps: int, *, sigma_min: float = 0.002, sigma_max: float = 700.0, rho: float = 7.0
@@ -23,6 +29,38 @@ def karras_sigmas(
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     sigmas = (high + ramp * (low - high)) ** rho
     return np.append(sigmas, 0.0).astype(np.float32)
+
+
+def ays_sigmas(steps: int, *, sigma_min: float = 0.002, sigma_max: float = 700.0) -> np.ndarray:
+    """Noise levels of a sampler for Stable Video Diffusion, (steps + 1,) float32, decreasing, the
+    last one 0.
+
+    Along the published ten steps, log-linearly between them and only from sigma_max to sigma_min,
+    which are cut to 0.002..700; the smallest level gives way to 0, as the authors do it. Raises
+    ValueError for fewer than one step.
+    """
+    if steps < 1:
+        raise ValueError(f"sample.steps is {steps}: at least one step is needed")
+    rising = np.log(AYS_VIDEO[::-1])
+    ends = np.interp(np.log([sigma_max, sigma_min]), rising, np.arange(len(rising)))
+    sigmas = np.exp(np.interp(np.linspace(*ends, steps + 1), np.arange(len(rising)), rising))
+    sigmas[-1] = 0
+    return sigmas.astype(np.float32)
+
+
+def ays_times(steps: int) -> np.ndarray:
+    """Times of a sampler for Stable Diffusion 1.5, (steps,) int64, decreasing.
+
+    Along the noise levels of the published ten steps, log-linearly between them, each as the
+    nearest time of the model's own betas. Raises ValueError unless 1 <= steps <= 100, beyond which
+    neighbours fall together.
+    """
+    _check_steps(steps, 100)
+    alphas = alphas_cumprod().astype(np.float64)
+    levels = np.log((1 - alphas) / alphas) / 2  # log sigma of times 0..999, rising
+    places = np.linspace(0, len(AYS_TIMES) - 1, steps + 1)[:-1]
+    wanted = np.interp(places, np.arange(len(AYS_TIMES)), levels[np.array(AYS_TIMES)])
+    return np.round(np.interp(wanted, levels, np.arange(len(levels)))).astype(np.int64)
 
 
 def alphas_cumprod(

@@ -135,5 +135,7 @@ def build(config, modules: Mapping[str, nn.Module], *, training: bool = False) -
         fps=config.sample.conditioning_fps,
         motion_bucket=config.sample.motion_bucket,
         noise_aug=noise_aug,
-        schedule=Euler(config.sample.sigma_min, config.sample.sigma_max),
+        schedule=Euler(
+            config.sample.sigma_min, config.sample.sigma_max, spacing=config.sample.sigmas
+        ),
     )

@@ -158,5 +158,7 @@ def build(config, modules: Mapping[str, nn.Module], *, training: bool = False) -
         draws_reference=training,
         window_stride=sample.window_stride,
         closed=sample.window_loop,
-        schedule=Ddim(betas=sample.betas),
+        schedule=Ddim(
+            betas=sample.betas, spacing={"uniform": "trailing", "ays": "ays"}[sample.timesteps]
+        ),
     )

@@ -26,3 +26,10 @@ def test_each_frame_moves_by_its_own_scale():
         np.testing.assert_allclose(guided[:, frame], expected, rtol=1e-6)
     np.testing.assert_array_equal(guided[:, 0], without[:, 0])
     np.testing.assert_allclose(guided[:, 1], given[:, 1], rtol=1e-5, atol=1e-6)
+
+
+def test_guidance_is_used_inside_the_interval_alone():
+    sigmas = np.array([np.inf, 700.0, 5.0, 1.0, 0.2, 0.0])
+    everywhere = [True, True, True, True, True, False]
+    assert guidance.guided(sigmas, (0.0, np.inf)).tolist() == everywhere
+    assert guidance.guided(sigmas, (0.2, 5.0)).tolist() == [False, False, True, True, False, False]

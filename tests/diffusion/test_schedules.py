@@ -74,3 +74,41 @@ def test_levels_are_one_for_each_clip_and_follow_from_the_key():
     draw = lambda seed: schedules.lognormal_sigmas(jax.random.key(seed), 3, mean=0.0, std=1.0)
     np.testing.assert_array_equal(draw(4), draw(4))
     assert len(set(np.asarray(draw(4)).tolist() + np.asarray(draw(5)).tolist())) == 6
+
+
+def test_ten_aligned_steps_are_the_published_ones():
+    published = [700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.0]
+    np.testing.assert_allclose(schedules.ays_sigmas(10), published, rtol=1e-6)
+    times = [999, 850, 736, 645, 545, 455, 343, 233, 124, 24]
+    np.testing.assert_array_equal(schedules.ays_times(10), times)
+
+
+def test_other_numbers_of_aligned_steps_lie_on_the_logarithmic_line_between():
+    twenty = schedules.ays_sigmas(20)
+    np.testing.assert_allclose(twenty[:-1:2], schedules.ays_sigmas(10)[:-1], rtol=1e-6)
+    np.testing.assert_allclose(twenty[1], np.sqrt(700 * 54.5), rtol=1e-6)
+    for steps in (1, 3, 10, 37, 100):
+        sigmas, times = schedules.ays_sigmas(steps), schedules.ays_times(steps)
+        assert len(sigmas) == steps + 1 and len(times) == steps
+        assert (np.diff(sigmas) < 0).all() and (np.diff(times) < 0).all()
+        assert (sigmas[0], sigmas[-1], times[0]) == (700, 0, 999)
+
+
+def test_aligned_steps_of_a_narrower_range_follow_the_same_curve():
+    narrow = schedules.ays_sigmas(8, sigma_min=0.05, sigma_max=50.0)
+    assert narrow[0] == pytest.approx(50.0)
+    rising = np.log(schedules.AYS_VIDEO[::-1])
+    places = np.interp(np.log(narrow[:-1]), rising, np.arange(11))
+    np.testing.assert_allclose(np.diff(places), np.diff(places)[0], rtol=1e-4)
+    assert narrow[-2] > 0.05
+
+
+@pytest.mark.parametrize("make", [schedules.ays_sigmas, schedules.ays_times])
+def test_no_aligned_steps_are_refused(make):
+    with pytest.raises(ValueError, match="sample.steps is 0"):
+        make(0)
+
+
+def test_more_aligned_times_than_can_be_told_apart_are_refused():
+    with pytest.raises(ValueError, match="sample.steps is 101: expected 1 to 100"):
+        schedules.ays_times(101)
