@@ -159,3 +159,11 @@ class Residuals:
 
     skips: tuple[Array, ...]  # one per encoder skip, (b, f, h, w, c) of that skip
     mid: Array  # (b, f, h, w, c) of the middle block
+
+
+@struct.dataclass
+class Deep:
+    """What a denoising call can leave to the next ones, which then only run the finest level."""
+
+    features: Array  # (b, f, h, w, c) that enter the U-Net's last up block
+    residuals: tuple[Array, ...] | None  # the ControlNet's for the finest level's skips

@@ -18,7 +18,7 @@ from dispose_jax.networks.attention import one_token_values
 from dispose_jax.networks.controlnet import ControlNet
 from dispose_jax.networks.motion_encoder import MotionEncoder
 from dispose_jax.networks.point_encoder import PointEncoder
-from dispose_jax.types import Array, Conditioning, ControlSignals, Params, Residuals
+from dispose_jax.types import Array, Conditioning, ControlSignals, Deep, Params, Residuals
 
 ENCODERS = ("motion_encoder", "point_encoder")  # run once per clip; the ControlNet at every step
 
@@ -61,13 +61,19 @@ class ControlPath:
         return {"motion": motion, "points": points}
 
     def apply(
-        self, params: Params, x: Array, t: Array, conditioning: Conditioning
+        self,
+        params: Params,
+        x: Array,
+        t: Array,
+        conditioning: Conditioning,
+        deep: Deep | None = None,
     ) -> tuple[Residuals | None, Array | None, tuple[Array, ...] | None]:
         """Where each control signal goes: (residuals, added, per_level) for the U-Net. Paper eq. 8,
         and its tables 3 to 5, which take signals away or put them elsewhere.
 
         x (b, f, h, w, c) and t (b,) as the U-Net receives them. What is added after its input
-        convolution are the pose features, with the motion if that enters there.
+        convolution are the pose features, with the motion if that enters there. No residuals are
+        made if an earlier call left them in deep.
         """
 
         def inside(place: str):
@@ -76,7 +82,7 @@ class ControlPath:
             return motion, points
 
         residuals = None
-        if self.controlnet is not None:
+        if self.controlnet is not None and deep is None:
             motion, points = inside("controlnet")
             variables = {"params": params["controlnet"]}
             if conditioning.cross is not None:

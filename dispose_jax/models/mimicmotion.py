@@ -22,7 +22,7 @@ from dispose_jax.networks.clip import VisionTransformer, clip_pixels
 from dispose_jax.networks.pose_encoder import PoseNet
 from dispose_jax.networks.unet import UNet
 from dispose_jax.networks.vae import VAE
-from dispose_jax.types import Array, Conditioning, ControlSignals, Params
+from dispose_jax.types import Array, Conditioning, ControlSignals, Deep, Params
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,20 @@ class MimicMotion:
             pose_features=jax.tree.map(keep, conditioning.pose_features),
         )
 
-    def denoise(self, params: Params, x: Array, t: Array, conditioning: Conditioning) -> Array:
+    def denoise(
+        self,
+        params: Params,
+        x: Array,
+        t: Array,
+        conditioning: Conditioning,
+        *,
+        deep: Deep | None = None,
+        keep: bool = False,
+    ) -> Array | tuple[Array, Deep]:
         b, f, h, w, _ = x.shape
         image = conditioning.image_latents[:, None].astype(x.dtype)
         x = jnp.concatenate([x, jnp.broadcast_to(image, (b, f, *image.shape[2:]))], axis=-1)
-        residuals, added, points = self.control.apply(params, x, t, conditioning)
+        residuals, added, points = self.control.apply(params, x, t, conditioning, deep)
         variables = {"params": params["unet"]}
         if conditioning.cross is not None:
             variables["cross"] = conditioning.cross["unet"]
@@ -115,6 +124,8 @@ class MimicMotion:
             added=added,
             per_level=points,
             residuals=residuals,
+            deep=deep,
+            keep=keep,
         )
 
 

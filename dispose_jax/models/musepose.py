@@ -24,7 +24,7 @@ from dispose_jax.networks.clip import VisionTransformer, clip_pixels
 from dispose_jax.networks.pose_encoder import PoseGuider
 from dispose_jax.networks.unet import UNet
 from dispose_jax.networks.vae import VAE
-from dispose_jax.types import Array, Conditioning, ControlSignals, Params
+from dispose_jax.types import Array, Conditioning, ControlSignals, Deep, Params
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,17 @@ class MusePose:
             read_reference=conditioning.read_reference & ~drop,
         )
 
-    def denoise(self, params: Params, x: Array, t: Array, conditioning: Conditioning) -> Array:
-        residuals, added, points = self.control.apply(params, x, t, conditioning)
+    def denoise(
+        self,
+        params: Params,
+        x: Array,
+        t: Array,
+        conditioning: Conditioning,
+        *,
+        deep: Deep | None = None,
+        keep: bool = False,
+    ) -> Array | tuple[Array, Deep]:
+        residuals, added, points = self.control.apply(params, x, t, conditioning, deep)
         variables = {"params": merged(params["unet"], params.get("motion_modules", {}))}
         variables["reference"] = reference_variables(
             conditioning.reference, conditioning.read_reference
@@ -130,6 +139,8 @@ class MusePose:
             added=added,
             per_level=points,
             residuals=residuals,
+            deep=deep,
+            keep=keep,
         )
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from dispose_jax.diffusion.samplers import Schedule
 from dispose_jax.diffusion.windows import Windows
-from dispose_jax.types import Array, Conditioning, ControlSignals, Params
+from dispose_jax.types import Array, Conditioning, ControlSignals, Deep, Params
 
 
 class Model(Protocol):
@@ -54,8 +54,21 @@ class Model(Protocol):
         """Fill in what the networks would compute again at every step; an exact shortcut."""
         ...
 
-    def denoise(self, params: Params, x: Array, t: Array, conditioning: Conditioning) -> Array:
-        """The network's output (b, f, h/8, w/8, c) for scaled latents x and times t (b,)."""
+    def denoise(
+        self,
+        params: Params,
+        x: Array,
+        t: Array,
+        conditioning: Conditioning,
+        *,
+        deep: Deep | None = None,
+        keep: bool = False,
+    ) -> Array | tuple[Array, Deep]:
+        """The network's output (b, f, h/8, w/8, c) for scaled latents x and times t (b,).
+
+        keep: with what later calls on nearby latents of the same rows may take as deep, to run the
+        finest level alone.
+        """
         ...
 
     def encode(self, params: Params, frames: Array) -> Array:

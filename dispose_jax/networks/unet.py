@@ -27,7 +27,7 @@ from dispose_jax.networks.temporal import (
     MotionSizes,
     SpatioTemporalTransformer,
 )
-from dispose_jax.types import Residuals
+from dispose_jax.types import Deep, Residuals
 
 Array = jax.Array
 
@@ -194,11 +194,13 @@ class UNetEncoder(nn.Module):
         *,
         added: Array | None = None,
         per_level: tuple[Array, ...] | None = None,
+        finest_only: bool = False,
     ) -> tuple[Array, tuple[Array, ...]]:
         """x (b, f, h, w, c), emb (b, d), context (b, l, e) -> (middle output, skips).
 
         added (b, f, h, w, channels[0]) joins after the input convolution; per_level[i], of the grid
-        after level i, joins that level's output after its skips were taken.
+        after level i, joins that level's output after its skips were taken. finest_only: end after
+        level 0, with its output in place of the middle's and its skips alone.
         """
         x = conv(self.channels[0], name="conv_in", dtype=self.flavour.dtype)(x)
         if added is not None:
@@ -208,10 +210,17 @@ class UNetEncoder(nn.Module):
             last = i == len(self.channels) - 1
             heads = 0 if last else self.heads[i]
             block = DownBlock(
-                features, self.layers, heads, last, self.flavour, name=f"down_blocks_{i}"
+                features,
+                self.layers,
+                heads,
+                last or finest_only,
+                self.flavour,
+                name=f"down_blocks_{i}",
             )
             x, outputs = block(x, emb, context)
             skips += outputs
+            if finest_only:
+                return x, tuple(skips)
             if per_level is not None:
                 x = x + per_level[i].astype(x.dtype)
         mid = MidBlock(self.channels[-1], self.heads[-1], self.flavour, name="mid_block")
@@ -263,24 +272,44 @@ class UNet(nn.Module):
         per_level: tuple[Array, ...] | None = None,
         residuals: Residuals | None = None,
         stop_after_up: int | None = None,
-    ) -> Array:
+        deep: Deep | None = None,
+        keep: bool = False,
+    ) -> Array | tuple[Array, Deep]:
         """x (b, f, h, w, c), t (b,), context (b, l, e) -> (b, f, h, w, out_channels) float32.
 
         added_time (b, 3); added, per_level: see UNetEncoder; residuals join the skips and the
         middle.
         With stop_after_up = i the result is the output of up block i, after its upsampling; without
         a head that of the last one, (b, f, h, w, channels[0]).
+
+        keep: (result, Deep) for later calls. With such a deep only the finest level runs, on its
+        features and residuals (DeepCache: Ma et al. 2024); residuals are not given then.
         """
         dtype = self.flavour.dtype
         emb = embed_time(t, added_time, self.channels[0], self.added_width, dtype)
         context = context.astype(dtype)
         encoder = UNetEncoder(self.channels, self.heads, self.layers, self.flavour, name="encoder")
-        x, skips = encoder(x.astype(dtype), emb, context, added=added, per_level=per_level)
+        x, skips = encoder(
+            x.astype(dtype),
+            emb,
+            context,
+            added=added,
+            per_level=per_level,
+            finest_only=deep is not None,
+        )
         if residuals is not None:
             x = x + residuals.mid.astype(dtype)
-            skips = tuple(s + r.astype(dtype) for s, r in zip(skips, residuals.skips, strict=True))
+        joining = residuals.skips if residuals is not None else deep and deep.residuals
+        if joining is not None:
+            skips = tuple(s + r.astype(dtype) for s, r in zip(skips, joining, strict=True))
         for i, features in enumerate(reversed(self.channels)):
             last = i == len(self.channels) - 1
+            if deep is not None:
+                if not last:
+                    continue
+                x = deep.features
+            elif last and keep:
+                kept = Deep(x, residuals and residuals.skips[: self.layers + 1])
             taken, skips = skips[-self.layers - 1 :][::-1], skips[: -self.layers - 1]
             size = None if last else skips[-1].shape[-3:-1]
             heads = 0 if i == 0 else self.heads[::-1][i]
@@ -291,4 +320,5 @@ class UNet(nn.Module):
         if not self.head:
             return x
         x = GroupNorm(1e-5, self.flavour.groups, dtype=dtype, name="conv_norm_out")(x)
-        return conv(self.out_channels, name="conv_out", dtype=dtype)(nn.silu(x)).astype(jnp.float32)
+        x = conv(self.out_channels, name="conv_out", dtype=dtype)(nn.silu(x)).astype(jnp.float32)
+        return (x, kept) if keep else x

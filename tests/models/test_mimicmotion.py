@@ -141,6 +141,20 @@ def test_hoisted_cross_attention_equals_the_plain_path(order):
     assert np.abs(np.asarray(run(doubled)) - plain).max() > 1e-3
 
 
+def test_deep_features_and_residuals_of_a_call_serve_another_on_the_same_latent():
+    made = small.build("full")
+    x, pair = guided(made)
+    model = small.eager(made.model)
+    plain = np.asarray(model.denoise(made.params, x, TWO, pair))
+    kept, deep = model.denoise(made.params, x, TWO, pair, keep=True)
+    np.testing.assert_array_equal(kept, plain)
+    without = {"unet": made.params["unet"]}  # the ControlNet is not asked
+    again = np.asarray(model.denoise(without, x, TWO, pair, deep=deep))
+    np.testing.assert_allclose(again, plain, atol=1e-5 * plain.std())
+    silent = deep.replace(residuals=jax.tree.map(jnp.zeros_like, deep.residuals))
+    assert np.abs(model.denoise(without, x, TWO, pair, deep=silent) - plain).max() > 1e-3
+
+
 def test_released_order_of_the_context_mixes_the_halves_of_guidance_and_nothing_else():
     released, own = (
         small.build("base", time_context_order=order) for order in ("released", "per_clip")

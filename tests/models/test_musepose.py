@@ -173,6 +173,20 @@ def test_hoisted_cross_attention_equals_the_plain_path(conditioning):
     assert np.abs(run(made.model, made.params, doubled) - plain).max() > 1e-3
 
 
+def test_deep_features_of_a_call_serve_another_on_the_same_latent(conditioning):
+    made = small.build("full", base="sd15")
+    encoded = small.encode(made.model.control, made.params, small.signals(F).at(slice(1, None)))
+    pair = animate.guided(made.model, conditioning.replace(**encoded), halves=2)
+    model = small.eager(made.model)
+    x = np.random.default_rng(1).normal(size=(2, F - 1, *small.LATENTS)).astype(np.float32)
+    plain = np.asarray(model.denoise(made.params, x, TIMES, pair))
+    kept, deep = model.denoise(made.params, x, TIMES, pair, keep=True)
+    np.testing.assert_array_equal(kept, plain)
+    without = {name: made.params[name] for name in ("unet", "motion_modules")}
+    again = model.denoise(without, x, TIMES, pair, deep=deep)
+    np.testing.assert_allclose(again, plain, atol=1e-5 * plain.std())
+
+
 def test_windows_longer_than_the_motion_modules_know_are_refused_before_any_work():
     model = small.build("base", base="sd15").model
     positions = model.unet.flavour.motion.positions

@@ -12,6 +12,7 @@ from jax.tree_util import tree_leaves_with_path as leaves_with_path
 from dispose_jax.networks.attention import reference_tokens, reference_variables
 from dispose_jax.networks.temporal import MotionSizes, split_motion
 from dispose_jax.networks.unet import Flavour, UNet
+from dispose_jax.types import Residuals
 from tests import blockwise
 from tests.networks.test_attention import draw
 
@@ -109,3 +110,38 @@ def test_without_a_head_the_last_hidden_map_comes_out_and_every_token_was_writte
 def test_an_unknown_flavour_is_refused():
     with pytest.raises(ValueError, match="temporal is 'motion': expected None, 'mixed' or"):
         Flavour("motion")
+
+
+def residuals(seed=4):
+    """For the skips and the middle of PICTURE."""
+    grids = [(H, W, 8), (H, W, 8), (H // 2, W // 2, 8), (H // 2, W // 2, 16)]
+    skips = tuple(draw(B, F, *grid, seed=seed + i) for i, grid in enumerate(grids))
+    return Residuals(skips=skips, mid=draw(B, F, H // 2, W // 2, 16, seed=seed))
+
+
+@pytest.mark.parametrize("controlled", [False, True])
+def test_what_a_call_leaves_gives_the_same_result_at_the_same_latent(controlled):
+    picture, motion = parameters()
+    params, given = join(picture, motion), residuals() if controlled else None
+    plain = run(VIDEO, params, residuals=given)
+    kept, deep = run(VIDEO, params, residuals=given, keep=True)
+    np.testing.assert_array_equal(kept, plain)
+    assert deep.features.shape == (B, F, H, W, 16)
+    again = run(VIDEO, params, deep=deep)
+    np.testing.assert_allclose(again, plain, atol=1e-5)
+
+
+def test_only_the_finest_level_is_computed_from_what_was_left():
+    picture, motion = parameters()
+    params = join(picture, motion)
+    _, deep = run(VIDEO, params, keep=True)
+    finest = {"encoder": {}, "up_blocks_1": params["up_blocks_1"]}
+    for name in ("time_embedding", "conv_norm_out", "conv_out"):
+        finest[name] = params[name]
+    for name in ("conv_in", "down_blocks_0"):
+        finest["encoder"][name] = params["encoder"][name]
+    x, t, context = inputs()
+    apply = lambda x, params: blockwise.apply(VIDEO, {"params": params}, x, t, context, deep=deep)
+    moved = apply(x + 0.1, finest)  # parameters that are not there are not asked for
+    np.testing.assert_array_equal(moved, apply(x + 0.1, params))
+    assert np.abs(moved - apply(x, finest)).max() > 1e-3, "the finest level follows the latent"
