@@ -6,6 +6,8 @@ A config is a file with get_config(arg); the argument, after a colon, is a list 
 
 from __future__ import annotations
 
+import math
+
 from ml_collections import ConfigDict, FieldReference
 
 # Sides of the pictures of the sizes that learn from drawn people on two CPU cores. They have the
@@ -200,8 +202,14 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     sample.overlap = 3 if drawn else 6  # frames that neighbouring windows share
     sample.window_pad = False  # repeat the last pose until windows end with the clip
     sample.steps = 8 if drawn else 25  # of denoising
+    sample.solver = "euler"  # as released; or of second order: heun (two calls a step), dpmpp_2m
     # Of guidance: a number, or one for the first and one for the last frame; 1 turns it off.
     sample.guidance_scale = FieldReference(1.0 if drawn else 2.0, field_type=object)
+    # Noise over signal above the first and up to the second number; outside, half the work.
+    sample.guidance_interval = (0.0, math.inf)
+    # Deep features and the ControlNet are computed every n-th call and left to the others. At full
+    # size they take about 1 GiB of the device for every window.
+    sample.cache_interval = 1
     sample.control_scale = 1.0  # factor of the ControlNet's residuals
     sample.decode_chunk = 8  # frames decoded together, which see each other
     # Frames left over are decoded as a whole chunk, or alone.

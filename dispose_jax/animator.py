@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dispose_jax import control_signals, inputs, sampling, settings, weights
+from dispose_jax import control_signals, inputs, sampling, settings, weights, windowed
 from dispose_jax.control_signals import Trajectories
 from dispose_jax.diffusion import windows
 from dispose_jax.media import image
@@ -59,14 +59,7 @@ class Animator:
         self.model = registry.build(config, built)
         self.recipe = control_signals.build(config, built)
         self.weights = weights.Weights(given, built, config)
-        sample = config.sample
-        self.sampler = sampling.Sampler(
-            steps=sample.steps,
-            window=sample.window,
-            overlap=sample.overlap,
-            guidance_scale=sample.guidance_scale,
-            window_batch=sample.window_batch,
-        )
+        self.sampler = sampling.Sampler.of(config.sample)
         if self.weights.random:
             names = ", ".join(self.weights.random)
             say(f"random weights, so the result is noise: {names}")
@@ -197,7 +190,7 @@ class Animator:
         Leaves are (1, n, ..) and follow each other from frame 0, the reference, on; features of
         points are left out.
         """
-        place = sampling.placement(self.devices)
+        place = windowed.placement(self.devices)
         make = self._signals(clip, place, None)
         for numbers, count in windows.blocks(range(len(clip.skeletons)), place.rows, self._chunk):
             signals = jax.device_get(make(numbers))
@@ -226,7 +219,7 @@ class Animator:
 
     def _load(self, names: Sequence[str]):
         """Weights of a stage, whole on every device."""
-        return self.weights.load(names, sampling.placement(self.devices).whole)
+        return self.weights.load(names, windowed.placement(self.devices).whole)
 
     def _condition(self, clip: inputs.Clip, seed: int, told) -> Conditioning:
         """All that no step changes, on the host."""
@@ -250,7 +243,7 @@ class Animator:
         )
         make = lambda numbers: None
         if self.controlled:
-            make = self._signals(clip, sampling.placement(self.devices), points)
+            make = self._signals(clip, windowed.placement(self.devices), points)
         parts = sampling.condition_frames(
             self.model,
             self._load(self.model.stages["frames"]),
@@ -263,7 +256,7 @@ class Animator:
         return shared.replace(**parts)
 
     def _signals(
-        self, clip: inputs.Clip, place: sampling.Placement, points
+        self, clip: inputs.Clip, place: windowed.Placement, points
     ) -> Callable[[np.ndarray], ControlSignals]:
         """A function from frame numbers (rows, n) to their signals on the devices."""
         recipe, size = self.recipe, clip.reference.shape[:2]

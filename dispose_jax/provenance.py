@@ -73,7 +73,7 @@ def describe(
         "sound": clip.sound is not None,
         "fit": clip.fit._asdict(),
         "warnings": clip.warnings,
-        "config": json.loads(config.to_json()),
+        "config": json.loads(config.to_json(), parse_constant=str),  # infinity
         "versions": versions(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "seconds": seconds,

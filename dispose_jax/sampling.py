@@ -3,12 +3,13 @@
 `condition_reference` and `condition_frames` (once per clip), `sample` (steps x windows), `decode`
 (some frames at a time), each with its own networks so that weights can be dropped between them.
 Programs see windows and blocks of a fixed size and never the clip's length: what grows with the
-clip stays on the host. Rows of a program (windows with the two halves of guidance, blocks of
-frames) are spread over all devices.
+clip stays on the host, but for the features that `cache_interval` keeps. Rows of a program (windows
+with the two halves of guidance, blocks of frames) are spread over all devices.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +18,13 @@ from itertools import groupby
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
-from dispose_jax.diffusion import guidance, windows
+from dispose_jax.diffusion import feature_cache, guidance, solvers, windows
+from dispose_jax.diffusion.solvers import Call
 from dispose_jax.models.protocol import Model, generated, generated_frames
 from dispose_jax.types import Array, Conditioning, ControlSignals, Params
+from dispose_jax.windowed import WindowedNetwork, placement
 
 Progress = Callable[[int, int], None]  # done, total
 # Numbers of frames (rows, n) -> skeletons (rows, n, h, w, 3) uint8 and the signals of these frames.
@@ -39,26 +42,23 @@ class Sampler:
     overlap: int
     guidance_scale: float | tuple[float, float]
     window_batch: int = 1
+    solver: str = "euler"
+    guidance_interval: tuple[float, float] = (0.0, math.inf)
+    cache_interval: int = 1
 
-
-@dataclass(frozen=True)
-class Placement:
-    """Where arrays of a stage are: rows spread over the devices, or whole on each of them."""
-
-    spread: NamedSharding
-    whole: NamedSharding
-
-    @property
-    def rows(self) -> int:
-        """How many devices there are."""
-        return self.spread.mesh.size
-
-
-def placement(devices: Sequence[jax.Device] | None = None) -> Placement:
-    """Of the devices that share a stage's rows, all of them by default."""
-    devices = jax.devices() if devices is None else devices
-    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-    return Placement(*(NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ())))
+    @classmethod
+    def of(cls, sample) -> Sampler:
+        """Of a `config.sample`."""
+        return cls(
+            steps=sample.steps,
+            window=sample.window,
+            overlap=sample.overlap,
+            guidance_scale=sample.guidance_scale,
+            window_batch=sample.window_batch,
+            solver=sample.solver,
+            guidance_interval=tuple(sample.guidance_interval),
+            cache_interval=sample.cache_interval,
+        )
 
 
 def check(model: Model, num_frames: int, sampler: Sampler) -> None:
@@ -69,7 +69,7 @@ def check(model: Model, num_frames: int, sampler: Sampler) -> None:
     made = generated(model, num_frames)
     model.windows(made, sampler.window, sampler.overlap)
     guidance.scales(sampler.guidance_scale, made)
-    model.schedule.levels(sampler.steps)
+    solvers.calls(sampler.solver, model.schedule, sampler.steps)
     if sampler.window_batch < 1:
         raise ValueError(f"sample.window_batch is {sampler.window_batch}: expected 1 or more")
 
@@ -184,48 +184,33 @@ def sample(
     progress(done, steps) and watch are called after every step. devices: those that share the
     windows, all by default. Raises ValueError for impossible windows, steps or guidance.
     """
-    num_frames = noise.shape[1]
+    num_frames, schedule = noise.shape[1], model.schedule
     plan = model.windows(num_frames, sampler.window, sampler.overlap)
     scale = guidance.scales(sampler.guidance_scale, num_frames)
-    halves = 1 if (scale == 1).all() else 2
-    levels = model.schedule.levels(sampler.steps)
     total = windows.total_weight(plan, num_frames)
+    calls = solvers.calls(sampler.solver, schedule, sampler.steps)
+    sigmas = schedule.sigmas(np.array([call.at for call in calls]))
+    guided = guidance.guided(sigmas, sampler.guidance_interval) & (scale != 1).any()
+    halves = np.where(guided, 2, 1).tolist()
+    fresh = [*feature_cache.computed(halves, sampler.cache_interval), True]
 
     place = placement(devices)
-    params, shared = jax.device_put((params, conditioning.shared), place.whole)
-    shared = shared.replace(cross=_hoist(model, halves, params, shared))
-    batches = list(_batches(plan, sampler.window_batch * place.rows))
-
-    def rows(x: np.ndarray, frames: np.ndarray):
-        """Latents and per-frame conditioning of windows (rows, t), on their way to the devices."""
-        picked = jax.tree.map(lambda leaf: np.asarray(leaf)[0][frames], conditioning.per_frame)
-        return jax.device_put((x[0][frames], picked), place.spread)
-
-    x = np.asarray(model.schedule.start(noise, levels), np.float32)
-    for step, (level, lower) in enumerate(levels):
-        blend = np.zeros((halves, *noise.shape[1:]), np.float32)
-        waiting = None
-        for frames, weights in batches:
-            output = _predict(model, halves, place.whole, params, shared, *rows(x, frames), level)
-            if waiting is not None:  # while the device computes the next windows
-                _add(blend, *waiting)
-            waiting = output, frames, weights
-        _add(blend, *waiting)
-        x, clean = _step(model, blend, x, total, scale, level, lower, plan.frames.shape[1])
+    network = WindowedNetwork(model, params, conditioning, plan, sampler.window_batch, place)
+    x = np.asarray(schedule.start(noise, schedule.levels(sampler.steps)), np.float32)
+    seen, clean = None, None  # by the call before
+    for i, call in enumerate(calls):
+        blend = network(x, call.at, halves[i], reuse=not fresh[i], keep=not fresh[i + 1])
+        start = seen if call.again else None
+        before = clean if call.again or call.weight else None
+        seen = x
+        x, clean = _step(model, blend, x, total, scale, call, start, before, plan.frames.shape[1])
+        if calls[i + 1 : i + 2] and calls[i + 1].step == call.step:
+            continue
         if progress is not None:
-            progress(step + 1, sampler.steps)
+            progress(call.step + 1, sampler.steps)
         if watch is not None:
-            watch(step, x, clean)
+            watch(call.step, x, clean)
     return x
-
-
-def guided(model: Model, conditioning: Conditioning, halves: int) -> Conditioning:
-    """Rows for guidance: each becomes two adjacent ones, the unconditional one first."""
-    if halves == 1:
-        return conditioning
-    rows = len(conditioning.context)
-    twice = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), conditioning)
-    return model.unconditional(twice, jnp.arange(2 * rows) % 2 == 0)
 
 
 def decode(
@@ -318,83 +303,51 @@ def _condition_frames(model, whole: NamedSharding, params, skeletons, signals) -
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _hoist(model, halves: int, params, shared: Conditioning) -> dict | None:
-    return model.hoist(params, guided(model, shared, halves)).cross
-
-
-@partial(jax.jit, static_argnums=(0, 1))
 def _decode(model, whole: NamedSharding, params, latents: Array) -> Array:
     frames = jnp.clip(model.decode(params, latents) / 2 + 0.5, 0, 1)
     return jax.lax.with_sharding_constraint((frames * 255).astype(jnp.uint8), whole)
 
 
-def _batches(plan: windows.Windows, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Frame numbers and weights (size, t) of `size` windows at a time, padded with weight 0."""
-    missing = -len(plan.frames) % size
-    frames = np.concatenate([plan.frames, np.repeat(plan.frames[:1], missing, axis=0)])
-    weights = np.repeat(plan.weights[None], len(frames), axis=0)
-    weights[len(plan.frames) :] = 0
-    for start in range(0, len(frames), size):
-        yield frames[start : start + size], weights[start : start + size]
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _predict(
-    model: Model,
-    halves: int,
-    whole: NamedSharding,
-    params: Params,
-    shared: Conditioning,
-    latents: Array,
-    per_frame: dict,
-    level: Array,
-) -> Array:
-    """What the network predicts for windows: latents (rows, t, h, w, c) -> (rows, halves, t, h, w,
-    c) float32.
-
-    shared: conditioning of the clip, with the constant cross-attentions of both halves; per_frame:
-    leaves (rows, t, ..).
-    """
-    count = len(latents)
-    tile = lambda value: jnp.tile(value, (count, *[1] * (value.ndim - 1)))
-    rows = jax.tree.map(tile, shared.replace(cross=None)).replace(**per_frame)
-    rows = guided(model, rows, halves).replace(cross=jax.tree.map(tile, shared.cross))
-    latents = jnp.repeat(model.schedule.scale_input(latents, level), halves, axis=0)
-    t = jnp.broadcast_to(model.schedule.time(level), (len(latents),))
-    output = model.denoise(params, latents, t, rows).astype(jnp.float32)
-    output = output.reshape(count, halves, *output.shape[1:])
-    return jax.lax.with_sharding_constraint(output, whole)
-
-
-def _add(blend: np.ndarray, output: Array, frames: np.ndarray, weights: np.ndarray) -> None:
-    """Add the weighted predictions of windows (rows, halves, t, ..) to blend (halves, f, ..)."""
-    for row, numbers, share in zip(np.asarray(output), frames, weights):
-        for i in np.flatnonzero(share):  # one by one, as a window may hold a frame twice
-            blend[:, numbers[i]] += row[:, i] * share[i]
-
-
 def _step(
-    model: Model, blend, x, total, scale, level, lower, size: int
+    model: Model, blend, x, total, scale, call: Call, start, before, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The latents at the lower level, and without noise, (1, f, h, w, c): `size` frames at a
+    """The latents after a call's move, and without noise, (1, f, h, w, c): `size` frames at a
     time."""
     stepped, clean = np.empty_like(x), np.empty_like(x)
-    start = 0
+    done = 0
     for numbers, count in windows.blocks(range(x.shape[1]), 1, size):
         of = numbers[0]
-        found = _finish(model.schedule, blend[:, of], x[:, of], total[of], scale[of], level, lower)
+        some = lambda array, of=of: None if array is None else array[:, of]
+        found = _finish(
+            model.schedule,
+            blend[:, of],
+            x[:, of],
+            total[of],
+            scale[of],
+            call,
+            some(start),
+            some(before),
+        )
         for array, part in zip((stepped, clean), found):
-            array[:, start : start + count] = np.asarray(part)[:, :count]
-        start += count
+            array[:, done : done + count] = np.asarray(part)[:, :count]
+        done += count
     return stepped, clean
 
 
 @partial(jax.jit, static_argnums=0)
 def _finish(
-    schedule, blend: Array, x: Array, total: Array, scale: Array, level: Array, lower: Array
+    schedule,
+    blend: Array,
+    x: Array,
+    total: Array,
+    scale: Array,
+    call: Call,
+    start: Array | None,
+    before: Array | None,
 ) -> tuple[Array, Array]:
-    """Blend -> prediction -> guidance -> the latents at the lower level, and without noise."""
+    """Blend -> prediction -> guidance -> the latents after the move, and without noise; start and
+    before: see solvers.advance."""
     prediction = blend / total[:, None, None, None]
     if len(prediction) == 2:
         prediction = guidance.combine(*prediction, scale)[None]
-    return schedule.step(x, prediction, level, lower), schedule.clean(x, prediction, level)
+    return solvers.advance(schedule, x, prediction, call, start=start, before=before)

@@ -38,6 +38,8 @@ LIMITS = {
     "sample.sigma_max": (1e-3, 1e6),
     "sample.sigma_min": (1e-6, 1e3),
     "sample.guidance_scale": (0, 1000),
+    "sample.guidance_interval": (0, math.inf),
+    "sample.cache_interval": (1, math.inf),
     "sample.noise_aug": (0, 100),
     "sample.conditioning_fps": (1, 1000),
     "sample.motion_bucket": (0, 1023),
@@ -93,6 +95,7 @@ CHOICES = {
     "skeleton.fit": ("mimicmotion", "musepose", "moore"),
     "skeleton.style": ("mimicmotion", "musepose", "moore"),
     "sample.decode_rest": ("short", "whole"),
+    "sample.solver": ("euler", "heun", "dpmpp_2m"),
     "sample.sigmas": ("karras", "ays"),
     "sample.timesteps": ("uniform", "ays"),
     "sample.betas": ("linear", "scaled_linear"),
@@ -238,6 +241,12 @@ def check(config) -> None:
             f"sample.sigma_min is {values['sample.sigma_min']}: expected less than "
             f"sample.sigma_max, {values['sample.sigma_max']}"
         )
+    low, *high = values["sample.guidance_interval"]
+    if len(high) != 1 or low >= high[0]:
+        raise ValueError(
+            f"sample.guidance_interval is {values['sample.guidance_interval']}: expected two noise "
+            "levels, the lower one first, such as (0, inf)"
+        )
     height, width = values["sample.height"], values["sample.width"]
     if bool(height) != bool(width):
         raise ValueError(
@@ -262,7 +271,7 @@ def _value(flag: str, text: str | None, kind: type):
             return value
         if kind in (int, str):
             return kind(text)
-        value = ast.literal_eval(text)
+        value = ast.literal_eval(re.sub(r"\binf\b", "1e999", text))
         return tuple(value) if kind is tuple or isinstance(value, (tuple, list)) else value
     except (ValueError, KeyError, SyntaxError, TypeError) as error:
         expected = {

@@ -35,6 +35,7 @@ ROWS = [
     {"dispose_jax.inputs"},
     {"dispose_jax.data"},
     {"dispose_jax.synthetic"},
+    {"dispose_jax.windowed"},
     {
         "dispose_jax.sampling",
         "dispose_jax.explain",

@@ -3,7 +3,7 @@ hoisted."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from dispose_jax import sampling
-from dispose_jax.diffusion import windows
+from dispose_jax.diffusion import solvers, windows
 from dispose_jax.diffusion.samplers import Euler
 from dispose_jax.networks.temporal import context_of_positions
-from dispose_jax.types import Conditioning
+from dispose_jax.types import Conditioning, Deep
 from tests import small
 
 H, W, C = 3, 4, 2  # latents of the toy
@@ -44,20 +44,26 @@ class Toy:
             pose_features=jax.tree.map(keep, conditioning.pose_features),
         )
 
+    def unpaired(self):
+        return replace(self, group=1)
+
     def hoist(self, params, conditioning):
         value = conditioning.context[:, 0] @ params["kernel"]
         return conditioning.replace(cross={"value": value})
 
-    def denoise(self, params, x, t, conditioning):
+    def denoise(self, params, x, t, conditioning, *, deep=None, keep=False):
         if conditioning.cross is None:
             conditioning = self.hoist(params, conditioning)
         b, f = x.shape[:2]
+        features = jnp.cos(2 * x) if deep is None else deep.features
         values = context_of_positions(conditioning.cross["value"], H * W, self.group)
         y = x + jnp.broadcast_to(values, (b, 1, H * W, C)).reshape(b, 1, H, W, C)
         y = y + t[:, None, None, None, None] + conditioning.added_time.mean()
         y = y + jnp.arange(f)[:, None, None, None] / f + conditioning.image_latents[:, None]
         y = y + conditioning.pose_features + conditioning.motion + conditioning.points[0]
-        return jnp.tanh(y) + 0.3 * jnp.sin(3 * y).mean(1, keepdims=True)
+        y = y + 0.1 * features
+        y = jnp.tanh(y) + 0.3 * jnp.sin(3 * y).mean(1, keepdims=True)
+        return (y, Deep(features, None)) if keep else y
 
     def decode(self, params, latents):
         """Frames of one pixel per latent that depend on those they are decoded with."""
@@ -65,13 +71,15 @@ class Toy:
 
 
 class Counting(Toy):
-    """Keeps how many rows each traced call had."""
+    """Keeps how many rows each traced call had, and of which kind it was."""
 
     rows: ClassVar[list[int]] = []
+    kinds: ClassVar[list[str]] = []
 
-    def denoise(self, params, x, t, conditioning):
+    def denoise(self, params, x, t, conditioning, *, deep=None, keep=False):
         self.rows.append(len(x))
-        return super().denoise(params, x, t, conditioning)
+        self.kinds.append("keeps" if keep else "plain" if deep is None else "reuses")
+        return super().denoise(params, x, t, conditioning, deep=deep, keep=keep)
 
 
 def toy_clip(num_frames: int, seed: int = 0):
@@ -265,3 +273,94 @@ def test_networks_on_eight_devices_equal_the_plain_loop():
     assert jax.device_count() == 8
     model = small.eager(made.model)
     assert_same(ours, plain_loop(model, made.params, conditioning, noise, sampler))
+
+
+def test_a_whole_interval_and_every_call_computed_are_the_exact_run_bit_for_bit():
+    params, conditioning, noise = toy_clip(num_frames=11)
+    run = lambda **more: sampling.sample(
+        Toy(), params, conditioning, noise, sampling.Sampler(4, 5, 2, (1.5, 3.0), 2, **more)
+    )
+    exact = run()
+    np.testing.assert_array_equal(run(guidance_interval=(0.0, np.inf)), exact)
+    np.testing.assert_array_equal(run(cache_interval=1), exact)
+    np.testing.assert_array_equal(run(solver="euler"), exact)
+    assert np.abs(run(cache_interval=2) - exact).max() > 1e-3
+    assert np.abs(run(guidance_interval=(0.1, 10.0)) - exact).max() > 1e-3
+    assert np.abs(run(solver="heun") - exact).max() > 1e-3
+
+
+@pytest.mark.parametrize("window_batch", [1, 3])
+def test_outside_the_interval_only_the_conditional_half_is_computed(window_batch):
+    """Rows that the released order mixes in pairs are for themselves there, however many."""
+    params, conditioning, noise = toy_clip(num_frames=8)  # three windows
+    sampler = sampling.Sampler(3, 4, 2, 2.0, window_batch, guidance_interval=(0.0, 0.0001))
+    Counting.rows.clear()
+    one = jax.devices()[:1]
+    nowhere = sampling.sample(Counting(), params, conditioning, noise, sampler, devices=one)
+    assert set(Counting.rows) == {window_batch}
+    off = sampling.Sampler(3, 4, 2, 1.0, window_batch)
+    np.testing.assert_array_equal(
+        nowhere, sampling.sample(Toy(group=1), params, conditioning, noise, off, devices=one)
+    )
+
+
+@pytest.mark.parametrize("solver", ["heun", "dpmpp_2m"])
+def test_the_driver_runs_a_solver_as_its_plain_loop(solver):
+    """One window and no guidance: the network is called with the whole latents."""
+    params, conditioning, noise = toy_clip(num_frames=4)
+    model = Toy(group=1)
+    steps, seen = [], []
+    ours = sampling.sample(
+        model,
+        params,
+        conditioning,
+        noise,
+        sampling.Sampler(4, 4, 1, 1.0, solver=solver),
+        progress=lambda done, total: steps.append((done, total)),
+        watch=lambda step, x, clean: seen.append(step),
+    )
+    x, last, schedule = schedule_start(model, noise, 4), None, model.schedule
+    for call in solvers.calls(solver, schedule, 4):
+        t = np.full(1, schedule.time(call.at))
+        output = model.denoise(params, schedule.scale_input(x, call.at), t, conditioning)
+        second = call.again or call.weight
+        start, before = last if second else (None, None)
+        moved, clean = solvers.advance(
+            schedule, x, output, call, start=start if call.again else None, before=before
+        )
+        last, x = (x, clean), moved
+    assert_same(ours, np.asarray(x), 1e-5)
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)] and seen == [0, 1, 2, 3]
+
+
+def schedule_start(model, noise, steps):
+    return model.schedule.start(noise, model.schedule.levels(steps))
+
+
+def test_deep_features_are_computed_every_nth_call_and_belong_to_their_windows():
+    params, conditioning, noise = toy_clip(num_frames=8)
+    one = jax.devices()[:1]
+    run = lambda model, window_batch: sampling.sample(
+        model,
+        params,
+        conditioning,
+        noise,
+        sampling.Sampler(5, 4, 2, 2.0, window_batch, cache_interval=2),
+        devices=one,
+    )
+    Counting.kinds.clear()
+    alone = run(Counting(), 1)
+    assert sorted(Counting.kinds) == ["keeps", "plain", "reuses"], "each a program of its own"
+    assert_same(run(Toy(), 3), alone, 1e-5)
+
+
+def test_networks_whose_deep_features_serve_stay_close_to_the_exact_run():
+    made = small.build("full")
+    conditioning = small.conditioning(made, num_frames=5)
+    noise = np.random.default_rng(2).normal(size=(1, 5, *small.LATENTS)).astype(np.float32)
+    run = lambda **more: sampling.sample(
+        made.model, made.params, conditioning, noise, sampling.Sampler(6, 4, 2, 2.0, **more)
+    )
+    exact, cached = run(), run(cache_interval=2)
+    distance = np.abs(cached - exact).mean() / exact.std()
+    assert 1e-4 < distance < 1

@@ -149,3 +149,26 @@ def test_values_that_no_run_can_work_with_are_named(name, value):
     (config[section] if section else config)[key] = value
     with pytest.raises(ValueError, match=f"^{name} is .*(expected|give both)"):
         settings.check(config)
+
+
+def test_infinity_is_a_number_in_a_list():
+    found = overridden("sample.guidance_interval", "(0.3, inf)")
+    assert found == (0.3, float("inf"))
+
+
+@pytest.mark.parametrize("interval", [(1.0,), (0.0, 1.0, 2.0), (2.0, 1.0), (1.0, 1.0)])
+def test_an_interval_of_guidance_is_two_rising_levels(interval):
+    config = tiny()
+    config.sample.guidance_interval = interval
+    with pytest.raises(ValueError, match="^sample.guidance_interval is .*lower one first"):
+        settings.check(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("solver", "ddim"), ("sigmas", "linear"), ("cache_interval", 0)]
+)
+def test_unknown_ways_of_sampling_are_named(name, value):
+    config = tiny()
+    config.sample[name] = value
+    with pytest.raises(ValueError, match=f"^sample.{name} is .*expected"):
+        settings.check(config)

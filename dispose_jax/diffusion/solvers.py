@@ -62,17 +62,18 @@ def advance(
     x: Array,
     output: Array,
     call: Call,
-    last: tuple[Array, Array] | None,
-) -> tuple[Array, tuple[Array, Array]]:
-    """(latent after a call's move, what the next call needs of this one).
+    *,
+    start: Array | None = None,
+    before: Array | None = None,
+) -> tuple[Array, Array]:
+    """(latent after a call's move, the network's own estimate of the clean one).
 
-    x: latent that the network saw, output: what it gave, of one shape. last: what the call before
-    returned, None for the first. The numbers of a call may be arrays, `again` may not.
+    x: latent that the network saw, output: what it gave, of one shape. start: where the move starts
+    if not from x: the latent that the last call saw, for a call `again`. before: the last call's
+    estimate, for a call with a weight; without it the step is the released one, bit for bit.
     """
     clean = schedule.clean(x, output, call.at)
-    estimate, start = clean, x
-    if last is not None:
-        before, estimate_before = last
-        estimate = clean + call.weight * (clean - estimate_before)
-        start = before if call.again else x
-    return schedule.move(start, estimate, call.level, call.lower), (x, clean)
+    if before is None:
+        return schedule.step(x, output, call.level, call.lower), clean
+    estimate = clean + call.weight * (clean - before)
+    return schedule.move(x if start is None else start, estimate, call.level, call.lower), clean

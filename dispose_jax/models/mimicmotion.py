@@ -7,7 +7,7 @@ the clip, which is denoised with the others and dropped.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import flax.linen as nn
@@ -97,6 +97,15 @@ class MimicMotion:
             image_latents=keep(conditioning.image_latents),
             pose_features=jax.tree.map(keep, conditioning.pose_features),
         )
+
+    def unpaired(self) -> MimicMotion:
+        if self.unet.flavour.context_group == 1:
+            return self
+        flavour = replace(self.unet.flavour, context_group=1)
+        control = self.control
+        if control.controlnet is not None:
+            control = replace(control, controlnet=control.controlnet.clone(flavour=flavour))
+        return replace(self, unet=self.unet.clone(flavour=flavour), control=control)
 
     def denoise(
         self,

@@ -114,6 +114,9 @@ class MusePose:
             read_reference=conditioning.read_reference & ~drop,
         )
 
+    def unpaired(self) -> MusePose:
+        return self
+
     def denoise(
         self,
         params: Params,

@@ -50,6 +50,11 @@ class Model(Protocol):
         """Rows with drop (b,) bool lose what guidance takes away; the others stay."""
         ...
 
+    def unpaired(self) -> Model:
+        """The model for rows that are no halves of guidance: where its networks know rows in pairs,
+        each is for itself."""
+        ...
+
     def hoist(self, params: Params, conditioning: Conditioning) -> Conditioning:
         """Fill in what the networks would compute again at every step; an exact shortcut."""
         ...

@@ -52,7 +52,7 @@ def claim(workdir: Path, config, weights: Mapping[str, str]) -> IO:
                 starts = _check(workdir, config, weights)
             about = {"weights": weights, "starts": [*starts, _start()]}
             output.write_json(workdir / ABOUT, about)
-            output.write_json(workdir / CONFIG, json.loads(config.to_json()))
+            output.write_json(workdir / CONFIG, json.loads(config.to_json(), parse_constant=str))
         except BaseException:
             lock.close()
             raise
@@ -110,7 +110,7 @@ def _check(workdir: Path, config, weights: Mapping) -> list[dict]:
         raise ValueError(
             f"{workdir}: its {CONFIG} or {ABOUT} cannot be read ({error}); name another --workdir"
         ) from error
-    new = dict(settings.leaves(json.loads(config.to_json())))
+    new = dict(settings.leaves(json.loads(config.to_json(), parse_constant=str)))
     changed = [
         f"{name} was {known.get(name)!r}, is {new.get(name)!r}"
         for name in sorted({*known, *new})

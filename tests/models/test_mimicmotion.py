@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dispose_jax import sampling
+from dispose_jax import sampling, windowed
 from dispose_jax.networks.clip import clip_pixels
 from tests import small
 
@@ -121,7 +121,7 @@ def test_guidance_takes_away_picture_and_pose_but_not_motion_points_and_time():
 def guided(made) -> tuple:
     """Latents of both halves, alike, and their conditioning."""
     x = np.random.default_rng(1).normal(size=(1, F, *small.LATENTS)).astype(np.float32)
-    pair = sampling.guided(made.model, small.conditioning(made, F), halves=2)
+    pair = windowed.guided(made.model, small.conditioning(made, F), halves=2)
     return np.repeat(x, 2, axis=0), pair
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dispose_jax import sampling
+from dispose_jax import sampling, windowed
 from dispose_jax.models import registry
 from dispose_jax.models.musepose import merged
 from dispose_jax.networks.attention import reference_tokens
@@ -123,7 +123,7 @@ def denoise(made, params, conditioning) -> np.ndarray:
     """Output of the whole denoiser for the small signals."""
     signals = small.signals(F).at(slice(1, None))
     encoded = small.encode(made.model.control, params, signals)
-    pair = sampling.guided(made.model, conditioning.replace(**encoded), halves=2)
+    pair = windowed.guided(made.model, conditioning.replace(**encoded), halves=2)
     return run(made.model, params, pair)
 
 
@@ -163,7 +163,7 @@ def test_the_conditional_half_alone_reads_the_reference(conditioning):
 
 def test_hoisted_cross_attention_equals_the_plain_path(conditioning):
     made = small.build("base", base="sd15")
-    pair = sampling.guided(made.model, conditioning, halves=2)
+    pair = windowed.guided(made.model, conditioning, halves=2)
     plain = run(made.model, made.params, pair)
     hoisted = made.model.hoist(made.params, pair)
     np.testing.assert_allclose(
@@ -176,7 +176,7 @@ def test_hoisted_cross_attention_equals_the_plain_path(conditioning):
 def test_deep_features_of_a_call_serve_another_on_the_same_latent(conditioning):
     made = small.build("full", base="sd15")
     encoded = small.encode(made.model.control, made.params, small.signals(F).at(slice(1, None)))
-    pair = animate.guided(made.model, conditioning.replace(**encoded), halves=2)
+    pair = windowed.guided(made.model, conditioning.replace(**encoded), halves=2)
     model = small.eager(made.model)
     x = np.random.default_rng(1).normal(size=(2, F - 1, *small.LATENTS)).astype(np.float32)
     plain = np.asarray(model.denoise(made.params, x, TIMES, pair))

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from configs import svd
 from converters import checkpoints, releases, rules
 from converters.releases import Part
-from dispose_jax import control_signals, sampling
+from dispose_jax import control_signals, sampling, windowed
 from dispose_jax.correspondence import dift
 from dispose_jax.diffusion import guidance
 from dispose_jax.models import networks
@@ -284,7 +284,8 @@ def sample(model, params: dict, conditioning, noise, sampler: sampling.Sampler) 
         io_callback(fused.append, None, halves, ordered=True)
         return combine(unconditional, conditional, scale)
 
-    with pytest.MonkeyPatch.context() as patch, unjitted(sampling, "_predict", "_finish"):
+    plainly = (unjitted(windowed, "_predict"), unjitted(sampling, "_finish"))
+    with pytest.MonkeyPatch.context() as patch, plainly[0], plainly[1]:
         patch.setattr(guidance, "combine", seen_combine)
         latents = sampling.sample(
             tapped,

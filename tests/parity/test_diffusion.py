@@ -170,6 +170,9 @@ class Direct:
     def step(self, x, output, level, lower):
         return output
 
+    def sigmas(self, levels):
+        return levels
+
 
 class Recorded:
     """A model that returns the case's predictions.
@@ -187,6 +190,9 @@ class Recorded:
     def unconditional(self, conditioning, drop):
         keep = jnp.where(drop[:, None, None], 0, conditioning.context)
         return conditioning.replace(context=keep)
+
+    def unpaired(self):
+        return self
 
     def hoist(self, params, conditioning):
         return conditioning

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from dispose_jax import control_signals, sampling
+from dispose_jax import control_signals, sampling, windowed
 from dispose_jax.correspondence import dift, keypoints
 from dispose_jax.media import image
 from dispose_jax.models import networks, registry
@@ -112,7 +112,7 @@ def test_denoising_starts_from_the_released_conditioning(denoised):
     case = denoised.case
     embedding = denoised.signals.point_features
     assert_close(case, "ref_point_emb", embedding, denoised.tight)
-    ids = sampling.guided(denoised.model, denoised.conditioning, 2).added_time
+    ids = windowed.guided(denoised.model, denoised.conditioning, 2).added_time
     assert_close(case, "added_time_ids", ids, denoised.tight)
 
 
@@ -345,7 +345,7 @@ def test_conditioning_equals_the_released_one(whole):
     whole.check("image_embeds", conditioning.context[:, 0])
     whole.check("image_latents", channels_first(conditioning.image_latents))
     whole.check("pose_latents", channels_first(conditioning.pose_features[0]))
-    whole.check("added_time_ids", sampling.guided(whole.model, conditioning, 2).added_time)
+    whole.check("added_time_ids", windowed.guided(whole.model, conditioning, 2).added_time)
     sample = whole.config.sample
     plan = whole.model.windows(whole.pose.num_frames, sample.window, sample.overlap)
     windows = conditioning.at(plan.frames)

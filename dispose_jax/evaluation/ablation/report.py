@@ -67,7 +67,7 @@ def numbers(results: Results, found: list[Contrast]) -> dict:
             for one in found
         ],
         "copy beats base": [list(place) for place in dropped(results)],
-        "config": json.loads(config.to_json()),
+        "config": json.loads(config.to_json(), parse_constant=str),
         "versions": provenance.versions(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
     }

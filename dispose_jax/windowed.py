@@ -1,0 +1,166 @@
+"""The network on a whole clip: its windows and the halves of guidance are rows of one batch.
+
+What stands around a call and no solver needs to know: which frames are denoised together, where the
+rows are computed, how their predictions are blended, and what earlier calls left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from dispose_jax.diffusion import windows
+from dispose_jax.models.protocol import Model
+from dispose_jax.types import Array, Conditioning, Deep, Params
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where arrays of a stage are: rows spread over the devices, or whole on each of them."""
+
+    spread: NamedSharding
+    whole: NamedSharding
+
+    @property
+    def rows(self) -> int:
+        """How many devices there are."""
+        return self.spread.mesh.size
+
+
+def placement(devices: Sequence[jax.Device] | None = None) -> Placement:
+    """Of the devices that share a stage's rows, all of them by default."""
+    devices = jax.devices() if devices is None else devices
+    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    return Placement(*(NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ())))
+
+
+class WindowedNetwork:
+    """A model as a function from a clip's latents to the blend of its windows' predictions.
+
+    conditioning: of the clip, on the host. plan: its windows, `batch` at a time on each device.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        params: Params,
+        conditioning: Conditioning,
+        plan: windows.Windows,
+        batch: int,
+        place: Placement,
+    ):
+        self.models, self.place = {1: model.unpaired(), 2: model}, place
+        self.params, self.shared = jax.device_put((params, conditioning.shared), place.whole)
+        self.per_frame = jax.tree.map(np.asarray, conditioning.per_frame)
+        self.batches = list(_batches(plan, batch * place.rows))
+        self.left: list[Deep | None] = [None] * len(self.batches)  # by the last call that kept any
+        self.cross: dict[int, dict | None] = {}  # constant cross-attentions by halves
+
+    def __call__(
+        self,
+        x: np.ndarray,
+        level: np.float32,
+        halves: int,
+        *,
+        reuse: bool = False,
+        keep: bool = False,
+    ) -> np.ndarray:
+        """Latents (1, f, h, w, c) -> the weighted sum of predictions, (halves, f, h, w, c) float32.
+
+        halves: 2 with the unconditional half of guidance, first; 1 without. keep: deep features of
+        this call stay on the devices, for calls of as many halves with reuse.
+        """
+        blend = np.zeros((halves, *x.shape[1:]), np.float32)
+        model = self.models[halves]
+        if halves not in self.cross:
+            self.cross[halves] = _hoist(model, halves, self.params, self.shared)
+        shared = self.shared.replace(cross=self.cross[halves])
+        waiting = None
+        for i, (frames, weights) in enumerate(self.batches):
+            picked = jax.tree.map(lambda leaf, frames=frames: leaf[0][frames], self.per_frame)
+            rows = jax.device_put((x[0][frames], picked), self.place.spread)
+            deep = self.left[i] if reuse else None
+            output, kept = _predict(
+                model, halves, keep, self.place, self.params, shared, *rows, level, deep
+            )
+            if keep:
+                self.left[i] = kept
+            if waiting is not None:  # while the device computes the next windows
+                _add(blend, *waiting)
+            waiting = output, frames, weights
+        _add(blend, *waiting)
+        return blend
+
+
+def guided(model: Model, conditioning: Conditioning, halves: int) -> Conditioning:
+    """Rows for guidance: each becomes two adjacent ones, the unconditional one first."""
+    if halves == 1:
+        return conditioning
+    rows = len(conditioning.context)
+    twice = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), conditioning)
+    return model.unconditional(twice, jnp.arange(2 * rows) % 2 == 0)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _hoist(model, halves: int, params, shared: Conditioning) -> dict | None:
+    return model.hoist(params, guided(model, shared, halves)).cross
+
+
+def _batches(plan: windows.Windows, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Frame numbers and weights (size, t) of `size` windows at a time, padded with weight 0."""
+    missing = -len(plan.frames) % size
+    frames = np.concatenate([plan.frames, np.repeat(plan.frames[:1], missing, axis=0)])
+    weights = np.repeat(plan.weights[None], len(frames), axis=0)
+    weights[len(plan.frames) :] = 0
+    for start in range(0, len(frames), size):
+        yield frames[start : start + size], weights[start : start + size]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _predict(
+    model: Model,
+    halves: int,
+    keep: bool,
+    place: Placement,
+    params: Params,
+    shared: Conditioning,
+    latents: Array,
+    per_frame: dict,
+    level: Array,
+    deep: Deep | None,
+) -> tuple[Array, Deep | None]:
+    """What the network predicts for windows: latents (rows, t, h, w, c) -> (rows, halves, t, h, w,
+    c) float32; and what it leaves, if keep.
+
+    shared: conditioning of the clip, with the constant cross-attentions of both halves; per_frame:
+    leaves (rows, t, ..). deep: what an earlier call left.
+    """
+    count = len(latents)
+    tile = lambda value: jnp.tile(value, (count, *[1] * (value.ndim - 1)))
+    rows = jax.tree.map(tile, shared.replace(cross=None)).replace(**per_frame)
+    rows = guided(model, rows, halves).replace(cross=jax.tree.map(tile, shared.cross))
+    latents = jnp.repeat(model.schedule.scale_input(latents, level), halves, axis=0)
+    t = jnp.broadcast_to(model.schedule.time(level), (len(latents),))
+    kept = None
+    if keep:
+        output, kept = model.denoise(params, latents, t, rows, keep=True)
+        kept = jax.lax.with_sharding_constraint(kept, place.spread)
+    elif deep is not None:
+        output = model.denoise(params, latents, t, rows, deep=deep)
+    else:
+        output = model.denoise(params, latents, t, rows)
+    output = output.astype(jnp.float32).reshape(count, halves, *output.shape[1:])
+    return jax.lax.with_sharding_constraint(output, place.whole), kept
+
+
+def _add(blend: np.ndarray, output: Array, frames: np.ndarray, weights: np.ndarray) -> None:
+    """Add the weighted predictions of windows (rows, halves, t, ..) to blend (halves, f, ..)."""
+    for row, numbers, share in zip(np.asarray(output), frames, weights):
+        for i in np.flatnonzero(share):  # one by one, as a window may hold a frame twice
+            blend[:, numbers[i]] += row[:, i] * share[i]
