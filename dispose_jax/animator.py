@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dispose_jax import control_signals, inputs, sampling, settings, weights, windowed
+from dispose_jax import ahead, control_signals, inputs, sampling, settings, weights, windowed
 from dispose_jax.control_signals import Trajectories
 from dispose_jax.diffusion import windows
 from dispose_jax.media import image
@@ -56,6 +56,7 @@ class Animator:
         settings.check(config)
         self.config, self.devices, self.say = config, devices, say
         built = networks.build(config, networks.compute_dtype(config.sample.dtype))
+        self.networks = built
         self.model = registry.build(config, built)
         self.recipe = control_signals.build(config, built)
         self.weights = weights.Weights(given, built, config)
@@ -146,10 +147,13 @@ class Animator:
         spare = inputs.padding(self.config.sample, clip.num_frames)
         clip = inputs.prolonged(clip, spare)
         told = lambda stage, total: _told(progress, stage, total)
+        size = clip.reference.shape[:2]
+        count = len(clip.skeletons)
+        ahead.start(self.model, self.networks, self.config, count, size, self.devices)
         conditioning = self._condition(clip, seed, told)
-        model, shape = self.model, self.model.latent_shape(*clip.reference.shape[:2])
+        model, shape = self.model, self.model.latent_shape(*size)
         key = _key(seed, LATENT_NOISE)
-        noise = sampling.initial_noise(model, key, len(clip.skeletons), shape, self.sampler.window)
+        noise = sampling.initial_noise(model, key, count, shape, self.sampler.window)
         latents = sampling.sample(
             model,
             self._load(model.stages["sampling"]),

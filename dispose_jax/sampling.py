@@ -248,6 +248,23 @@ def decode(
             yield frames
 
 
+def compile_decode(
+    model: Model,
+    params: Params,
+    latent_shape: tuple[int, int, int],
+    chunk: int,
+    devices: Sequence[jax.Device] | None = None,
+) -> None:
+    """Compile the decoding of whole chunks from shapes, so that `decode` finds it there.
+
+    params: shapes, whole on the devices; latent_shape: h, w, c of a frame.
+    """
+    place = placement(devices)
+    shape = place.rows, chunk, *latent_shape
+    rows = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place.spread)
+    _decode.lower(model, place.whole, params, rows).compile()
+
+
 def decode_pictures(model: Model, params: Params, latents: np.ndarray) -> list[np.ndarray]:
     """Latents (n, h, w, c) -> n pictures (h, w, 3) uint8, each decoded alone on one device: what a
     video is to look like, at little cost."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from dispose_jax.models import bundle, networks
 from dispose_jax.pose import dwpose
@@ -68,7 +69,7 @@ class Weights:
         self.folders = tuple(folder for folder in given if folder != RANDOM)
         self.random: tuple[str, ...] = ()
         self._built, self._seed = built, config.seed
-        self._made: Params = {}
+        self._kept: Params = {}  # by network, on the host
         self._belongs = {"model": config.model, "quirks": config.quirks}
         if RANDOM in given:
             held = offered(self.folders, config)
@@ -80,24 +81,26 @@ class Weights:
     def load(self, names: Iterable[str], sharding: jax.sharding.Sharding | None = None) -> Params:
         """Weights of those of the names that the config has, in the type each computes in.
 
-        One tensor at a time goes from its mapped file to where sharding says, by default to the
-        first device. Random networks are made once and kept on the host.
+        One tensor at a time goes from the host to where sharding says, by default to the first
+        device.
         """
-        params = {}
-        for name in names:
-            if name not in self._built:
-                continue  # an ablation left it out
+        own = [name for name in names if name in self._built]  # an ablation leaves some out
+        place = lambda x: jax.device_put(x, sharding)
+        return {name: jax.tree.map(place, self._on_host(name)) for name in own}
+
+    def _on_host(self, name: str) -> Params:
+        """A network's weights: views of the mapped file, or copies that are kept where they are
+        random or the file has another type."""
+        if name not in self._kept:
             network = self._built[name]
             if name in self.random:
-                tree = self._made.get(name)
-                if tree is None:
-                    tree = jax.device_get(networks.random({name: network}, self._seed)[name])
-                    self._made[name] = tree
+                tree = jax.device_get(networks.random({name: network}, self._seed)[name])
             else:
                 tree = bundle.load(self.folders, [name], **self._belongs)[name]
-            place = lambda x, dtype=network.dtype: jax.device_put(x, sharding).astype(dtype)
-            params[name] = jax.tree.map(place, tree)
-        return params
+            # On the host, as every shape of a tensor would be a program on a device.
+            cast = lambda x: np.asarray(x).astype(network.dtype, copy=False)
+            self._kept[name] = jax.tree.map(cast, tree)
+        return self._kept[name]
 
     @property
     def digests(self) -> dict[str, str]:

@@ -79,7 +79,8 @@ class WindowedNetwork:
         blend = np.zeros((halves, *x.shape[1:]), np.float32)
         model = self.models[halves]
         if halves not in self.cross:
-            self.cross[halves] = _hoist(model, halves, self.params, self.shared)
+            cross = _hoist(model, halves, self.params, self.shared)
+            self.cross[halves] = jax.device_put(cross, self.place.whole)
         shared = self.shared.replace(cross=self.cross[halves])
         waiting = None
         for i, (frames, weights) in enumerate(self.batches):
@@ -96,6 +97,36 @@ class WindowedNetwork:
             waiting = output, frames, weights
         _add(blend, *waiting)
         return blend
+
+
+def compile_ahead(
+    model: Model,
+    params: Params,
+    conditioning: Conditioning,
+    latent_shape: tuple[int, int, int],
+    batch: int,
+    place: Placement,
+    halves: int,
+) -> None:
+    """Compile the call of a WindowedNetwork from shapes, so that the first one finds it there.
+
+    params: shapes, whole on the devices. conditioning: shapes of a clip of one window. Equal
+    arguments of a call take what is compiled here, as jit keeps it.
+    """
+    model = model if halves == 2 else model.unpaired()
+    shaped = lambda sharding: lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    shared = jax.tree.map(shaped(place.whole), conditioning.shared)
+    cross = jax.eval_shape(partial(_hoist, model, halves), params, shared)
+    shared = shared.replace(cross=jax.tree.map(shaped(place.whole), cross))
+    in_rows = lambda x: jax.ShapeDtypeStruct(
+        (batch * place.rows, *x.shape[1:]), x.dtype, sharding=place.spread
+    )
+    per_frame = jax.tree.map(in_rows, conditioning.per_frame)
+    window = jax.tree.leaves(per_frame)[0].shape[1]
+    latents = in_rows(jax.ShapeDtypeStruct((1, window, *latent_shape), jnp.float32))
+    level = jax.ShapeDtypeStruct((), jnp.float32)
+    call = model, halves, False, place, params, shared, latents, per_frame, level, None
+    _predict.lower(*call).compile()
 
 
 def guided(model: Model, conditioning: Conditioning, halves: int) -> Conditioning:

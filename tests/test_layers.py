@@ -43,6 +43,7 @@ ROWS = [
         "dispose_jax.provenance",
         "dispose_jax.weights",
     },
+    {"dispose_jax.ahead"},
     {"dispose_jax.animator"},
     {"dispose_jax"},  # the package itself, which offers the animator
     {"dispose_jax.training", "dispose_jax.evaluation", "dispose_jax.job", "dispose_jax.cli"},
