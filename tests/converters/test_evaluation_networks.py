@@ -112,7 +112,7 @@ def test_videomae_is_read_from_the_entry_its_authors_save_it_under(tmp_path):
 
 def test_a_bundle_gives_its_measuring_networks_to_any_model(tmp_path):
     head = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), shapes_of("aesthetic"))
-    belongs = bundle.Belongs("svd", {"unet": {"channels": [1]}}, {}, "configs/svd.py")
+    belongs = bundle.ModelDescription("svd", {"unet": {"channels": [1]}}, {}, "configs/svd.py")
     origins = {"aesthetic": bundle.Origin("file", "MIT")}
     bundle.write(tmp_path / "b", head, belongs, origins)
     found = bundle.load([tmp_path / "b"], shapes_of("aesthetic"), model={"other": 1}, quirks={})

@@ -62,7 +62,7 @@ def weights(tmp_path, monkeypatch):
     for cached in (features._forward, features._prepare):
         cached.cache_clear()
     tree = jax.device_get(made.init(jax.random.key(0))["params"])
-    belongs = bundle.Belongs("svd", {}, {}, "configs/svd.py")
+    belongs = bundle.ModelDescription("svd", {}, {}, "configs/svd.py")
     origins = dict.fromkeys(("i3d", "dino"), bundle.Origin("a test", "none"))
     bundle.write(tmp_path / "weights", {"i3d": tree, "dino": tree}, belongs, origins)
     yield str(tmp_path / "weights")
