@@ -18,6 +18,11 @@ from converters.mapping import ConversionError
 from converters.releases import Release
 from dispose_jax.networks.temporal import position_code
 
+# What wrappers of modules put before all names: several devices, Lightning, compilation.
+PREFIXES = ("module.", "model.", "_orig_mod.")
+# How ComfyUI and the original repositories of Stable Diffusion name networks within one file.
+_MERGED = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner.")
+
 
 @dataclass
 class Report:
@@ -70,6 +75,7 @@ def to_flax(
     """
     maps = derive(row, shapes)
     expected = {e.key: e.shape for entries in maps.values() for e in entries.values()}
+    _refuse_others(row, tensors, expected, source)
     tensors, respelt = _respell(row, tensors, expected, source)
     ignored = {"in another spelling": respelt} if respelt else {}
     rest = {}
@@ -116,11 +122,8 @@ def to_torch(
 def _respell(
     row: Release, tensors: Mapping[str, np.ndarray], expected: Mapping[str, tuple], source: str
 ):
-    """Tensors under the keys used here, without the common prefix, and the other keys met."""
-    if row.module or any(row.file.endswith(end) for end in (".pth", ".tar", ".ckpt")):
-        prefix = row.module or "module."  # what training on several devices leaves
-        if tensors and all(key.startswith(prefix) for key in tensors):
-            tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+    """Tensors under the keys used here, without prefixes of wrappers, and the other keys met."""
+    tensors = _unprefixed(tensors, expected, source)
     spelt, respelt = {}, []
     for key, tensor in tensors.items():
         name = key
@@ -134,6 +137,55 @@ def _respell(
             raise ConversionError(f"{source}: {key} is there twice, in two spellings")
         spelt[name] = tensor
     return spelt, respelt
+
+
+def _unprefixed(
+    tensors: Mapping[str, np.ndarray], expected: Mapping[str, tuple], source: str
+) -> dict[str, np.ndarray]:
+    """Tensors without the prefixes that wrappers put before all keys, unless they are their own."""
+    plain: dict[str, np.ndarray] = {}
+    for key, tensor in tensors.items():
+        name = key.replace("_orig_mod.", "")  # compiled parts have it in the middle
+        if name in plain:
+            raise ConversionError(f"{source}: {name} is there twice, compiled and not")
+        plain[name] = tensor
+    while plain:
+        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in plain)), None)
+        if prefix is None or any(key.startswith(prefix) for key in expected):
+            break
+        plain = {key.removeprefix(prefix): tensor for key, tensor in plain.items()}
+    return plain
+
+
+def _refuse_others(
+    row: Release, tensors: Mapping[str, np.ndarray], expected: Mapping[str, tuple], source: str
+) -> None:
+    """Raise ConversionError, with its name, for what people take for this file."""
+    coarse = next((key for key, t in tensors.items() if str(t.dtype).startswith("float8")), None)
+    if coarse is not None:
+        raise ConversionError(
+            f"{source}: {coarse} is stored in {tensors[coarse].dtype} (fp8), too coarse to convert;"
+            " get the fp16 or the full file"
+        )
+    found = merged(tensors)
+    if found:
+        raise ConversionError(
+            f"{source}: a merged single file as ComfyUI loads it ({', '.join(found)}), whose names "
+            f"are others; get the separate files, here {row.file}"
+        )
+    if len(row.parts) > 1:
+        bare = [e.removeprefix(row.parts[0].prefix) for e in expected]
+        bare = [key for key in bare if key not in expected]
+        if bare and sum(key in tensors for key in bare) > len(bare) / 2:
+            raise ConversionError(
+                f"{source}: the {row.parts[0].network} alone, as the merged file for ComfyUI's "
+                f"MimicMotion nodes; {row.file} holds {' and '.join(row.networks)}, get that one"
+            )
+
+
+def merged(keys: Iterable[str]) -> list[str]:
+    """The prefixes by which a file is a merged one of several networks; none for any other."""
+    return [prefix for prefix in _MERGED if any(key.startswith(prefix) for key in keys)]
 
 
 def _ignored(

@@ -11,6 +11,7 @@ Nothing is ever downloaded; converters.download does that when asked.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,8 @@ def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dty
     anything does not fit.
     """
     networks = all_networks(config)
-    found = doctor.find(source)
+    every = doctor.candidates(source)
+    found = {name: paths[0] for name, paths in every.items()}
     rows = [_asked_for(name, networks, config.base) for name in only] or [
         row
         for row in doctor.rows(networks, config.base)
@@ -57,17 +59,21 @@ def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dty
             f"python -m converters.convert check {source} --config {config.name} says what is "
             "expected where"
         )
-    params, origins = {}, {}
+    params, origins, fetched = {}, {}, _fetched(source)
     for row in rows:
         path = found[row.name]
         shapes = {name: networks[name].shapes for name in row.networks}
-        converted, report = checkpoints.to_flax(row, files.read(path), shapes, str(path))
+        notes: list[str] = []
+        tensors = files.read(path, notes)
+        converted, report = checkpoints.to_flax(row, tensors, shapes, str(path))
         for name, tree in converted.items():
             if name in params:
                 raise ValueError(f"--only: two of the releases named hold the network {name}")
             params[name] = tree
-            origins[name] = bundle.Origin(path.relative_to(source).as_posix(), row.licence)
-        yield from report.lines()
+            place = path.relative_to(source).as_posix()
+            origins[name] = bundle.Origin(place, row.licence, fetched.get(place, ""))
+        yield from (*report.lines(), *(f"  {note}" for note in notes))
+        yield from (f"  used in place of {spare}" for spare in every[row.name][1:])
     pose_files = {name: found[name] for name in dwpose.RELEASED_AS if name in found}
     described = bundle.ModelDescription(config.base, config.model, config.quirks, config.name)
     bundle.write(target, params, described, origins, dtype=dtype, pose_files=pose_files)
@@ -75,6 +81,18 @@ def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dty
     for name in networks:
         if name not in params and not releases.is_optional(name):
             yield f"not in it: {name}, which comes from {bundle.source_of(config.base, name)}"
+
+
+def _fetched(folder: Path) -> dict[str, str]:
+    """{file below a folder of weights: repository@commit} of those that converters.download got."""
+    try:
+        content = json.loads((folder / "downloads.json").read_text())
+        return {
+            place: f"{entry['repository']}@{entry['revision']}" if entry["revision"] else ""
+            for place, entry in content.items()
+        }
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return {}  # nobody has to keep it
 
 
 def _asked_for(name: str, networks: Mapping, base: str) -> releases.Release:

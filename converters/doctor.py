@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from converters import checkpoints, files, releases
+from converters import checkpoints, files, releases, shards
 from converters.releases import RELEASES, Release
 from dispose_jax.models import bundle
 from dispose_jax.models.networks import Network
@@ -22,7 +22,7 @@ _SUFFIXES = (".pth", ".tar", ".bin", ".safetensors", ".ckpt", ".pt")
 
 
 class Finding(NamedTuple):
-    """One expected or found thing. state: "ok", "missing", "wrong" or "unknown"."""
+    """One expected or found thing. state: "ok", "missing", "wrong", "unused" or "unknown"."""
 
     name: str
     state: str
@@ -32,23 +32,32 @@ class Finding(NamedTuple):
 def find(folder: str | Path) -> dict[str, Path]:
     """Where each release lies under a folder: {name of the row or of the ONNX file: path}.
 
-    A path that fits an earlier pattern of its row wins. Links are followed, each folder once.
-    Raises ValueError if there is no such folder.
+    A path that fits an earlier pattern of its row wins; of a checkpoint in parts it is the index,
+    or the first part. Links are followed, each folder once. Raises ValueError if there is no such
+    folder.
     """
+    return {name: paths[0] for name, paths in candidates(folder).items()}
+
+
+def candidates(folder: str | Path) -> dict[str, list[Path]]:
+    """All files that could be each release, the one that is used first; otherwise as `find`."""
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; expected the downloaded weights")
-    paths = {path: path.absolute().as_posix() for path in _walk(folder)}
-    found = {}
+    paths = {}
+    for path in _walk(folder):
+        whole = shards.whole_name(path)
+        if whole is not None:
+            paths[path] = path.absolute().with_name(whole).as_posix()
+    found: dict[str, list[Path]] = {}
     for row in RELEASES:
-        for place in row.places:
-            fitting = [path for path, name in paths.items() if re.search(place, name)]
-            if fitting and row.name not in found:
-                found[row.name] = fitting[0]
+        fitting = [p for place in row.places for p, name in paths.items() if re.search(place, name)]
+        if fitting:
+            found[row.name] = list(dict.fromkeys(fitting))
     for name, released in dwpose.RELEASED_AS.items():
         fitting = [path for path in paths if path.name in (released, name)]
         if fitting:
-            found[name] = fitting[0]
+            found[name] = fitting
     return found
 
 
@@ -58,10 +67,15 @@ def check_weights(folder: str | Path, networks: Mapping[str, Network], base: str
     networks, base: of the config (models/networks.py). Files of weights that no row expects are
     named too.
     """
-    found, findings, needed = find(folder), [], rows(networks, base)
+    every, findings, needed = candidates(folder), [], rows(networks, base)
+    found = {name: paths[0] for name, paths in every.items()}
     for row in needed:
         if row.name in found:
             findings.append(_examine(row, found[row.name], networks))
+            findings += [
+                Finding(row.name, "unused", f"{spare}: {found[row.name].name} is used in its place")
+                for spare in every[row.name][1:]
+            ]
         elif row.is_expected:
             detail = f"expected {Path(folder) / row.file}; from {origin(row)}"
             findings.append(Finding(row.name, "missing", detail))
@@ -72,10 +86,12 @@ def check_weights(folder: str | Path, networks: Mapping[str, Network], base: str
             place = Path(folder) / releases.POSE_FOLDER / released
             detail = f"expected {place}; optional, not needed with pose files"
             findings.append(Finding(name, "missing", detail))
-    known = set(found.values())
+    known = {path for paths in every.values() for path in paths}
+    known |= {part for path in known if shards.is_split(path) for part in _parts(path)}
     others = [p for p in _walk(Path(folder)) if p not in known and p.suffix in _SUFFIXES]
-    keys = {row.file: _keys(row, networks) for row in needed} if others else {}
-    findings += [_identify(path, keys) for path in others]
+    others = [path for path in others if shards.whole_name(path) is not None]
+    keys = {row: _keys(row, networks) for row in needed} if others else {}
+    findings += [_identify(path, keys, Path(folder), found) for path in others]
     return findings
 
 
@@ -141,8 +157,9 @@ def next_step(folder: str | Path, findings: Iterable[Finding], base: str, config
 def _examine(row: Release, path: Path, networks: Mapping[str, Network]) -> Finding:
     """Compare a file's tensors with its row's."""
     shapes = {name: networks[name].shapes for name in row.networks}
+    notes: list[str] = []
     try:
-        tensors = files.read(path)
+        tensors = files.read(path, notes)
         _, report = checkpoints.to_flax(row, tensors, shapes, str(path), check_values=False)
     except ValueError as error:
         return Finding(row.name, "wrong", str(error))
@@ -156,18 +173,34 @@ def _keys(row: Release, networks: Mapping[str, Network]) -> set[str]:
     return {row.module + entry.key for entries in maps.values() for entry in entries.values()}
 
 
-def _identify(path: Path, keys: Mapping[str, set[str]]) -> Finding:
+def _identify(
+    path: Path, keys: Mapping[Release, set[str]], folder: Path, found: Mapping[str, Path]
+) -> Finding:
     """What a file that no row expects is, by the names of its tensors."""
     try:
         tensors = set(files.read(path))
     except ValueError as error:
         return Finding(path.name, "unknown", str(error))
-    shares = {file: len(names & tensors) / len(names) for file, names in keys.items()}
+    merged = checkpoints.merged(tensors)
+    if merged:
+        detail = f"{path}: a merged single file as ComfyUI loads it ({', '.join(merged)})"
+        return Finding(path.name, "unknown", f"{detail}, which is not read; leave it where it is")
+    shares = {row: len(names & tensors) / len(names) for row, names in keys.items()}
     best = max(shares, key=shares.get, default=None)
     detail = f"{path}: {len(tensors)} tensors of no release known here"
     if best is not None and shares[best] > 0.5:
-        detail = f"{path}: {shares[best]:.0%} of the tensors of {best}; move it there"
+        held = found.get(best.name, folder / best.file)
+        todo = f"not used, as {held} is there" if held.exists() else "move it there"
+        detail = f"{path}: {shares[best]:.0%} of the tensors of {best.file}; {todo}"
     return Finding(path.name, "unknown", detail)
+
+
+def _parts(path: Path) -> list[Path]:
+    """The parts of a checkpoint, none if they are not all there: reading tells what is missing."""
+    try:
+        return shards.parts(path)
+    except ValueError:
+        return []
 
 
 def _walk(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterable[Path]:
@@ -184,5 +217,6 @@ def _walk(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterable[Path]:
 
 
 def _size(path: Path) -> str:
-    size = path.stat().st_size
+    parts = _parts(path) if shards.is_split(path) else []
+    size = sum(part.stat().st_size for part in parts or [path])
     return f"{size / 1e9:.2f} GB" if size > 1e8 else f"{size / 1e6:.2f} MB"

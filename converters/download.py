@@ -1,31 +1,35 @@
 """Fetch the released weights, when asked and only then.
 
-  python -m converters.download --to weights                      (says what, under which licences)
+  python -m converters.download --to weights                      (says what, how large, under which
+                                                                   licences)
   python -m converters.download --to weights --accept-licences    (fetches it)
 
-`--config` names the model whose files are meant (default configs/svd.py). Hugging Face needs the
-extra: pip install "dispose-jax[download]". Stable Video Diffusion is gated: its licence is accepted
-on its page, and the machine logged in with `hf auth login`. What only training or the evaluation
-uses is fetched when named: --only raft, --only evaluation.
+`--config` names the model whose files are meant (default configs/svd.py). Every file is checked
+against the digest that its server announces; an interrupted download goes on with the same command.
+Stable Video Diffusion is gated: its licence is accepted on its page, and the machine logged in with
+`hf auth login` (extra: pip install "dispose-jax[download]"). What only training or the evaluation
+uses is fetched when named: --only raft, --only evaluation. `--revision` asks for another state of
+the repositories than their newest.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import re
+import json
 import shutil
 import sys
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from converters import releases
+from tqdm import tqdm
+
+from converters import hub, releases
 from dispose_jax import settings
 from dispose_jax.pose import dwpose
 
 EVALUATION = "evaluation"  # --only: all networks that measure
+FETCHED = "downloads.json"  # beside the files: where each came from
 
 
 class Item(NamedTuple):
@@ -36,7 +40,12 @@ class Item(NamedTuple):
     remote: str
     folder: str
     licence: str
-    size: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it goes, below the folder of the weights."""
+        has_folders = "://" not in self.repository  # an address is that of one file
+        return str(Path(self.folder) / (self.remote if has_folders else Path(self.remote).name))
 
 
 def items(base: str, only: Sequence[str] = ()) -> list[Item]:
@@ -62,7 +71,7 @@ def items(base: str, only: Sequence[str] = ()) -> list[Item]:
 
 
 def _item(row: releases.Release) -> Item:
-    return Item(row.name, row.repository, row.remote, row.download_to, row.licence, row.size)
+    return Item(row.name, row.repository, row.remote, row.download_to, row.licence)
 
 
 def by_hand(only: Sequence[str]) -> list[str]:
@@ -73,53 +82,99 @@ def by_hand(only: Sequence[str]) -> list[str]:
     return [f"{row.name}: by hand, {row.file} from {row.page}; {row.licence}" for row in rows]
 
 
-def fetch(item: Item, target: Path) -> Path:
-    """Download one file below target and return its path. Raises ValueError with what to do."""
-    if item.repository.startswith("https://"):
-        return _fetch_address(f"{item.repository}/{item.remote}", target / item.folder)
-    try:
-        import huggingface_hub
-        from huggingface_hub.errors import GatedRepoError
-    except ImportError:
-        raise ValueError(
-            'huggingface_hub is not installed; pip install "dispose-jax[download]", or get '
-            f"{item.remote} from https://huggingface.co/{item.repository} by hand"
-        ) from None
-    try:
-        path = huggingface_hub.hf_hub_download(
-            item.repository, item.remote, local_dir=target / item.folder
-        )
-    except GatedRepoError:
-        raise ValueError(
-            f"{item.repository} is gated: accept its licence on "
-            f"https://huggingface.co/{item.repository}, then `hf auth login`, then run this again"
-        ) from None
-    except Exception as error:  # network, disk, authentication: the library has many kinds
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{item.repository}/{item.remote}: not downloaded ({reason})") from None
-    return Path(path)
+def revisions(text: str, wanted: Sequence[Item]) -> dict[str, str]:
+    """ "main", or "dispose=v2,cmp=1a2b3c" -> {name: revision}. Raises ValueError for other
+    names."""
+    names = {item.name for item in wanted}
+    found = {}
+    for part in filter(None, text.split(",")):
+        name, given, revision = part.partition("=")
+        if not given:
+            found |= dict.fromkeys(names, name)
+        elif name in names and revision:
+            found[name] = revision
+        else:
+            raise ValueError(
+                f"--revision {part}: expected a revision, or NAME=REVISION with a NAME"
+                f" of {', '.join(sorted(names))}"
+            )
+    return found
 
 
-def _fetch_address(address: str, folder: Path) -> Path:
-    """Download a file; one whose name ends in the first digits of its SHA-256 is checked by them,
-    and removed if wrong."""
-    path = folder / address.rsplit("/", 1)[1]
-    partial = path.with_name(f".{path.name}.partial")
+def look(item: Item, revision: str) -> hub.Remote:
+    """What the server says of a file. Raises ValueError with what to do if it may not be had."""
+    url = hub.address(item.repository, item.remote, revision)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(address, timeout=60) as answer, open(partial, "wb") as file:
-            shutil.copyfileobj(answer, file)
-        with open(partial, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        told = re.search(r"-([0-9a-f]{8})$", path.stem)
-        if told and not digest.startswith(told[1]):
-            raise ValueError(f"{address}: damaged on the way (SHA-256 {digest}); run this again")
-        partial.replace(path)
+        return hub.announced(url)
+    except hub.Gated:
+        raise ValueError(_gate(item.repository)) from None
     except OSError as error:
-        raise ValueError(f"{address}: not downloaded ({error})") from None
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+        reason = " ".join(str(getattr(error, "reason", error)).split())
+        raise ValueError(f"{url}: cannot be reached ({reason})") from None
+
+
+def fetch(item: Item, remote: hub.Remote, folder: Path) -> Path:
+    """Download one file below a folder of weights and note where it is from; returns its path."""
+    target = folder / item.place
+    with tqdm(total=remote.size, unit="B", unit_scale=True, desc=item.remote, leave=False) as bar:
+        try:
+            hub.fetch(remote, target, lambda count: bar.update(count - bar.n))
+        except hub.Gated:
+            raise ValueError(_gate(item.repository)) from None
+    _note(folder, item, remote)
+    return target
+
+
+def _note(folder: Path, item: Item, remote: hub.Remote) -> None:
+    """Keep where a file is from, for the bundle that will be made of it."""
+    path = folder / FETCHED
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        known = {}
+    known[item.place] = {
+        "repository": item.repository,
+        "revision": remote.commit,
+        "digest": remote.digest,
+    }
+    partial = path.with_name(f".{FETCHED}.partial")
+    partial.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    partial.replace(path)
+
+
+def _gate(repository: str) -> str:
+    """What to do about a repository whose licence is accepted on its page."""
+    return (
+        f"{repository} is gated: accept its licence on {hub.HUB}/{repository}, then "
+        '`hf auth login` (pip install "dispose-jax[download]"), then run this again'
+    )
+
+
+def _tell(wanted: Sequence[Item], known: dict[Item, hub.Remote | ValueError]) -> None:
+    """Every file with its size and licence, the total, and what stands in the way."""
+    for item in wanted:
+        remote = known[item]
+        told = hub.size(remote.size) if isinstance(remote, hub.Remote) else "size not known"
+        print(f"{item.name}: {item.repository}/{item.remote}, {told}\n  licence: {item.licence}")
+        if isinstance(remote, ValueError):
+            print(f"  {remote}")
+        elif item.repository in releases.GATED:
+            print(f"  gated; you have been let in on {hub.HUB}/{item.repository}")
+    sizes = [r.size for r in known.values() if isinstance(r, hub.Remote) and r.size is not None]
+    unknown = len(wanted) - len(sizes)
+    rest = f", and {unknown} of unknown size" if unknown else ""
+    print(f"{len(wanted)} files, {hub.size(sum(sizes))} in all{rest}")
+
+
+def _check_room(folder: Path, wanted: Sequence[Item], known: dict[Item, hub.Remote]) -> None:
+    """Raise ValueError if the disk has no room for what is still to come."""
+    todo = [known[item].size or 0 for item in wanted if not (folder / item.place).exists()]
+    free = shutil.disk_usage(folder).free
+    if sum(todo) > free:
+        raise ValueError(
+            f"--to {folder}: {hub.size(sum(todo))} are to come and {hub.size(free)} are free; make "
+            "room or choose another disk"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,27 +184,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--to", type=Path, required=True, help="folder for the weights")
     parser.add_argument("--config", default="configs/svd.py", help="file.py[:argument]")
     parser.add_argument("--only", default="", help="names, separated by commas")
+    parser.add_argument("--revision", default="", help="REVISION, or NAME=REVISION,...")
     parser.add_argument("--accept-licences", action="store_true")
     options = parser.parse_args(arguments)
+    folder = options.to.expanduser()
     try:
         config = settings.load(options.config)
         only = tuple(filter(None, options.only.split(",")))
         wanted = items(config.base, only)
         for line in by_hand(only):
             print(line)
+        asked = revisions(options.revision, wanted)
+        known: dict[Item, hub.Remote | ValueError] = {}
         for item in wanted:
-            size = f", {item.size}" if item.size else ""
-            print(f"{item.name}: {item.repository}/{item.remote}{size}")
-            print(f"  licence: {item.licence}")
-            if options.accept_licences:
-                print(f"  -> {fetch(item, options.to)}")
-    except ValueError as error:
+            try:
+                known[item] = look(item, asked.get(item.name, "main"))
+            except ValueError as error:
+                known[item] = error
+        _tell(wanted, known)
+        if not options.accept_licences:
+            print("nothing was downloaded; read the licences, then add --accept-licences")
+            return 0
+        stopped = next((error for error in known.values() if isinstance(error, ValueError)), None)
+        if stopped is not None:
+            raise stopped
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_room(folder, wanted, known)
+        for item in wanted:
+            print(f"{item.name} -> {fetch(item, known[item], folder)}")
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if options.accept_licences:
-        print(f"next: python -m converters.convert check {options.to} --config {options.config}")
-    else:
-        print("nothing was downloaded; read the licences, then add --accept-licences")
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(f"next: python -m converters.convert check {options.to} --config {options.config}")
     return 0
 
 

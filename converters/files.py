@@ -1,5 +1,5 @@
-"""Checkpoint files as {key: array}: safetensors and `.pth`, read as views of the mapped file,
-written whole or not.
+"""Checkpoint files as {key: array}: safetensors and `.pth`, in one file or in parts, read as views
+of the mapped file, written whole or not.
 
 One door for both formats; what a file holds is decided by its first bytes, how it is written by its
 name.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from converters import pth
+from converters import pth, shards
 from dispose_jax.media import output
 from dispose_jax.models import tensor_file
 
@@ -25,15 +25,22 @@ _NOT_CHECKPOINTS = {
 }
 
 
-def read(path: str | Path) -> dict[str, np.ndarray]:
+def read(path: str | Path, notes: list[str] | None = None) -> dict[str, np.ndarray]:
     """Every tensor of a checkpoint as {key: read-only view}; bfloat16 by ml_dtypes.
 
-    Raises ValueError naming the file if it is missing, empty, truncated, damaged, hostile or
-    something else.
+    Of a checkpoint in parts, path is its index, or the first part where there is none. notes gets
+    sentences about what was chosen of a file that holds several state dicts. Raises ValueError
+    naming the file if it is missing, empty, truncated, damaged, hostile or something else.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; expected a safetensors or .pth checkpoint")
+    read_part = lambda part: _read_one(part, notes)
+    return shards.read(path, read_part) if shards.is_split(path) else read_part(path)
+
+
+def _read_one(path: Path, notes: list[str] | None) -> dict[str, np.ndarray]:
+    """Every tensor of one file."""
     with open(path, "rb") as file:
         head = file.read(512)
     if not head:
@@ -47,7 +54,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     # brace.
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         return tensor_file.read(path)
-    return pth.read(path)
+    return pth.read(path, notes)
 
 
 def write(

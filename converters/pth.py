@@ -23,24 +23,26 @@ from dispose_jax.models import tensor_file
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 _MAX_PICKLE = 64 << 20  # bytes; a state dict of 1500 tensors needs 0.2 MB
-_WRAPPERS = ("state_dict", "module", "model")  # a state dict's own values are never dictionaries
 _ALIGNMENT = 64  # of each record, as PyTorch writes them
+# Entries that hold a state dict, the first one there is taken: what training averaged comes first.
+WRAPPERS = ("params_ema", "ema", "state_dict", "model", "module", "params")
+_DEEPEST_WRAPPER = 3
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def read(path: Path, notes: list[str] | None = None) -> dict[str, np.ndarray]:
     """The state dict of a .pth file as {key: read-only view of the mapped file}.
 
-    A dictionary with an entry of _WRAPPERS that is a dictionary is unwrapped; what lies beside it
-    (step, optimizer) is ignored. Raises ValueError naming the file if it is truncated, damaged,
-    hostile or holds no state dict.
+    Dictionaries with an entry of WRAPPERS are unwrapped, the averaged weights before the others;
+    what lies beside it (step, optimizer) is ignored. notes gets a sentence if there were several.
+    Raises ValueError naming the file if it is truncated, damaged, hostile or holds no state dict.
     """
     try:
         data = np.memmap(path, np.uint8, mode="r")
         is_zip = data[:4].tobytes() == b"PK\x03\x04"
         tree, storages = _read_zip(path, data) if is_zip else _read_stream(path, data)
-        for name in _WRAPPERS:
-            if isinstance(tree, dict) and isinstance(tree.get(name), dict):
-                tree = tree[name]
+        tree, note = _unwrapped(tree)
+        if note and notes is not None:
+            notes.append(note)
         if not isinstance(tree, dict):
             raise ValueError(f"it holds a {type(tree).__name__}, not a dictionary of tensors")
         return {_name(key): _view(key, value, storages) for key, value in tree.items()}
@@ -51,6 +53,24 @@ def read(path: Path) -> dict[str, np.ndarray]:
         ) from None
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a usable PyTorch checkpoint: {error}") from None
+
+
+def _unwrapped(tree: Any, path: tuple[str, ...] = ()) -> tuple[Any, str]:
+    """The state dict within the dictionaries that training code puts around it, and a sentence on
+    which of several it is."""
+    holds = lambda part: (
+        isinstance(part, dict) and any(type(value) is unpickle.Tensor for value in part.values())
+    )
+    if holds(tree) or not isinstance(tree, dict) or len(path) > _DEEPEST_WRAPPER:
+        return tree, ""
+    others = [name for name in WRAPPERS if isinstance(tree.get(name), dict) and tree[name]]
+    for name in others:
+        found, note = _unwrapped(tree[name], (*path, name))
+        if holds(found):
+            rest = [other for other in others if other != name]
+            beside = f"its entry {name} is read, and not {', '.join(rest)} beside it"
+            return found, note or (beside if rest else "")
+    return tree, ""
 
 
 def _read_zip(path: Path, data: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]:

@@ -19,13 +19,13 @@ _SVD = r"(stable-video-diffusion|svd|img2vid)" + _SNAPSHOT
 _VARIATIONS = rf"(sd-image-variations{_SNAPSHOT}|/pretrained_weights)"
 _MUSEPOSE = r"musepose[^/]*"
 _MOORE = rf"(animate[-_]?anyone{_SNAPSHOT}|/pretrained_weights)"
-_WEIGHTS = (
-    r"(diffusion_pytorch_model|model)\.safetensors$",
-    r"(diffusion_pytorch_model|model)\.fp16\.safetensors$",
-    r"(diffusion_pytorch_model|pytorch_model)\.bin$",
-    r"(diffusion_pytorch_model|pytorch_model)\.fp16\.bin$",
+_WEIGHTS = tuple(
+    rf"(diffusion_pytorch_model|model|pytorch_model){variant}\.{ending}$"
+    for ending in ("safetensors", "bin")
+    for variant in ("", r"\.fp16", r"\.non_ema")
 )
 _SVD_REPOSITORY = "stabilityai/stable-video-diffusion-img2vid-xt-1-1"
+GATED = (_SVD_REPOSITORY,)  # licences that are accepted on the repository's page
 _SD15_REPOSITORY = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _SD15_LICENCE = "CreativeML Open RAIL-M"
 _VARIATIONS_REPOSITORY = "lambdalabs/sd-image-variations-diffusers"

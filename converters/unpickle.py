@@ -29,7 +29,9 @@ STORAGES = {
 }
 _DTYPE_NAMES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8")
 _DTYPE_NAMES += ("uint8", "bool")
-_MAX_OPCODES = 5_000_000  # a state dict of 1500 tensors needs 60 thousand
+_MAX_OPCODES = 1_000_000  # a state dict of 1500 tensors needs 60 thousand
+_MAX_RANK = 32  # of a tensor, as NumPy's
+_MAX_COPIED = 2_000_000  # items that calls copy, in all: a list may be handed to many calls
 
 
 class Storage(NamedTuple):
@@ -68,7 +70,9 @@ def _rebuild_tensor(*args) -> Tensor:
     if len(args) < 4 or not isinstance(args[0], Storage):
         raise Refused("a tensor that names no storage")
     storage, offset, shape, strides = args[:4]
-    numbers = [offset, *shape, *strides] if _tuples(shape, strides) else [None]
+    if not _tuples(shape, strides) or len(shape) > _MAX_RANK or len(strides) > _MAX_RANK:
+        raise Refused("a tensor without a list of sizes and strides")
+    numbers = [offset, *shape, *strides]
     if not all(type(n) is int for n in numbers) or len(shape) != len(strides):
         raise Refused("a tensor whose size, stride or offset are not integers")
     return Tensor(storage, offset, tuple(shape), tuple(strides))
@@ -89,6 +93,27 @@ def _ordered_dict(*args) -> dict:
     return {_key(key): value for key, value in pairs}
 
 
+def _size(*args) -> tuple:
+    """torch.Size of a list of numbers."""
+    if len(args) != 1 or not _tuples(args[0]) or len(args[0]) > _MAX_RANK:
+        raise Refused("a size that is no short list")
+    return tuple(args[0])
+
+
+def _device(*args) -> str:
+    """torch.device: a short name and perhaps a small number."""
+    if not 1 <= len(args) <= 2 or type(args[0]) is not str or len(args[0]) > 32:
+        raise Refused("a device without a name")
+    if any(type(n) is not int or not 0 <= n < 1024 for n in args[1:]):
+        raise Refused("a device whose number is none")
+    return ":".join(str(arg) for arg in args)
+
+
+def _other_tensor(*args):
+    """torch._utils._rebuild_tensor_v3 is written for types without a storage of their own."""
+    raise Refused("tensors of a type that no release has, such as fp8")
+
+
 def _tuples(*values) -> bool:
     return all(isinstance(value, (tuple, list)) for value in values)
 
@@ -105,11 +130,13 @@ _CALLS: dict[str, Callable] = {
     "torch._utils _rebuild_tensor": _rebuild_tensor,
     "torch._utils _rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils _rebuild_parameter": _rebuild_parameter,
-    "torch Size": lambda *args: tuple(args[0]) if args and _tuples(args[0]) else (),
-    "torch device": lambda *args: ":".join(str(arg) for arg in args),
+    "torch._utils _rebuild_tensor_v3": _other_tensor,
+    "torch Size": _size,
+    "torch device": _device,
 }
 _ALLOWED = {
     *_CALLS,
+    "torch.storage UntypedStorage",
     *(f"torch {name}" for name in STORAGES),
     *(f"torch.cuda {name}" for name in STORAGES),
     *(f"torch {name}" for name in _DTYPE_NAMES),
@@ -139,6 +166,7 @@ class _Machine:
         self.stack: list = []
         self.memo: dict[int, Any] = {}
         self.storages = storages
+        self.copied = 0
 
     def run(self, file: BinaryIO):
         for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
@@ -190,7 +218,9 @@ class _Machine:
     def name(self, text: str):
         """GLOBAL and STACK_GLOBAL: an allowed name, never the object."""
         if text not in _ALLOWED:
-            dotted = text.replace(" ", ".")
+            dotted = text.replace(" ", ".", 1)[:100]
+            if text.startswith("torch float8"):
+                raise Refused(f"weights in {dotted} (fp8), which are too coarse to convert")
             raise Refused(f"the Python object {dotted}, and only tensors are read")
         self.push(Name(text))
 
@@ -202,6 +232,9 @@ class _Machine:
         name, args = self.top(2)
         if not isinstance(name, Name) or name not in _CALLS or not isinstance(args, tuple):
             raise Refused("a call of something that makes no tensor")
+        self.copied += sum(len(arg) for arg in args if isinstance(arg, (list, tuple)))
+        if self.copied > _MAX_COPIED:
+            raise Refused("more copies of its lists than any checkpoint makes")
         self.push(_CALLS[name](*args))
 
     def persistent(self):
@@ -211,6 +244,7 @@ class _Machine:
             raise Refused("a reference to something that is not a storage")
         _, kind, key, _, count, *view = pid
         kind = kind.split()[-1] if isinstance(kind, Name) else ""
+        kind = "ByteStorage" if kind == "UntypedStorage" else kind  # of types without their own
         if kind not in STORAGES or not isinstance(key, str) or type(count) is not int or count < 0:
             raise Refused("a storage without type, name and length")
         storage = Storage(key, STORAGES[kind], count, view[0] if view else None)

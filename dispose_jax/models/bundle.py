@@ -74,6 +74,7 @@ class Origin(NamedTuple):
 
     source: str  # file name, or the run that trained it
     licence: str
+    revision: str = ""  # repository and commit that the file was downloaded from, if known
 
 
 class ModelDescription(NamedTuple):

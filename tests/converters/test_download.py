@@ -1,113 +1,123 @@
-"""The downloader: explicit, states licences, explains what stops it."""
+"""The downloader: explicit, states sizes and licences, explains what stops it."""
 
-import hashlib
-import sys
-from types import ModuleType
+import json
 
 import pytest
 
-from converters import doctor, download, releases
+from converters import convert, doctor, download, hub, releases
 from dispose_jax.pose import dwpose
+from tests.converters import hub_server
+
+
+@pytest.fixture(autouse=True)
+def no_token(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
 
 
 @pytest.fixture
-def hub(monkeypatch):
-    """A stand-in for huggingface_hub that writes the file asked for."""
-    module, errors = ModuleType("huggingface_hub"), ModuleType("huggingface_hub.errors")
-    errors.GatedRepoError = type("GatedRepoError", (Exception,), {})
-    module.calls = []
-
-    def fetch(repository, remote, local_dir):
-        module.calls.append(f"{repository}/{remote}")
-        if repository in module.gated:
-            raise errors.GatedRepoError("403")
-        path = local_dir / remote
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        return str(path)
-
-    module.hf_hub_download, module.errors, module.gated = fetch, errors, ()
-    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-    monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
-    return module
+def served(monkeypatch):
+    """The hub on the loopback: every file that any base asks for, its name as content."""
+    every = [row for row in releases.RELEASES if row.repository]
+    content = {row.remote: row.remote.encode() * 20 for row in every}
+    content |= {name: name.encode() for name in dwpose.RELEASED_AS.values()}
+    with hub_server.serving(content) as (address, files):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        yield files
 
 
-def test_nothing_is_fetched_before_the_licences_are_accepted(hub, tmp_path, capsys):
-    assert download.main(["--to", str(tmp_path)]) == 0
+def fetched(files):
+    return [path for method, path, _ in files.seen if method == "GET"]
+
+
+def test_nothing_is_fetched_before_the_licences_are_accepted(served, tmp_path, capsys):
+    target = tmp_path / "weights"
+    assert download.main(["--to", str(target)]) == 0
     out = capsys.readouterr().out
-    assert hub.calls == [] and not list(tmp_path.iterdir())
+    assert not fetched(served) and not target.exists()
     assert out.count("licence: ") == 10 and "research and education only" in out
-    assert "nothing was downloaded" in out
+    assert "mimicmotion: tencent/MimicMotion/MimicMotion_1-1.pth, 0.00 MB" in out
+    assert "10 files, 0.01 MB in all" in out and "nothing was downloaded" in out
 
 
 @pytest.mark.parametrize("base", ["svd", "sd15"])
-def test_what_is_fetched_lies_where_the_doctor_looks(hub, tmp_path, capsys, base):
-    config = f"configs/{base}.py"
-    arguments = ["--to", str(tmp_path), "--accept-licences", "--config", config]
+def test_what_is_fetched_lies_where_the_doctor_looks(served, tmp_path, capsys, base):
+    config, target = f"configs/{base}.py", tmp_path / "weights"
+    arguments = ["--to", str(target), "--accept-licences", "--config", config]
     assert download.main(arguments) == 0
     wanted = {row.name for row in releases.serving(base) if row.is_expected}
-    assert set(doctor.find(tmp_path)) == wanted | set(dwpose.RELEASED_AS)
-    assert f"converters.convert check {tmp_path} --config {config}" in capsys.readouterr().out
+    assert set(doctor.find(target)) == wanted | set(dwpose.RELEASED_AS)
+    assert f"converters.convert check {target} --config {config}" in capsys.readouterr().out
+    count = len(fetched(served))
+    assert download.main(arguments) == 0  # all is there
+    assert len(fetched(served)) == count
 
 
 @pytest.mark.parametrize(
     "row", [row for row in releases.RELEASES if row.only_if_asked], ids=lambda row: row.name
 )
-def test_what_is_fetched_when_named_lies_where_the_doctor_looks_too(hub, tmp_path, row):
-    arguments = ["--to", str(tmp_path), "--only", row.name, "--accept-licences"]
+def test_what_is_fetched_when_named_lies_where_the_doctor_looks_too(served, tmp_path, row):
+    arguments = ["--to", str(tmp_path / "weights"), "--only", row.name, "--accept-licences"]
     assert download.main(arguments) == 0
-    assert row.name in doctor.find(tmp_path)
+    assert row.name in doctor.find(tmp_path / "weights")
 
 
-def test_only_the_named_releases_are_fetched(hub, tmp_path):
-    arguments = ["--to", str(tmp_path), "--only", "dispose,svd_unet", "--accept-licences"]
+def test_only_the_named_releases_are_fetched(served, tmp_path):
+    target = tmp_path / "weights"
+    arguments = ["--to", str(target), "--only", "dispose,svd_unet", "--accept-licences"]
     assert download.main(arguments) == 0
-    assert [call.split("/")[-1] for call in hub.calls] == [
+    assert [path.split("/")[-1] for path in fetched(served)] == [
         "DisPose.pth",
         "diffusion_pytorch_model.fp16.safetensors",
     ]
-    assert set(doctor.find(tmp_path)) == {"dispose", "svd_unet"}
+    assert set(doctor.find(target)) == {"dispose", "svd_unet"}
 
 
-def test_a_file_with_an_address_of_its_own_is_fetched_and_its_digest_checked(
-    monkeypatch, tmp_path, capsys
-):
-    content = b"weights"
-    name = f"raft_large_X-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-    (tmp_path / name).write_bytes(content)
-    item = download.items("svd", ["raft"])[0]
-    assert item.repository == "https://download.pytorch.org/models"
-    served = {f"{item.repository}/{name}": tmp_path / name}
-    monkeypatch.setattr(
-        download.urllib.request, "urlopen", lambda address, timeout: open(served[address], "rb")
-    )
+def test_the_commit_of_every_file_is_kept_for_the_bundle(served, tmp_path):
     target = tmp_path / "weights"
-    path = download.fetch(item._replace(remote=name), target)
-    assert path == target / name and path.read_bytes() == content
-    assert doctor.find(target) == {"raft": path}
-    path.unlink()
-    (tmp_path / name).write_bytes(b"weightz")
-    with pytest.raises(ValueError, match="damaged on the way"):
-        download.fetch(item._replace(remote=name), target)
-    served[f"{item.repository}/{name}"] = tmp_path / "nowhere"
-    with pytest.raises(ValueError, match="not downloaded"):
-        download.fetch(item._replace(remote=name), target)
-    assert not list(target.iterdir())
+    arguments = ["--to", str(target), "--only", "dispose,cmp", "--accept-licences"]
+    assert download.main([*arguments, "--revision", "dispose=v2"]) == 0
+    asked = [path.split("/resolve/")[1].split("/")[0] for path in fetched(served)]
+    assert asked == ["v2", "main"]
+    noted = json.loads((target / download.FETCHED).read_text())
+    assert noted["DisPose.pth"]["revision"] == hub_server.COMMIT
+    assert convert._fetched(target)["DisPose.pth"] == f"lihxxx/DisPose@{hub_server.COMMIT}"
+    assert convert._fetched(tmp_path) == {}
 
 
-def test_a_gated_repository_is_explained(hub, tmp_path, capsys):
-    hub.gated = ("stabilityai/stable-video-diffusion-img2vid-xt-1-1",)
-    arguments = ["--to", str(tmp_path), "--only", "svd_vae", "--accept-licences"]
+def test_a_gated_repository_is_explained_before_anything_is_fetched(served, tmp_path, capsys):
+    served.gated = True
+    target = tmp_path / "weights"
+    assert download.main(["--to", str(target), "--only", "svd_vae"]) == 0
+    told = "is gated: accept its licence on https://huggingface.co/stabilityai/stable-video-diffu"
+    out = capsys.readouterr().out
+    assert told in out and "`hf auth login`" in out
+    assert download.main(["--to", str(target), "--only", "svd_vae", "--accept-licences"]) == 1
+    assert told in capsys.readouterr().err and not fetched(served)
+
+
+def test_a_disk_without_room_is_told_beforehand(served, tmp_path, capsys, monkeypatch):
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: usage)
+    arguments = ["--to", str(tmp_path / "weights"), "--only", "dispose", "--accept-licences"]
     assert download.main(arguments) == 1
-    err = capsys.readouterr().err
-    assert "is gated: accept its licence on https://huggingface.co/stabilityai" in err
+    assert "are to come and 0.00 MB are free" in capsys.readouterr().err and not fetched(served)
 
 
-def test_unknown_names_and_a_missing_library_are_one_sentence(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+def test_mistakes_and_no_network_are_one_sentence(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     for arguments, message in (
         (["--only", "mimic"], "--only mimic: not one of mimicmotion, dispose"),
-        (["--only", "dispose", "--accept-licences"], 'pip install "dispose-jax[download]"'),
+        (["--only", "cmp", "--revision", "dispose=v2"], "--revision dispose=v2: expected"),
+        (["--only", "dispose", "--accept-licences"], "DisPose.pth: cannot be reached"),
     ):
-        assert download.main(["--to", str(tmp_path), *arguments]) == 1
+        assert download.main(["--to", str(tmp_path / "weights"), *arguments]) == 1
         assert message in capsys.readouterr().err
+    assert not (tmp_path / "weights").exists()
+
+
+def test_a_file_with_an_address_of_its_own_has_no_revision():
+    item = download.items("svd", ["raft"])[0]
+    assert hub.address(item.repository, item.remote, "v2") == (
+        "https://download.pytorch.org/models/raft_large_C_T_SKHT_V2-ff5fadd5.pth"
+    )
