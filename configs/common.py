@@ -198,6 +198,8 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     sample.shown_height = 0
     sample.stride = 2  # every n-th driving frame, times one more per 24 fps of the source
     sample.max_frames = 0  # driving frames used, after the stride; 0: all
+    sample.person = 0  # whose motion is taken where there are several: 0 is the most prominent one
+    sample.draw_others = True  # as released, where the base draws everybody; False: this one alone
     sample.window = 8 if drawn else 16  # frames denoised together
     sample.overlap = 3 if drawn else 6  # frames that neighbouring windows share
     sample.window_pad = False  # repeat the last pose until windows end with the clip

@@ -18,7 +18,7 @@ import numpy as np
 from dispose_jax.diffusion import windows
 from dispose_jax.media import image, video
 from dispose_jax.media.sound import Sound, has_sound
-from dispose_jax.pose import draw, estimate, files, people, retarget
+from dispose_jax.pose import checks, draw, estimate, files, follow, people, retarget
 from dispose_jax.types import Pose
 
 IN_STEP = 1e-3  # rates whose quotient is nearer to 1 keep sound and pictures together
@@ -119,7 +119,8 @@ class Driving(NamedTuple):
     height: int
     fps: Fraction  # of the source
     stride: int
-    warnings: tuple[str, ...] = ()  # about the video
+    numbers: np.ndarray  # (n,) of its frames in the source
+    warnings: tuple[str, ...] = ()  # about the source
     sound: Sound | None = None  # of the frames that are used
 
 
@@ -129,34 +130,41 @@ def prepare(
     """Read, fit and draw everything.
 
     sample, skeleton: `config.sample`, of which resolution, height, width, shown_height, stride,
-    max_frames, fps and audio are read, and `config.skeleton`, checked (settings.py). pose_models:
-    folder of the detector's files or None. Raises ValueError for anything that cannot be animated.
+    max_frames, fps, audio, person and draw_others are read, and `config.skeleton`, checked
+    (settings.py). pose_models: folder of the detector's files or None. Raises ValueError for
+    anything that cannot be animated.
     """
     picture, size = _reference(sources, sample)
     framed = frame(picture, size, sample.shown_height)
     detector = Detector(pose_models, say)
+    notes = []
     if sources.reference_pose is None:
         upright = framed.upright[None]
         name = _name(sources.reference, "reference")
         reference_pose = detector.find(upright, name, "--reference_pose")
     else:
-        found = _reference_pose(sources, *picture.shape[:2])
+        found, notes = _reference_pose(sources, *picture.shape[:2])
         reference_pose = people.move(found, *framed.move)
+    aspect = framed.upright.shape[1] / framed.upright.shape[0]
+    reference_pose = follow.follow(reference_pose, aspect=aspect).pose
     driving = _driving(sources, sample.stride, sample.max_frames, detector)
+    everybody = sample.draw_others and draw.STYLES[skeleton.style].people == "all"
+    driving = _trusted(driving, sources, sample, everybody)
     video_size, target_size = (driving.width, driving.height), framed.upright.shape[1::-1]
     fitted = retarget.to_reference(
         skeleton.fit, reference_pose, driving.pose, video_size=video_size, target_size=target_size
     )
     fps = driving.fps / driving.stride
-    warnings, sound = [*driving.warnings, *fitted.warnings], driving.sound
+    warnings, sound = [*notes, *driving.warnings, *fitted.warnings], driving.sound
     if sound and sample.audio and sample.fps and abs(sample.fps / fps - 1) > IN_STEP:
         warnings.append(
             f"{sound.path}: its sound is left out, as it would not be in step at sample.fps "
             f"{sample.fps:g} in place of {float(fps):g}"
         )
         sound = None
+    pose = fitted.pose if everybody else follow.alone(fitted.pose)
     skeletons = Skeletons(
-        fitted.pose,
+        pose,
         framed.shown,
         size,
         canvas=skeleton.canvas,
@@ -165,7 +173,7 @@ def prepare(
     )
     return Clip(
         reference=framed.picture,
-        pose=fitted.pose,
+        pose=pose,
         skeletons=skeletons,
         look=dict(skeleton),
         shown=framed.shown,
@@ -236,8 +244,9 @@ def _reference(sources: Sources, sample) -> tuple[np.ndarray, tuple[int, int]]:
     return picture, size
 
 
-def _reference_pose(sources: Sources, height: int, width: int) -> Pose:
-    """The keypoints given for the reference picture, height x width as it is: one frame."""
+def _reference_pose(sources: Sources, height: int, width: int) -> tuple[Pose, list[str]]:
+    """The keypoints given for the reference picture, height x width as it is: one frame, and why
+    they deserve a look."""
     path = sources.reference_pose
     if isinstance(path, Pose):  # in fractions of the picture, so of its shape
         file, path = files.PoseFile(path, width, height), "the reference_pose given"
@@ -250,7 +259,9 @@ def _reference_pose(sources: Sources, height: int, width: int) -> Pose:
         )
     check_aspect(path, file, _name(sources.reference, "reference"), height, width)
     _check_seen(file.pose, path)
-    return file.pose
+    findings = checks.look(file.pose, aspect=width / height, times=np.zeros(1))
+    odd = [what for what, _ in findings]
+    return file.pose, [f"{path}: {clause}" for clause in (*file.notes, *odd)]
 
 
 class Detector:
@@ -308,26 +319,54 @@ def _driving(sources: Sources, stride: int, max_frames: int, detector: Detector)
             )
         check_aspect(of, file, name, info.height, info.width)
         chosen = _choose(sources, stride, max_frames)
-        pose = file.pose.at(chosen.numbers)
-        _check_seen(pose, of)
-        return _driven(pose, chosen, sources.driving)
+        return _driven(file.pose.at(chosen.numbers), chosen, sources.driving, _noted(file, of))
     fps = _rate(sources)
     if sources.fps is None:
         detector.say(f"{of}: no video beside it, taking {float(fps):g} fps")
     step = video.stride_for(fps, stride)
     video.count_used(of, file.pose.num_frames, step)
-    pose = file.pose.at(slice(None, None, step)).at(slice(max_frames or None))
-    _check_seen(pose, of)
-    return Driving(pose, file.width, file.height, fps, step)
+    numbers = np.arange(0, file.pose.num_frames, step)[: max_frames or None]
+    pose, notes = file.pose.at(numbers), _noted(file, of)
+    return Driving(pose, file.width, file.height, fps, step, numbers, notes)
 
 
-def _driven(pose: Pose, chosen: video.Chosen, source: Path | np.ndarray) -> Driving:
-    """The poses of a video's chosen frames, with its sound."""
+def _driven(
+    pose: Pose, chosen: video.Chosen, source: Path | np.ndarray, notes: tuple[str, ...] = ()
+) -> Driving:
+    """The poses of a video's chosen frames, with its sound; notes: about the poses' file."""
     heard = None
     if not isinstance(source, np.ndarray) and has_sound(source):
         heard = Sound(source, *chosen.span)
-    size = chosen.width, chosen.height
-    return Driving(pose, *size, chosen.fps, chosen.stride, chosen.warnings, heard)
+    return Driving(
+        pose,
+        chosen.width,
+        chosen.height,
+        chosen.fps,
+        chosen.stride,
+        chosen.numbers,
+        (*chosen.warnings, *notes),
+        heard,
+    )
+
+
+def _noted(file: files.PoseFile, name: str) -> tuple[str, ...]:
+    """What of a pose file was read otherwise than it stands there."""
+    return tuple(f"{name}: {note}" for note in file.notes)
+
+
+def _trusted(driving: Driving, sources: Sources, sample, everybody: bool) -> Driving:
+    """The driving poses with one person followed, the others behind if everybody is to be seen,
+    and what deserves a look in them."""
+    name = _name(sources.driving, "driving video")
+    name = name if sources.poses is None else _name(sources.poses, "poses")
+    aspect = driving.width / driving.height
+    followed = follow.follow(driving.pose, aspect=aspect, person=sample.person, source=name)
+    pose = followed.pose if everybody else follow.alone(followed.pose)
+    _check_seen(pose, name)
+    times = np.arange(pose.num_frames) * driving.stride / float(driving.fps)
+    odd = checks.sentences(checks.look(pose, aspect=aspect, times=times), driving.numbers)
+    said = tuple(f"{name}: {clause}" for clause in (*followed.warnings, *odd))
+    return driving._replace(pose=pose, warnings=driving.warnings + said)
 
 
 def _choose(sources: Sources, stride: int, max_frames: int) -> video.Chosen:

@@ -31,6 +31,7 @@ LIMITS = {
     "sample.width": (0, math.inf),
     "sample.shown_height": (0, 8192),
     "sample.stride": (1, math.inf),
+    "sample.person": (0, 1000),
     "sample.window": (2, math.inf),
     "sample.overlap": (0, math.inf),
     "sample.steps": (1, math.inf),

@@ -51,11 +51,11 @@ def prepare(sources, **values):
 def test_a_clip_has_the_reference_first_and_every_second_driving_frame_after_it(sources):
     clip = prepare(sources)
     assert clip.num_frames == 5
-    assert clip.skeletons.shape == (6, *clip.reference.shape)
+    assert clip.skeletons[:].shape == (6, *clip.reference.shape)
     assert clip.pose.num_frames == 6
     fitted = prepare(sources, stride=1).pose
     np.testing.assert_array_less(np.abs(clip.pose.body[1:] - fitted.body[1::2]), 0.05)
-    assert clip.skeletons.any(axis=(1, 2, 3)).all()
+    assert clip.skeletons[:].any(axis=(1, 2, 3)).all()
 
 
 def test_the_reference_pose_moves_with_the_crop_of_the_picture(sources):

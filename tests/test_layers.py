@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 # Programs that live inside the package.
 COMMANDS = {
     "dispose_jax.data.prepare",
+    "dispose_jax.pose.extract",
     "dispose_jax.correspondence.query",
     "dispose_jax.evaluation.paper",
 }
@@ -83,7 +84,6 @@ PLACES = {
     "av": ("dispose_jax.media",),
     "onnxruntime": ("dispose_jax.pose.estimate",),
     "transformers": ("dispose_jax.correspondence.dift",),
-    "huggingface_hub": ("converters.download",),
     "safetensors": ("dispose_jax.models", "dispose_jax.provenance", "dispose_jax.data.records"),
     "ml_dtypes": ("dispose_jax.models", "converters"),
     "ml_collections": (
@@ -105,7 +105,13 @@ PLACES = {
         "benchmarks",
         "converters",
     ),
-    "tqdm": ("dispose_jax.job", "dispose_jax.data.prepare", "dispose_jax.training", "converters"),
+    "tqdm": (
+        "dispose_jax.job",
+        "dispose_jax.data.prepare",
+        "dispose_jax.pose.extract",
+        "dispose_jax.training",
+        "converters",
+    ),
     "optax": ("dispose_jax.training", "assets"),
     "tensorboardX": ("dispose_jax.training.metrics",),
     "orbax": ("dispose_jax.training",),

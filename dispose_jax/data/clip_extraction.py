@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ import numpy as np
 from dispose_jax import inputs
 from dispose_jax.data.records import Record
 from dispose_jax.media import image, timeline, video
-from dispose_jax.pose import estimate, files, people
+from dispose_jax.pose import checks, estimate, files, follow, people
 from dispose_jax.types import Impulses, Pose
 
 Size = tuple[int, int]  # height, width
@@ -124,21 +124,39 @@ def clips(recipe: Extraction, tools: Finders, folder: Path, name: str) -> Iterat
     for warning in info.warnings:
         tools.detector.say(f"warning: {warning}")
     rng = np.random.default_rng([recipe.seed, zlib.crc32(name.encode(errors="surrogateescape"))])
-    known = _known_pose(recipe, path, info)
-    shows = np.ones(info.num_frames, bool) if known is None else shows_person(known)
-    if not shows.any():
-        raise ValueError(f"{path}: no person is visible in what a crop to the training size leaves")
-    chosen = choose(recipe, path, stride, shows, video.turns(path), rng)
+    known = _known_pose(path, info, tools.detector.say)
+    times = video.times(path)
+    shows = sound = np.ones(info.num_frames, bool)
+    odd = []
+    if known is not None:
+        odd = _odd(known, np.arange(info.num_frames), info, times)
+        sound = ~np.isin(np.arange(info.num_frames), [i for _, frames in odd for i in frames])
+        known = _crop(known, (info.height, info.width), recipe.size)
+        shows = shows_person(known)
+    if not (shows & sound).any():
+        reason = "; ".join(checks.sentences(odd))
+        reason = reason or "no person is visible in what a crop to the training size leaves"
+        raise ValueError(f"{path}: {reason}")
+    chosen = choose(recipe, path, stride, shows, video.turns(path), rng, sound=sound, odd=odd)
+    if odd:
+        tools.detector.say(f"{path}: no clip goes over these: {'; '.join(checks.sentences(odd))}")
     pictures, for_flow, found = _read(recipe, tools, path, chosen, stride, known is None)
-    kept = 0
+    pose_at = known.at if known is not None else _followed(found, info)
+    kept, reasons = 0, []
     for indices in chosen:
-        pose = _trim(known.at(indices) if known is not None else _stack(found, indices))
-        if known is None and not shows_person(pose).all():
-            continue
+        pose = _trim(pose_at(indices))
+        if known is None:
+            odd = _odd(pose.at(slice(1, None)), indices[1:], info, times)
+            odd += _odd(pose.at([0]), indices[:1], info, times)
+            pose = _crop(pose, (info.height, info.width), recipe.size)
+            if odd or not shows_person(pose).all():
+                reasons += checks.sentences(odd)
+                continue
         kept += 1
         yield _record(recipe, tools, name, indices, pose, pictures, for_flow, stride)
     if not kept:
-        raise ValueError(f"{path}: no clip of it shows a person in every frame")
+        why = f" ({'; '.join(reasons[:3])})" if reasons else ""
+        raise ValueError(f"{path}: no clip of it shows a person in every frame{why}")
 
 
 def shows_person(pose: Pose) -> np.ndarray:
@@ -154,12 +172,17 @@ def choose(
     shows: np.ndarray,
     turns: np.ndarray,
     rng: np.random.Generator,
+    *,
+    sound: np.ndarray | None = None,
+    odd: Sequence[checks.Finding] = (),
 ) -> list[np.ndarray]:
     """Frame numbers (f,) of each clip, the reference first.
 
     shows (n,): where a person is seen; turns (n,): when each frame is shown, counted in frames of
-    the video's rate, so that a clip keeps its speed where the rate varies. Starts are drawn without
-    repetition from all of which every frame shows a person and none stands for two. A "near"
+    the video's rate, so that a clip keeps its speed where the rate varies; sound (n,): frames whose
+    poses can be trusted, all if None; odd: what is wrong with the others. Starts are drawn without
+    repetition from all of which every frame shows a person, none stands for two, and none from the
+    first to the last, those between the clip's own included, is unsound. A "near"
     reference is drawn from the frames within ref_window of the clip, as MusePose and ControlNeXt
     draw from the whole video: a distant one breaks the flow that starts there.
     """
@@ -175,9 +198,13 @@ def choose(
     clips = timeline.nearest(turns, wanted)
     whole = (wanted[:, -1] < turns[-1] + 0.5) & (np.diff(clips, axis=1) > 0).all(1)
     clips = clips[whole & shows[clips].all(1)]
+    sound = np.ones(len(shows), bool) if sound is None else sound
+    unsound = np.concatenate([[0], np.cumsum(~sound)])
+    clips = clips[unsound[clips[:, -1] + 1] == unsound[clips[:, 0]]]
     if not len(clips):
+        why = f": {'; '.join(checks.sentences(odd))}" if odd else ""
         raise ValueError(
-            f"{path}: no {recipe.frames} frames at stride {stride} show a person throughout"
+            f"{path}: no {recipe.frames} frames at stride {stride} show a person throughout{why}"
         )
     chosen = []
     for row in rng.choice(len(clips), min(recipe.clips, len(clips)), replace=False):
@@ -185,7 +212,7 @@ def choose(
         if recipe.reference == "near":
             first = max(0, clip[0] - recipe.ref_window)
             around = np.arange(first, min(len(shows), clip[-1] + recipe.ref_window + 1))
-            clip = np.concatenate([[rng.choice(around[shows[around]])], clip])
+            clip = np.concatenate([[rng.choice(around[(shows & sound)[around]])], clip])
         chosen.append(clip)
     return chosen
 
@@ -208,8 +235,8 @@ def flow_paths(indices: np.ndarray, stride: int, chained: bool) -> list[np.ndarr
     return paths
 
 
-def _known_pose(recipe: Extraction, path: Path, info: video.Info) -> Pose | None:
-    """The keypoints of the file beside a video, moved as the crop does; None without one."""
+def _known_pose(path: Path, info: video.Info, say: Callable[[str], None]) -> Pose | None:
+    """The keypoints of the file beside a video, one person followed; None without one."""
     source = path.with_name(path.stem + POSES_SUFFIX)
     if not source.exists():
         return None
@@ -220,7 +247,25 @@ def _known_pose(recipe: Extraction, path: Path, info: video.Info) -> Pose | None
             "one entry per frame of the video is needed"
         )
     inputs.check_aspect(source, file, path, info.height, info.width)
-    return _crop(file.pose, (info.height, info.width), recipe.size)
+    for note in file.notes:
+        say(f"{source}: {note}")
+    return follow.follow(file.pose, aspect=info.width / info.height, source=source).pose
+
+
+def _followed(found: dict, info: video.Info) -> Callable[[np.ndarray], Pose]:
+    """The detected poses by frame numbers, one person followed through all that were looked at."""
+    numbers = np.array(sorted(found))
+    pose = people.stack([found[int(i)] for i in numbers])
+    pose = follow.follow(pose, aspect=info.width / info.height).pose
+    return lambda indices: pose.at(np.searchsorted(numbers, indices))
+
+
+def _odd(
+    pose: Pose, numbers: np.ndarray, info: video.Info, times: np.ndarray
+) -> list[checks.Finding]:
+    """What is wrong with poses of the frames of these numbers; times of all frames."""
+    findings = checks.look(pose, aspect=info.width / info.height, times=times[numbers])
+    return [checks.Finding(what, numbers[frames]) for what, frames in findings]
 
 
 def _crop(pose: Pose, shape: Size, size: Size) -> Pose:
@@ -248,7 +293,7 @@ def _read(
         if i in passed:
             for_flow[i] = _fit(frame, recipe.flow_size)
         if i in used and models is not None:
-            pose = _crop(estimate.estimate(models, frame[None]), frame.shape[:2], recipe.size)
+            pose = estimate.estimate(models, frame[None])
             found[i] = tuple(leaf[0] for leaf in people.flatten(pose))
     return pictures, for_flow, found
 
@@ -278,10 +323,6 @@ def _record(
     if tools.posterior is not None:
         posterior, frames = tools.posterior(frames), frames[:1]
     return Record(frames, pose, guides, features, posterior, name, indices)
-
-
-def _stack(found: dict, indices: np.ndarray) -> Pose:
-    return people.stack([found[int(i)] for i in indices])
 
 
 def _trim(pose: Pose) -> Pose:

@@ -4,7 +4,7 @@ A file is a list with one entry per frame of the source video, or one bare entry
 `{"people": [{"pose_keypoints_2d": [x, y, confidence, ...], "face_keypoints_2d",
 "hand_left_keypoints_2d", "hand_right_keypoints_2d"}], "canvas_width", "canvas_height"}` with x, y
 in pixels of the canvas. Such a file replaces the detector: extraction runs once, elsewhere, or
-never.
+never. What other tools write differently is made alike in `normalise`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dispose_jax.pose import people
+from dispose_jax.pose import normalise, people
 from dispose_jax.types import Pose
 
 # Key, counts accepted, count kept: `Pose` has no place for the pupils, the last two of 70 points.
@@ -27,37 +27,42 @@ PARTS = (
     ("hand_right_keypoints_2d", (people.NUM_HAND,), people.NUM_HAND),
     ("face_keypoints_2d", (people.NUM_FACE, people.NUM_FACE + 2), people.NUM_FACE),
 )
-LARGEST_FRACTION = 2.0  # a file without any larger coordinate holds fractions, not pixels
 
 
 class PoseFile(NamedTuple):
-    """What a pose file says: the keypoints, and the size in pixels of the canvas they were found
-    on."""
+    """What a pose file says: the keypoints, the size in pixels of the canvas they were found on,
+    and what of it was read otherwise than it stands there, one clause each."""
 
     pose: Pose
     width: int
     height: int
+    notes: tuple[str, ...] = ()
 
 
 def read(path: str | os.PathLike) -> PoseFile:
     """Read a pose file; every entry is a frame.
 
     People keep the order of the file, so person 0 is its first one; those without any point are
-    left out, those without a body point come last. Lists that are missing, null or empty are absent
-    points. Raises ValueError if the file cannot be read or is not such a file.
+    left out, those without a body point come last. Frames and people that are null or empty are
+    nobody, lists that are missing, null or empty are absent points. Raises ValueError if the file
+    cannot be read or is not such a file.
     """
     entries = _entries(path)
-    sizes = {_canvas(entry, f"{path}: frame {i}") for i, entry in enumerate(entries)}
+    named = [i for i, entry in enumerate(entries) if not _is_empty(entry)] or [0]
+    sizes = {_canvas(entries[i], f"{path}: frame {i}") for i in named}
     if len(sizes) > 1:
         raise ValueError(
             f"{path}: frames have different canvas sizes, {sorted(sizes)[0]} and"
             f" {sorted(sizes)[-1]} among them; expected one size, that of the video"
         )
     (size,) = sizes
-    points = [_people(entry, f"{path}: frame {i}") for i, entry in enumerate(entries)]
-    _check_pixels(points, size, path)
-    frames = [(frame[..., :2] / size, frame[..., 2]) for frame in points]
-    return PoseFile(people.stack(frames), *size)
+    written = [_people(entry, f"{path}: frame {i}") for i, entry in enumerate(entries)]
+    counts = [len(frame) for frame in written]
+    frames = np.repeat(np.arange(len(written)), counts)
+    points, notes = normalise.normalise(np.concatenate(written), frames, size, path)
+    frames = [_ordered(frame) for frame in np.split(points, np.cumsum(counts)[:-1])]
+    pose = people.stack([(frame[..., :2], frame[..., 2]) for frame in frames])
+    return PoseFile(pose, *size, notes)
 
 
 def write(path: str | os.PathLike, pose: Pose, *, width: int, height: int) -> None:
@@ -101,12 +106,17 @@ def _entries(path: str | os.PathLike) -> list[dict]:
     if not entries:
         raise ValueError(f"{path}: an empty list of frames; expected one entry per frame")
     for i, entry in enumerate(entries):
-        if not isinstance(entry, dict):
+        if entry is not None and not isinstance(entry, dict):
             raise ValueError(
                 f"{path}: frame {i} is a JSON {_kind(entry)}, expected an object with 'people',"
                 " 'canvas_width' and 'canvas_height'"
             )
-    return entries
+    return [entry or {} for entry in entries]
+
+
+def _is_empty(entry: dict) -> bool:
+    """Whether an entry says neither who is there nor how large the canvas is."""
+    return not any(entry.get(key) for key in ("people", "canvas_width", "canvas_height"))
 
 
 def _canvas(entry: dict, where: str) -> tuple[int, int]:
@@ -123,11 +133,12 @@ def _canvas(entry: dict, where: str) -> tuple[int, int]:
 
 
 def _people(entry: dict, where: str) -> np.ndarray:
-    """The people of an entry who have a point at all, (people, 128, 3) x, y in pixels and
-    confidence."""
+    """The people of an entry as they are written, (people, 128, 3)."""
     persons = _list_or_empty(entry.get("people"), f"{where}: 'people'")
     points = np.zeros((len(persons), people.NUM_POINTS, 3))
     for i, person in enumerate(persons):
+        if person is None:
+            continue
         if not isinstance(person, dict):
             raise ValueError(
                 f"{where}: person {i} is a JSON {_kind(person)}, expected an object of keypoints"
@@ -135,13 +146,19 @@ def _people(entry: dict, where: str) -> np.ndarray:
         points[i] = np.concatenate(
             [_part(person.get(part[0]), part, f"{where}, person {i}") for part in PARTS]
         )
+    return points
+
+
+def _ordered(points: np.ndarray) -> np.ndarray:
+    """The people (p, 128, 3) of a frame who have a point at all, those without body last."""
     seen = points[..., 2] > 0
     bodiless_last = np.argsort(~seen[:, : people.NUM_BODY].any(1), kind="stable")
     return points[[i for i in bodiless_last if seen[i].any()]]
 
 
 def _part(numbers, part: tuple[str, tuple[int, ...], int], where: str) -> np.ndarray:
-    """One keypoint list -> (points kept, 3); zeros if it is absent."""
+    """One keypoint list -> (points kept, 3); zeros if it is absent. A null is no number, so the
+    point that has one is absent."""
     key, counts, kept = part
     numbers = _list_or_empty(numbers, f"{where}: {key}")
     if not numbers:
@@ -151,6 +168,9 @@ def _part(numbers, part: tuple[str, tuple[int, ...], int], where: str) -> np.nda
         raise ValueError(
             f"{where}: {key} has {len(numbers)} numbers, expected {expected} of x, y, confidence"
         )
+    if None in numbers:
+        triples = [numbers[i : i + 3] for i in range(0, len(numbers), 3)]
+        numbers = [n for triple in triples for n in ((0, 0, 0) if None in triple else triple)]
     if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
         raise ValueError(f"{where}: {key} holds something that is not a number")
     try:
@@ -169,17 +189,6 @@ def _list_or_empty(value, where: str) -> list:
     if not isinstance(value, list):
         raise ValueError(f"{where} is a JSON {_kind(value)}, expected a list")
     return value
-
-
-def _check_pixels(points: list[np.ndarray], size: tuple[int, int], path) -> None:
-    """Some writers give fractions of the picture: read as pixels they would all fall into its
-    corner."""
-    seen = np.concatenate([frame[frame[..., 2] > 0] for frame in points])
-    if len(seen) and np.abs(seen[:, :2]).max() <= LARGEST_FRACTION < min(size):
-        raise ValueError(
-            f"{path}: no coordinate exceeds {LARGEST_FRACTION:g}, so they seem to be fractions of"
-            f" the picture; expected pixels of the {size[0]} x {size[1]} canvas"
-        )
 
 
 def _kind(value) -> str:

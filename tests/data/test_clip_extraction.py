@@ -10,7 +10,7 @@ from dispose_jax.data import clip_extraction
 from dispose_jax.data.clip_extraction import Finders
 from dispose_jax.media import image, video
 from dispose_jax.motion import flow
-from dispose_jax.pose import files, people
+from dispose_jax.pose import checks, files, people
 from dispose_jax.types import Impulses
 from tests.data import clipped
 from tests.pose.poses import standing, without
@@ -52,6 +52,22 @@ def test_every_chosen_frame_shows_a_person():
     shows[[7, 20, 21, 40]] = False
     for clip in chosen(60, shows, clips_per_video=60):
         assert shows[clip].all()
+
+
+def test_no_clip_goes_over_a_frame_that_cannot_be_trusted():
+    sound = np.ones(60, bool)
+    sound[[10, 31, 32]] = False
+    config = clipped.config(clips_per_video=60)
+    recipe, rng = clip_extraction.recipe(config), np.random.default_rng(0)
+    turns = np.arange(60.0)
+    found = clip_extraction.choose(recipe, VIDEO, 2, np.ones(60, bool), turns, rng, sound=sound)
+    for reference, *driving in found:
+        assert sound[driving[0] : driving[-1] + 1].all() and sound[reference]
+    assert len(found) == 56 - 5 - 6  # starts, less those from which 4 frames on are not sound
+    odd = [checks.Finding(checks.NOBODY, np.arange(1, 60, 2))]
+    with pytest.raises(ValueError, match="throughout: nobody is seen in frames 1, 3, 5"):
+        every = np.arange(60) % 2 == 0
+        clip_extraction.choose(recipe, VIDEO, 2, every, turns, rng, sound=every, odd=odd)
 
 
 def test_choices_follow_the_seed():
@@ -108,6 +124,60 @@ def test_keypoints_move_with_the_crop(tmp_path):
     rows, columns = np.nonzero(record.frames[0].mean(-1) > 128)
     xy = record.pose.body[0, 0, 4] * (128, 64)
     np.testing.assert_allclose(xy, [columns.mean() + 0.5, rows.mean() + 0.5], atol=0.3)
+
+
+def clips_with(tmp_path, pose, **values):
+    """The clips of a video with these poses, and what was said."""
+    said = []
+    clipped.film(tmp_path, "a.mp4", pose.num_frames, pose=pose)
+    recipe = clip_extraction.recipe(clipped.config(**values))
+    tools = NOBODY._replace(detector=inputs.Detector(None, said.append))
+    return list(clip_extraction.clips(recipe, tools, tmp_path, "a.mp4")), said
+
+
+def test_poses_that_cannot_be_trusted_make_no_clip_and_the_reason_is_given(tmp_path):
+    pose = standing(40)
+    one_pixel = pose.replace(body=np.full_like(pose.body, 0.5))
+    half_empty = without(pose, slice(None), frames=slice(1, None, 2))
+    half_empty = half_empty.replace(
+        **{n: 0 * getattr(pose, n) for n in ("hands_score", "face_score")}
+    )
+    for bad, reason in (
+        (one_pixel, "joints lie all in one place in frames 0 to 39"),
+        (half_empty, "nobody is seen in frames 1, 3, 5, 7, 9, 11, 13, 15 and more, 20 in all"),
+    ):
+        with pytest.raises(ValueError, match=f"a.mp4: .*{reason}"):
+            clips_with(tmp_path, bad)
+
+
+def test_a_part_that_cannot_be_trusted_is_left_out_and_named(tmp_path):
+    pose = standing(40)
+    body = pose.body.copy()
+    body[20] = 0.5
+    records, said = clips_with(tmp_path, pose.replace(body=body), clips_per_video=40)
+    for record in records:
+        _, *driving = record.indices
+        assert driving[-1] < 20 or driving[0] > 20
+    (sentence,) = said
+    assert "no clip goes over these: joints lie all in one place in frame 20" in sentence
+
+
+def test_one_person_is_followed_through_a_clip_whoever_is_listed_first(tmp_path):
+    dancer = standing(40)
+    still = standing(1, seed=3).at(np.repeat(0, 40))
+    still = people.move(still, (0.4, 0.4), (0.55, 0.3))
+    flat = [people.flatten(pose) for pose in (dancer, still)]
+    order = [(0, 1), (1, 0)]
+    frames = [
+        tuple(np.stack([flat[who][leaf][i, 0] for who in order[i % 3 > 0]]) for leaf in (0, 1))
+        for i in range(40)
+    ]
+    records, _ = clips_with(tmp_path, people.stack(frames))
+    for record in records:
+        size = (80, 160), (64, 128)
+        expected = clip_extraction._crop(dancer.at(record.indices), *size)
+        np.testing.assert_allclose(record.pose.body[:, 0], expected.body[:, 0], atol=1e-9)
+        assert record.pose.num_people.tolist() == [2] * 4
 
 
 def test_small_frames_are_fitted_as_the_reference_of_sampling():

@@ -158,7 +158,7 @@ def test_what_cannot_be_used_is_listed_with_the_reason(videos, tmp_path):
     video.write(videos / "shape.mp4", clipped.pictures(20), 24)
     summary = run(videos, tmp_path / "set")
     expected = {
-        "away.mp4": "no person is visible",
+        "away.mp4": "joints are out of the picture in frames 0 to 19",
         "count.mp4": "19 entries, but .* has 20 frames",
         "cut.mp4": "the file is truncated or corrupt",
         "nofile.mp4": "keypoints are not given .*; put nofile.poses.json beside it",

@@ -36,7 +36,7 @@ def read(tmp_path, content):
 
 
 def test_coordinates_become_fractions_of_the_canvas(tmp_path):
-    pose, width, height = read(tmp_path, [entry()])
+    pose, width, height, _ = read(tmp_path, [entry()])
     assert (width, height) == (WIDTH, HEIGHT)
     np.testing.assert_allclose(pose.body[0, 0, 7], (17 / WIDTH, 27 / HEIGHT))
     np.testing.assert_allclose(pose.face[0, 0, 67], (77 / WIDTH, 87 / HEIGHT))
@@ -104,7 +104,7 @@ def test_written_poses_are_read_back(tmp_path):
     hands = np.where(score[..., None] > 0, pose.hands, 0)
     pose = pose.replace(hands=hands, hands_score=score)
     files.write(tmp_path / "out.json", pose, width=704, height=1280)
-    again, width, height = files.read(tmp_path / "out.json")
+    again, width, height, _ = files.read(tmp_path / "out.json")
     assert (width, height) == (704, 1280)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-15), pose, again)
 
@@ -160,7 +160,8 @@ BAD = {
     "no frames": ("[]", "empty list of frames"),
     "string": ('"people"', "JSON string, expected a list of frames"),
     "frame that is no object": ([entry(), 3], "frame 1 is a JSON number"),
-    "null frame": ([None], "frame 0 is a JSON null"),
+    "null frame": ([None], "frame 0: canvas_width is missing"),
+    "empty frame": ([{}, {"people": []}], "frame 0: canvas_width is missing"),
     "25 joints": ([entry(**body([5.0] * 75))], r"has 75 numbers, expected 54 \(18 points\)"),
     "69 face points": (
         [entry(person={"face_keypoints_2d": [5.0] * 207})],
@@ -181,7 +182,10 @@ BAD = {
     "negative canvas": ([entry(canvas_width=-5)], "canvas_width is -5"),
     "canvas in words": ([entry(canvas_width="540")], "canvas_width is '540'"),
     "two canvases": ([entry(), entry(canvas_width=600)], "different canvas sizes"),
-    "fractions": ([entry(people=[{"pose_keypoints_2d": [0.5, 0.4, 1.0] * 18}])], "fractions"),
+    "half a body in fractions": (
+        [entry(**body([5.0, 6.0, 1.0] * 9 + [0.5, 0.4, 1.0] * 9))],
+        "frame 0: of the body's points 9 seem to be fractions of the picture and 9 pixels",
+    ),
 }
 
 

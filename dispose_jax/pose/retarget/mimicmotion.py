@@ -32,7 +32,7 @@ class Fit(NamedTuple):
     residual: float  # rms misfit in y over the spread of the reference: 0 perfect, 1 useless
     joints: tuple[int, ...]  # body joints that took part
     missing: tuple[int, ...]  # those of FIT_JOINTS that the reference does not show
-    reference_people: int  # people in the reference, of whom the first one is fitted to
+    reference_people: int  # people in the reference, of whom the first is fitted to
     frames: int  # driving frames that took part
     all_frames: int  # driving frames there are
     single_person: bool  # False: no frame shows exactly one, so person 0 of all was used
@@ -99,7 +99,7 @@ def warnings(report: Fit) -> list[str]:
     found = []
     if report.reference_people > 1:
         found.append(
-            f"the reference shows {report.reference_people} people; the first one is animated"
+            f"the reference shows {report.reference_people} people; the most prominent is animated"
         )
     missing = [people.BODY_NAMES[joint] for joint in KEY_JOINTS if joint in report.missing]
     if missing:
@@ -123,7 +123,7 @@ def warnings(report: Fit) -> list[str]:
         )
     if not report.single_person:
         found.append(
-            "no driving frame shows exactly one person; the first person of each frame is used"
+            "no driving frame shows exactly one person; the one who is followed is used in all"
         )
     if report.frames < SMALLEST_SHARE_OF_FRAMES * report.all_frames:
         found.append(

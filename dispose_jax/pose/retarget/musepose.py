@@ -143,7 +143,7 @@ def warnings(report: Alignment) -> list[str]:
     found = []
     if report.reference_people > 1:
         found.append(
-            f"the reference shows {report.reference_people} people; the first one is animated"
+            f"the reference shows {report.reference_people} people; the most prominent is animated"
         )
     if report.frame:
         found.append(

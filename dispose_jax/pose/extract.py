@@ -1,0 +1,92 @@
+"""Find keypoints once and keep them: videos or pictures to pose files.
+
+  python -m dispose_jax.pose.extract dance.mp4 --weights DIR --output dance.poses.json
+  python -m dispose_jax.pose.extract a.mp4 b.mp4 ref.png --weights DIR
+
+DIR holds DWPose's detector.onnx and whole_body.onnx, such as a converted bundle (extra: pip install
+"dispose-jax[pose]"). Without --output every file gets NAME.poses.json beside it, which is where
+dispose_jax.data.prepare looks; sample.py takes it with --poses, that of a picture with
+--reference_pose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dispose_jax.media import image, output, video
+from dispose_jax.pose import estimate, files
+
+ENDING = ".poses.json"
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic")
+
+
+def extract(source: Path, target: Path, models: estimate.Models) -> int:
+    """Write the poses of every frame of a video or of a picture; returns the number of frames.
+
+    One frame is in memory at a time, progress is shown on standard error. Raises ValueError if the
+    source cannot be read or the file cannot be written; then nothing is written.
+    """
+    if source.suffix.lower() in PICTURES:
+        picture = image.read(source)
+        frames, count, size = iter([picture]), 1, picture.shape[1::-1]
+    else:
+        info = video.probe(source)
+        frames, count, size = video.iterate(source, 1), info.num_frames, (info.width, info.height)
+    with tqdm(frames, total=count, unit="frame", desc=source.name, leave=False) as bar:
+        pose = estimate.estimate(models, bar)
+    files.write(target, pose, width=size[0], height=size[1])
+    return pose.num_frames
+
+
+def targets(sources: Sequence[Path], named: Path | None) -> list[Path]:
+    """Where the poses of each source go. Raises ValueError if two would go to one place, or one
+    would replace what is read."""
+    if named is not None and len(sources) > 1:
+        raise ValueError(
+            f"--output {named}: names one file for {len(sources)} sources; leave it out, and each "
+            f"gets NAME{ENDING} beside it"
+        )
+    found = [named] if named is not None else [s.with_name(s.stem + ENDING) for s in sources]
+    for i, (source, target) in enumerate(zip(sources, found)):
+        if target in found[:i]:
+            raise ValueError(
+                f"{source}: its poses would go to {target}, as those of another source do; extract "
+                "them one by one with --output"
+            )
+        if target.resolve() in {other.resolve() for other in sources}:
+            raise ValueError(f"--output {target}: is a file to read; choose another name")
+        output.prepare(target, ".json")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dispose_jax.pose.extract", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("sources", nargs="+", type=Path, metavar="VIDEO|PICTURE")
+    parser.add_argument("--weights", type=Path, required=True, help="folder with DWPose's files")
+    parser.add_argument("--output", type=Path, help="the pose file, of one source")
+    options = parser.parse_args(arguments)
+    try:
+        named = None if options.output is None else options.output.expanduser()
+        places = targets(options.sources, named)
+        models = estimate.open_models(options.weights)
+        for source, target in zip(options.sources, places):
+            count = extract(source, target, models)
+            print(f"{target}: {count} frame{'s' if count > 1 else ''} of {source}")
+    except (ValueError, OSError) as error:
+        print(f"extract: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("extract: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Keypoints as tools write them, made into one kind (host code).
+
+Tools differ in how they write a joint that was not found (0, 0 with any confidence, negative
+pairs), in the scale of confidences (0 to 1, COCO's visibility 0 to 2, percent), and in the unit of
+coordinates (pixels of the canvas, fractions of it). Units are decided for each keypoint list, as
+one file may hold a body in pixels and hands in fractions.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from dispose_jax.pose import people
+
+# Within a person's points: body, left hand, right hand, face.
+_ENDS = np.cumsum([people.NUM_BODY, people.NUM_HAND, people.NUM_HAND, people.NUM_FACE])
+LISTS = tuple(slice(start, end) for start, end in zip([0, *_ENDS[:-1]], _ENDS))
+LIST_NAMES = ("body", "left hand", "right hand", "face")
+
+LARGEST_FRACTION = 2.0  # a point without any larger coordinate may be a fraction of the picture
+LARGEST_SCORE = 1.5  # detectors answer a little above 1, which is no other scale
+PERCENT = (80.0, 100.0)  # where the greatest confidence of a file in percent lies
+FEWEST_POINTS = 4  # of a list that can tell its own unit
+STRAY_SHARE, STRAY_POINTS = 0.25, 2  # points of the other unit, up to which they are mistakes
+
+
+class Normalised(NamedTuple):
+    """Points as fractions of the picture with confidences of 0 to about 1, and what was changed."""
+
+    points: np.ndarray  # (n, 128, 3) x, y, confidence; absent points are all zero
+    notes: tuple[str, ...]  # one clause each
+
+
+def normalise(
+    points: np.ndarray, frames: np.ndarray, size: tuple[int, int], path: str | os.PathLike
+) -> Normalised:
+    """The people of a file in one unit and scale.
+
+    points (n, 128, 3): x, y and confidence of n people as they are written, float64. frames (n,)
+    int: where each of them is, for messages. size: width and height of the canvas in pixels.
+    Raises ValueError naming the file and frame where a list holds pixels and fractions alike.
+    """
+    x, y, score = np.moveaxis(points, -1, 0)
+    absent = ((x == 0) & (y == 0)) | ((x < 0) & (y < 0)) | (score <= 0)
+    points = np.where(absent[..., None], 0.0, points)
+    points[..., 2], score_note = _scores(points[..., 2])
+    points, unit_notes = _fractions(points, frames, size, path)
+    return Normalised(points, (*score_note, *unit_notes))
+
+
+def _scores(score: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Confidences (n, 128) on the scale of 0 to 1, and a note if they were on another: bodies,
+    hands and faces each have one."""
+    score, highest, percent = score.copy(), 0.0, 0.0
+    for part in LISTS:
+        found = score[:, part]
+        largest = found.max(initial=0.0)
+        if largest <= LARGEST_SCORE:
+            continue
+        if PERCENT[0] < largest <= PERCENT[1] and (found[found > 0] > LARGEST_SCORE).mean() > 0.9:
+            score[:, part], percent = found / 100, max(percent, largest)
+        else:
+            score[:, part], highest = np.minimum(found, 1.0), max(highest, largest)
+    notes = []
+    if percent:
+        notes.append(f"its confidences go up to {percent:g} and are taken for percent")
+    if highest:
+        notes.append(
+            f"its confidences go up to {highest:g}, expected 0 to 1; higher ones are taken for 1"
+        )
+    return score, tuple(notes)
+
+
+def _fractions(
+    points: np.ndarray, frames: np.ndarray, size: tuple[int, int], path: str | os.PathLike
+) -> tuple[np.ndarray, list[str]]:
+    """Points (n, 128, 3) with x, y as fractions of the picture whatever they were, and notes."""
+    if min(size) <= LARGEST_FRACTION:  # then pixels look like fractions
+        return points / (*size, 1), []
+    present = points[..., 2] > 0
+    small = present & (np.abs(points[..., :2]).max(-1) <= LARGEST_FRACTION)
+    large = present & ~small
+    mostly_fractions = bool(small.sum() > large.sum())
+    is_fraction = np.zeros_like(present)
+    lists = fraction_lists = 0
+    of_body = None
+    for part, name in zip(LISTS, LIST_NAMES):
+        low, high = small[:, part].sum(1), large[:, part].sum(1)  # (n,) points of either unit
+        telling = (low + high >= FEWEST_POINTS) & (low != high)
+        # A hand of three points does not tell its unit: its person's body does, or the file.
+        unsure = mostly_fractions if of_body is None else of_body
+        fractions = np.where(telling, low > high, unsure)
+        of_body = fractions if of_body is None else of_body
+        strays, total = np.where(fractions, high, low), low + high
+        mixed = strays > np.maximum(STRAY_SHARE * total, STRAY_POINTS)
+        if mixed.any():
+            i = int(mixed.argmax())
+            raise ValueError(
+                f"{path}: frame {frames[i]}: of the {name}'s points {low[i]} seem to be fractions "
+                f"of the picture and {high[i]} pixels of the {size[0]} x {size[1]} canvas; write "
+                "them all in pixels"
+            )
+        is_fraction[:, part] = fractions[:, None]
+        lists += int((total > 0).sum())
+        fraction_lists += int((fractions & (total > 0)).sum())
+    stray = present & (small != is_fraction)
+    notes = []
+    if fraction_lists:
+        which = "" if fraction_lists == lists else f" in {fraction_lists} of {lists} keypoint lists"
+        notes.append(f"its coordinates are fractions of the picture{which} and are read as such")
+    if stray.any():
+        person, point = np.argwhere(stray)[0]
+        notes.append(
+            f"{stray.sum()} of its points lie where no joint can be and are left out, the first in "
+            f"frame {frames[person]} at {points[person, point, 0]:g}, {points[person, point, 1]:g}"
+        )
+    xy = np.where(is_fraction[..., None], points[..., :2], points[..., :2] / size)
+    points = np.concatenate([xy, points[..., 2:]], -1)
+    return np.where(stray[..., None], 0.0, points), notes

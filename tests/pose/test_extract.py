@@ -1,0 +1,87 @@
+"""The command that finds keypoints once: videos and pictures to pose files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dispose_jax.media import image, video
+from dispose_jax.pose import estimate, extract, files
+from tests.pose.test_estimate import frame_with, write_detector, write_whole_body
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    write_detector(folder / "detector.onnx")
+    write_whole_body(folder / "whole_body.onnx")
+    return folder
+
+
+@pytest.fixture
+def dance(tmp_path):
+    """A bright dot, whom the detector of these tests takes for a person, on its way."""
+    frames = np.stack([frame_with((90 + 4 * i, 60 + i, 255)) for i in range(7)])
+    video.write(tmp_path / "dance.mp4", frames, 30)
+    return tmp_path / "dance.mp4"
+
+
+def test_a_videos_poses_are_those_of_its_frames(dance, weights, tmp_path, capsys):
+    target = tmp_path / "found.poses.json"
+    arguments = [str(dance), "--weights", str(weights), "--output", str(target)]
+    assert extract.main(arguments) == 0
+    assert f"{target}: 7 frames of {dance}" in capsys.readouterr().out
+    pose, width, height, notes = files.read(target)
+    assert (width, height, notes) == (256, 192, ())
+    frames = np.stack([*video.iterate(dance, 1)])
+    expected = estimate.estimate(estimate.open_models(weights), frames)
+    seen = expected.body_score > 0
+    np.testing.assert_array_equal(pose.body_score > 0, seen)
+    np.testing.assert_allclose(pose.body[seen], expected.body[seen], atol=1e-9)
+    np.testing.assert_allclose(pose.body_score, expected.body_score, atol=1e-9)
+
+
+def test_several_sources_get_a_file_beside_each(dance, weights, tmp_path):
+    image.write_png(tmp_path / "ref.png", frame_with((100, 80, 255)))
+    sources = [str(dance), str(tmp_path / "ref.png")]
+    assert extract.main([*sources, "--weights", str(weights)]) == 0
+    assert files.read(tmp_path / "dance.poses.json").pose.num_frames == 7
+    assert files.read(tmp_path / "ref.poses.json").pose.num_frames == 1
+
+
+def test_what_cannot_be_done_is_one_sentence_and_leaves_nothing(dance, weights, tmp_path, capsys):
+    other, text = tmp_path / "dance.mov", tmp_path / "text.mp4"
+    other.write_bytes(dance.read_bytes())
+    text.write_text("hello")
+    there = tmp_path / "there.poses.json"
+    there.write_text(json.dumps({"kept": True}))
+    before = {path.name for path in tmp_path.iterdir()}
+    given = ["--weights", str(weights)]
+    for arguments, message in (
+        ([str(dance), str(text), "--output", "a.poses.json", *given], "one file for 2 sources"),
+        ([str(dance), str(other), *given], "as those of another source do"),
+        ([str(dance), "--output", str(other) + "ie", *given], "expected .json"),
+        ([str(there), "--output", str(there), *given], "is a file to read"),
+        ([str(text), "--output", str(there), *given], "text.mp4: not a video"),
+        ([str(tmp_path / "no.mp4"), *given], "no.mp4: no such"),
+        ([str(dance), "--weights", str(tmp_path)], "no detector.onnx and no whole_body.onnx"),
+    ):
+        assert extract.main(arguments) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert message in error and error.startswith("extract: ")
+    assert {path.name for path in tmp_path.iterdir()} == before
+    assert json.loads(there.read_text()) == {"kept": True}
+
+
+def test_a_run_that_is_interrupted_leaves_no_file(dance, weights, tmp_path, monkeypatch, capsys):
+    find, calls = estimate.detect, []
+
+    def interrupted(models, frame):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return find(models, frame)
+
+    monkeypatch.setattr(estimate, "detect", interrupted)
+    assert extract.main([str(dance), "--weights", str(weights)]) == 130
+    assert not list(tmp_path.glob("*.json")) and not list(tmp_path.glob(".*"))

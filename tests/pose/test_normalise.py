@@ -1,0 +1,151 @@
+"""Any mixture of the ways in which tools write keypoints is read as what was meant."""
+
+import numpy as np
+import pytest
+
+from dispose_jax.pose import normalise, people
+from tests.pose.poses import standing
+
+SIZE = (540, 960)
+FRAMES = np.repeat(np.arange(4), 2)
+
+
+def written(seed):
+    """Two people in four frames as a clean file has them, (8, 128, 3) in pixels, some points
+    absent."""
+    rng = np.random.default_rng(seed)
+    xy, score = people.flatten(standing(4, num_people=2, seed=seed))
+    points = np.concatenate([xy * SIZE, score[..., None]], -1).reshape(8, 128, 3)
+    points[rng.random((8, 128)) < 0.2] = 0
+    return points, rng
+
+
+def read(points):
+    return normalise.normalise(points, FRAMES, SIZE, "f.json")
+
+
+def expected(points):
+    return points / (*SIZE, 1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_list_has_a_unit_of_its_own(seed):
+    points, rng = written(seed)
+    mixed, fractions = points.copy(), rng.random((8, 4)) < rng.random()
+    for person, part in np.argwhere(fractions):
+        mixed[person, normalise.LISTS[part], :2] /= SIZE
+    found, notes = read(mixed)
+    np.testing.assert_allclose(found, expected(points), atol=1e-12)
+    assert len(notes) == fractions.any()
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("mark", [(0, 0), (-1, -1), (-0.5, -3)])
+def test_absent_points_are_told_by_their_place_or_their_confidence(seed, mark):
+    points, rng = written(seed)
+    missing = rng.random((8, 128)) < 0.3
+    points[missing] = 0
+    marked = points.copy()
+    marked[missing, :2] = mark
+    marked[missing, 2] = rng.choice([0, 0.5, 1], missing.sum())
+    np.testing.assert_allclose(read(marked).points, expected(points), atol=1e-12)
+    hidden = points.copy()
+    hidden[missing] = (77.0, 88.0, 0.0)
+    np.testing.assert_allclose(read(hidden).points, expected(points), atol=1e-12)
+
+
+def test_a_point_outside_on_one_side_stays():
+    points, _ = written(0)
+    points[0, 4] = (-30.0, 400.0, 1.0)
+    np.testing.assert_allclose(read(points).points[0, 4], (-30 / 540, 400 / 960, 1))
+
+
+@pytest.mark.parametrize("scale", [2.0, 3.7, 10.0, 255.0])
+def test_confidences_of_another_scale_are_clipped_and_it_is_said_once(scale):
+    points, _ = written(3)
+    points[..., 2] = np.where(points[..., 2] > 0, scale, 0)
+    found, notes = read(points)
+    assert set(np.unique(found[..., 2])) == {0.0, 1.0}
+    assert notes == (
+        f"its confidences go up to {scale:g}, expected 0 to 1; higher ones are taken for 1",
+    )
+
+
+def test_percent_are_hundredths():
+    points, _ = written(3)
+    percent = points.copy()
+    percent[..., 2] *= 100
+    found, notes = read(percent)
+    np.testing.assert_allclose(found, expected(points), atol=1e-12)
+    assert notes == (
+        f"its confidences go up to {percent[..., 2].max():g} and are taken for percent",
+    )
+
+
+def test_faces_in_percent_beside_bodies_of_another_scale():
+    points, _ = written(3)
+    mixed = points.copy()
+    mixed[:, 60:, 2] *= 100
+    found, notes = read(mixed)
+    np.testing.assert_allclose(found, expected(points), atol=1e-12)
+    assert len(notes) == 1
+    mixed[:, :18, 2] *= 3
+    assert len(read(mixed).notes) == 2
+
+
+def test_a_detectors_answers_a_little_above_one_are_left_alone():
+    points, _ = written(3)
+    points[0, :10, 2] *= 1.2 / points[0, :10, 2].max()
+    found, notes = read(points)
+    np.testing.assert_allclose(found, expected(points), atol=1e-12)
+    assert not notes
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_list_in_two_units_is_refused_or_its_strays_are_left_out_and_none_is_misplaced(seed):
+    points, rng = written(seed)
+    person, part = rng.integers(8), rng.integers(4)
+    one = points[person, normalise.LISTS[part]]
+    present = np.flatnonzero(one[:, 2] > 0)
+    changed = rng.choice(present, rng.integers(1, len(present)), replace=False)
+    mixed = points if rng.random() < 0.5 else expected(points)
+    mixed = mixed.copy()
+    to_fractions = mixed.max() > 2
+    for i in changed:
+        mixed[person, normalise.LISTS[part].start + i, :2] *= SIZE if not to_fractions else 1
+        mixed[person, normalise.LISTS[part].start + i, :2] /= SIZE if to_fractions else 1
+    try:
+        found, notes = read(mixed)
+    except ValueError as error:
+        assert f"f.json: frame {FRAMES[person]}: of the {normalise.LIST_NAMES[part]}'s" in str(
+            error
+        )
+        return
+    kept = found[..., 2] > 0
+    np.testing.assert_allclose(found[kept], expected(points)[kept], atol=1e-12)
+    lost = (expected(points)[..., 2] > 0) & ~kept
+    assert lost.sum() <= max(2, len(present) / 4) and any("left out" in note for note in notes)
+    assert lost[person].sum() == lost.sum()
+
+
+def test_a_hand_of_two_points_has_the_unit_of_its_body():
+    points, _ = written(5)
+    points[:, 18:] = 0
+    points[2, 20] = points[2, 21] = (300.0, 500.0, 1.0)
+    points[1, 20] = (0.5, 0.4, 1.0)  # in the corner of a picture in pixels, where no hand is
+    found, notes = read(points)
+    np.testing.assert_allclose(found[2, 20], (300 / 540, 500 / 960, 1))
+    assert not found[1, 20].any() and "1 of its points" in notes[0]
+
+
+def test_a_canvas_of_a_pixel_holds_fractions_as_pixels():
+    points, _ = written(0)
+    points[..., :2] /= SIZE
+    found, notes = normalise.normalise(points, FRAMES, (1, 1), "f.json")
+    np.testing.assert_array_equal(found, points)
+    assert not notes
+
+
+def test_nobody_at_all_is_nothing_to_normalise():
+    found, notes = normalise.normalise(np.zeros((0, 128, 3)), np.zeros(0, int), SIZE, "f.json")
+    assert found.shape == (0, 128, 3) and not notes
