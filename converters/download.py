@@ -40,6 +40,7 @@ class Item(NamedTuple):
     remote: str
     folder: str
     licence: str
+    size: str = ""  # for people, where the server is not asked
 
     @property
     def place(self) -> str:
@@ -71,7 +72,7 @@ def items(base: str, only: Sequence[str] = ()) -> list[Item]:
 
 
 def _item(row: releases.Release) -> Item:
-    return Item(row.name, row.repository, row.remote, row.download_to, row.licence)
+    return Item(row.name, row.repository, row.remote, row.download_to, row.licence, row.size)
 
 
 def by_hand(only: Sequence[str]) -> list[str]:
@@ -154,7 +155,9 @@ def _tell(wanted: Sequence[Item], known: dict[Item, hub.Remote | ValueError]) ->
     """Every file with its size and licence, the total, and what stands in the way."""
     for item in wanted:
         remote = known[item]
-        told = hub.size(remote.size) if isinstance(remote, hub.Remote) else "size not known"
+        told = item.size or "size not known"
+        if isinstance(remote, hub.Remote) and remote.size is not None:
+            told = hub.size(remote.size)
         print(f"{item.name}: {item.repository}/{item.remote}, {told}\n  licence: {item.licence}")
         if isinstance(remote, ValueError):
             print(f"  {remote}")

@@ -15,6 +15,7 @@ def clip(**changed):
         "reference": small.pictures(1)[0],
         "pose": small.pose(3),
         "skeletons": small.pictures(3),
+        "look": {},
         "shown": small.SIZE,
         "fps": Fraction(15),
         "fit": None,

@@ -301,7 +301,7 @@ def sample(model, params: dict, conditioning, noise, sampler: sampling.Sampler) 
     # Blocks of frames of every step; the last one repeats its last frame.
     blocks, num_frames = len(fused) // len(steps), noise.shape[1]
     whole = [
-        np.concatenate(fused[i : i + blocks], axis=2)[:, :, :num_frames]
+        np.concatenate(fused[i : i + blocks], axis=1)[:, :num_frames]
         for i in range(0, len(fused), blocks)
     ]
     return Run(np.asarray(latents), stack(steps), stack(whole), stack(outputs), residuals)

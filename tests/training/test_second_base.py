@@ -39,8 +39,11 @@ class Knows:
     def latents(self, posterior, key):
         return jnp.zeros((*posterior.shape[:-1], 4))
 
-    def condition(self, params, reference, skeletons, signals, key):
+    def condition_reference(self, params, reference, key):
         return Conditioning(context=jnp.ones((len(reference), 1, 1)))
+
+    def condition_frames(self, params, skeletons, signals):
+        return {}
 
     def unconditional(self, conditioning, drop):
         return conditioning
