@@ -229,7 +229,7 @@ class Transformer(nn.Module):
     def __call__(self, x: Array) -> Array:
         """x (b, l, c) -> the same shape."""
         for i in range(self.layers):
-            x = Layer(
+            x = TransformerLayer(
                 self.heads,
                 self.hidden,
                 self.activation,
@@ -240,7 +240,7 @@ class Transformer(nn.Module):
         return x
 
 
-class Layer(nn.Module):
+class TransformerLayer(nn.Module):
     """Self-attention and a two-layer perceptron, each after a norm and with a residual."""
 
     heads: int
@@ -253,12 +253,12 @@ class Layer(nn.Module):
     def __call__(self, x: Array) -> Array:
         """x (b, l, c) -> the same shape."""
         y = layer_norm(name="layer_norm1", dtype=self.dtype)(x)
-        x = x + SelfAttention(self.heads, self.causal, self.dtype, name="self_attn")(y)
+        x = x + ClipSelfAttention(self.heads, self.causal, self.dtype, name="self_attn")(y)
         y = layer_norm(name="layer_norm2", dtype=self.dtype)(x)
         return x + Perceptron(self.hidden, self.activation, self.dtype, name="mlp")(y)
 
 
-class SelfAttention(nn.Module):
+class ClipSelfAttention(nn.Module):
     """Multi-head attention with biases on all four projections."""
 
     heads: int

@@ -38,7 +38,7 @@ class ImageFeatures(NamedTuple):
     skip2: Array  # (b, h/2, w/2, decoder_width / 4)
 
 
-class Bottleneck(nn.Module):
+class DilatedBottleneck(nn.Module):
     """1x1, 3x3 (stride and dilation here), 1x1 to four times the width, plus the input."""
 
     width: int
@@ -99,7 +99,7 @@ class ImageEncoder(nn.Module):
             for j in range(depth):
                 # Unlike torchvision's dilated ResNet, the first block of a stage has the full
                 # dilation.
-                x = Bottleneck(
+                x = DilatedBottleneck(
                     self.width * 2**i,
                     stride if j == 0 else 1,
                     dilation,

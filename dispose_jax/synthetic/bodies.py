@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from dispose_jax.synthetic.shapes import Placement
+from dispose_jax.synthetic.shapes import PartPlacement
 
 Array = jax.Array
 
@@ -117,7 +117,7 @@ class Person:
     """A person's sizes and motion."""
 
     build: dict[str, Array]  # SIZES in picture heights, and "height", the person's own
-    placement: Placement  # (f, NUM_BODIES, ..)
+    placement: PartPlacement  # (f, NUM_BODIES, ..)
     joints: Array  # (f, 18, 2) in picture heights
 
 
@@ -219,6 +219,6 @@ def _place(build: dict[str, Array], motion: dict[str, Array], pelvis: Array) -> 
     origin, axes = zip(*bodies)
     return Person(
         build=build,
-        placement=Placement(jnp.stack(origin, 1), jnp.stack(axes, 1)),
+        placement=PartPlacement(jnp.stack(origin, 1), jnp.stack(axes, 1)),
         joints=jnp.stack([nose, neck, *arms, *legs, *eyes, *ears], 1),
     )

@@ -15,7 +15,7 @@ from flax import struct
 
 from dispose_jax.synthetic import appearance, shapes
 from dispose_jax.synthetic.bodies import GROUND, HEIGHTS, JOINT_BODIES, Dice, person
-from dispose_jax.synthetic.shapes import Placement, Shapes, Size
+from dispose_jax.synthetic.shapes import PartPlacement, Shapes, Size
 
 Array = jax.Array
 
@@ -25,7 +25,7 @@ class Scene:
     """A person in a room, before anything is painted; frame 0 is the reference."""
 
     shapes: Shapes
-    placement: Placement  # (f, ..)
+    placement: PartPlacement  # (f, ..)
     joints: Array  # (f, 18, 2) in picture heights
     room: appearance.Room
     aspect: Array  # (): width over height of what the picture shows

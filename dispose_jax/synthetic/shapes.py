@@ -19,7 +19,7 @@ NUM_WAVES = 2  # of a texture
 
 
 @struct.dataclass
-class Placement:
+class PartPlacement:
     """Where bodies are: picture point = origin + coordinates @ axes. The last body is the ground,
     at the identity."""
 
@@ -57,7 +57,7 @@ def pixel_centres(size: Size, aspect: Array) -> Array:
 
 
 def paint(
-    shapes: Shapes, placement: Placement, ground: Array, aspect: Array
+    shapes: Shapes, placement: PartPlacement, ground: Array, aspect: Array
 ) -> tuple[Array, Array]:
     """Shapes on a ground (h, w, 3): pictures (f, h, w, 3) in 0..1 and labels (f, h, w) int32.
 
@@ -86,7 +86,7 @@ def paint(
     return jnp.clip(jnp.moveaxis(planes, 1, -1), 0, 1), labels
 
 
-def flow(placement: Placement, labels: Array, aspect: Array) -> Array:
+def flow(placement: PartPlacement, labels: Array, aspect: Array) -> Array:
     """Where the points in the middle of frame 0's pixels go: (f, h, w, 2) pixels, frame 0 zero.
 
     labels (h, w): frame 0's, as `paint` gives them.

@@ -44,7 +44,7 @@ class NetworkNeeds(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """The needs of a step. Bytes are of each device.
 
     mesh: devices over data, fsdp and frames. clips: of a device, worked on at a time, of which a
@@ -86,7 +86,7 @@ class Plan:
         return self.static + self.batch + self.most
 
 
-def make(config) -> Plan:
+def make(config) -> StepPlan:
     """The plan of a config's training step. Raises ValueError as the run itself would."""
     train = config.train
     mesh = sharding.mesh_shape(train, jax.device_count())
@@ -107,7 +107,7 @@ def make(config) -> Plan:
     whole = min(most, flops.size(learnt))
     share = lambda count: -(-count // over_frames)
     phase = lambda stack: "backward" if "transpose(" in stack else "forward"
-    return Plan(
+    return StepPlan(
         mesh=mesh,
         clips=clips,
         accumulate=train.accumulate,
@@ -252,7 +252,7 @@ def _compiled(config) -> Iterator[str]:
     yield line("intermediate results", in_bytes(found.temp_size_in_bytes), note)
 
 
-def _lines(config, plan: Plan) -> Iterator[str]:
+def _lines(config, plan: StepPlan) -> Iterator[str]:
     train = config.train
     data, fsdp, over_frames = plan.mesh
     yield (

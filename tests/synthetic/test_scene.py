@@ -156,7 +156,7 @@ def test_a_reference_apart_has_its_own_stance():
 @pytest.mark.parametrize("columns_per_unit", [40, 20])  # the latter squeezes the picture
 def test_a_capsule_is_as_long_and_wide_as_it_says(columns_per_unit):
     size, aspect = (40, columns_per_unit * 3 // 2), jnp.float32(1.5)
-    placement = shapes.Placement(
+    placement = shapes.PartPlacement(
         origin=jnp.array([[[0.3, 0.5], [0.0, 0.0]]]),
         axes=jnp.broadcast_to(jnp.eye(2), (1, 2, 2, 2)),
     )

@@ -28,7 +28,7 @@ _AT_ONCE = 16  # clips drawn together
 _PEOPLE, _LIMBS = range(2)  # purposes of the key
 
 
-class Clip(NamedTuple):
+class TrialClip(NamedTuple):
     """What a model is given, and what it should make of it; f frames, frame 0 the reference."""
 
     reference: np.ndarray  # (h, w, 3) uint8
@@ -37,14 +37,14 @@ class Clip(NamedTuple):
     truth: Truth  # frames 1..
 
 
-def draw(config, count: int, num_frames: int) -> dict[str, list[Clip]]:
+def draw(config, count: int, num_frames: int) -> dict[str, list[TrialClip]]:
     """{"same", "cross"}: clips of so many frames of sample.height x sample.width.
 
     Clip i is the same however many are drawn; `data.apart` of them have a reference with a stance
     of its own, as in training.
     """
     size = config.sample.height, config.sample.width
-    made: dict[str, list[Clip]] = {name: [] for name in SETS}
+    made: dict[str, list[TrialClip]] = {name: [] for name in SETS}
     for start in range(0, count, _AT_ONCE):
         numbers = jnp.arange(start, start + _AT_ONCE)
         truth, other = _draw(config, numbers, num_frames, size)
@@ -79,10 +79,10 @@ def _poses(truth: scene.DrawnClip, other: np.ndarray, size, procedure: str) -> t
     return own, retarget.to_reference(procedure, own.at([0]), driving, **sizes).pose
 
 
-def _clip(truth: scene.DrawnClip, pose: Pose, skeleton) -> Clip:
+def _clip(truth: scene.DrawnClip, pose: Pose, skeleton) -> TrialClip:
     frames = levels.to_uint8(truth.frames)
     height, width = frames.shape[1:3]
-    return Clip(
+    return TrialClip(
         reference=frames[0],
         pose=pose,
         skeletons=skeletons.draw(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from dispose_jax.evaluation.ablation.clips import SETS
-from dispose_jax.evaluation.ablation.run import COPY, TRUTH, Results
+from dispose_jax.evaluation.ablation.run import COPY, TRUTH, AblationResults
 from dispose_jax.media import page
 
 PICTURE_SIDE = 128  # pixels that small pictures are enlarged to, about
@@ -15,7 +15,7 @@ LABEL = 200  # pixels: width of a row's name
 TURNS = 4  # how often the video shows its clips, which are short
 
 
-def sheet(results: Results) -> np.ndarray:
+def sheet(results: AblationResults) -> np.ndarray:
     """Clips of both sets, one below the other: a line of frames for the truth, every arm and the
     copy. (rows, columns, 3) uint8."""
     blocks = []
@@ -27,7 +27,7 @@ def sheet(results: Results) -> np.ndarray:
     return page.below(blocks)
 
 
-def movie(results: Results) -> Iterator[np.ndarray]:
+def movie(results: AblationResults) -> Iterator[np.ndarray]:
     """The same in motion, (1, rows, columns, 3) uint8 each: a line for every clip, beside each
     other the truth, every arm and the copy."""
     rows = _pictured(results)
@@ -46,13 +46,13 @@ def movie(results: Results) -> Iterator[np.ndarray]:
         yield page.below(blocks)[None]
 
 
-def _shown(results: Results) -> Iterator[tuple[str, int]]:
+def _shown(results: AblationResults) -> Iterator[tuple[str, int]]:
     """(set, clip) of the frames that were kept."""
     for kind in SETS:
         yield from ((kind, clip) for clip in range(len(results.pictures[kind][TRUTH])))
 
 
-def _pictured(results: Results) -> list[str]:
+def _pictured(results: AblationResults) -> list[str]:
     """Rows with pictures: the truth, every variant, the copy."""
     variants = dict.fromkeys(arm.variant for arm in results.arms)
     return [TRUTH, *variants, COPY]

@@ -25,7 +25,7 @@ SEARCH_SHARE, PATCH_SHARE = 8, 16
 _FAR = np.iinfo(np.int32).max
 
 
-class Metric(NamedTuple):
+class AblationMetric(NamedTuple):
     """How a number is called and read."""
 
     title: str
@@ -34,14 +34,14 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-    "figure_l1": Metric("L1 figure", "lower", 4),
-    "figure_psnr": Metric("PSNR figure, dB", "higher", 2),
-    "identity": Metric("colour error", "lower", 4),
-    "joint_error": Metric("joint error, px", "lower", 2),
-    "pck": Metric("PCK", "higher", 3),
-    "picture_l1": Metric("L1 picture", "lower", 4),
-    "picture_psnr": Metric("PSNR picture, dB", "higher", 2),
-    "flicker": Metric("flicker error", "lower", 4),
+    "figure_l1": AblationMetric("L1 figure", "lower", 4),
+    "figure_psnr": AblationMetric("PSNR figure, dB", "higher", 2),
+    "identity": AblationMetric("colour error", "lower", 4),
+    "joint_error": AblationMetric("joint error, px", "lower", 2),
+    "pck": AblationMetric("PCK", "higher", 3),
+    "picture_l1": AblationMetric("L1 picture", "lower", 4),
+    "picture_psnr": AblationMetric("PSNR picture, dB", "higher", 2),
+    "flicker": AblationMetric("flicker error", "lower", 4),
 }
 PRIMARY = ("figure_l1", "figure_psnr", "identity", "joint_error", "pck")
 

@@ -12,7 +12,7 @@ from dispose_jax import provenance
 from dispose_jax.evaluation.ablation import contact_sheet
 from dispose_jax.evaluation.ablation.clips import SETS
 from dispose_jax.evaluation.ablation.metrics import METRICS
-from dispose_jax.evaluation.ablation.run import Contrast, Results, contrasts, dropped
+from dispose_jax.evaluation.ablation.run import AblationResults, Contrast, contrasts, dropped
 from dispose_jax.evaluation.ablation.variants import CONTROLS
 from dispose_jax.media import image, output, video
 
@@ -21,7 +21,7 @@ FPS = 7  # of the video; drawn people have no clock of their own
 ARROWS = {"lower": "↓", "higher": "↑"}
 
 
-def write(folder: str | Path, results: Results) -> list[Path]:
+def write(folder: str | Path, results: AblationResults) -> list[Path]:
     """Write FILES into a folder, each whole or not at all, results.json last. Returns their paths.
 
     Raises OSError with one sentence.
@@ -35,7 +35,7 @@ def write(folder: str | Path, results: Results) -> list[Path]:
     return paths
 
 
-def numbers(results: Results, found: list[Contrast]) -> dict:
+def numbers(results: AblationResults, found: list[Contrast]) -> dict:
     """Every number of the evaluation and what it depended on, as plain JSON; NaN is null."""
     config, devices = results.arms[0].config, jax.devices()
     return {
@@ -73,7 +73,7 @@ def numbers(results: Results, found: list[Contrast]) -> dict:
     }
 
 
-def table(results: Results, found: list[Contrast]) -> str:
+def table(results: AblationResults, found: list[Contrast]) -> str:
     """The same for people, in Markdown: means of every row, then differences from the full
     model."""
     frames = results.arms[0].frames - 1
@@ -145,7 +145,7 @@ def _position(found: list[Contrast], row: str) -> int:
     return [one.row for one in found].index(row)
 
 
-def _row(results: Results, kind: str, row: str) -> list[str]:
+def _row(results: AblationResults, kind: str, row: str) -> list[str]:
     """The cells of one row's means; a standard deviation over seeds where there are several."""
     arms = {arm.variant: arm for arm in results.arms}
     owner = next((v for v in arms if row == v or row in CONTROLS.get(v, ())), None)

@@ -15,7 +15,7 @@ import numpy as np
 from dispose_jax.evaluation import statistics
 from dispose_jax.evaluation.ablation import clips as drawn_clips
 from dispose_jax.evaluation.ablation import metrics
-from dispose_jax.evaluation.ablation.clips import SETS, Clip
+from dispose_jax.evaluation.ablation.clips import SETS, TrialClip
 from dispose_jax.evaluation.ablation.metrics import METRICS, PRIMARY
 from dispose_jax.evaluation.ablation.variants import BASE, CONTROLS, FULL, Arm
 from dispose_jax.evaluation.statistics import Difference
@@ -31,7 +31,7 @@ Place = tuple[str, str, str]  # set, row, metric
 
 
 @dataclass
-class Results:
+class AblationResults:
     """What came out.
 
     scores: {set: {row: (seeds, clips, metrics)}}, metrics in the order of METRICS, NaN where there
@@ -71,7 +71,7 @@ def check(config, num_clips: int) -> None:
     image.check_size(config.sample.height, config.sample.width)
 
 
-def run(arms: Sequence[Arm], num_clips: int, say: Callable[[str], None] = print) -> Results:
+def run(arms: Sequence[Arm], num_clips: int, say: Callable[[str], None] = print) -> AblationResults:
     """Draw the clips, sample every arm, measure.
 
     Clips follow the first arm's config, which `check` accepts and which differs from the others'
@@ -80,7 +80,7 @@ def run(arms: Sequence[Arm], num_clips: int, say: Callable[[str], None] = print)
     config, num_frames = arms[0].config, arms[0].frames
     say(f"drawing {num_clips} clips of {num_frames} frames ...")
     sets = drawn_clips.draw(config, num_clips, num_frames)
-    results = Results(arms, num_clips)
+    results = AblationResults(arms, num_clips)
     for kind, clips in sets.items():
         collected = _Collected(clips)
         for i, arm in enumerate(arms):
@@ -99,7 +99,7 @@ def run(arms: Sequence[Arm], num_clips: int, say: Callable[[str], None] = print)
 class _Collected:
     """Scores of one set's clips as they come, and the frames to show."""
 
-    def __init__(self, clips: Sequence[Clip]):
+    def __init__(self, clips: Sequence[TrialClip]):
         self._clips = clips
         self._scores: dict[str, dict[int, list]] = {}
         self.pictures: dict[str, list[np.ndarray]] = {}
@@ -116,7 +116,7 @@ class _Collected:
         return {row: np.array(list(seeds.values())) for row, seeds in self._scores.items()}
 
 
-def _without_model(arm: Arm, clips: Sequence[Clip]) -> Iterator[tuple[str, int, np.ndarray]]:
+def _without_model(arm: Arm, clips: Sequence[TrialClip]) -> Iterator[tuple[str, int, np.ndarray]]:
     """Rows that no arm takes part in but with its autoencoder: bounds for the others."""
     through = arm.through_codec(clips)
     for i, clip in enumerate(clips):
@@ -129,7 +129,7 @@ def _without_model(arm: Arm, clips: Sequence[Clip]) -> Iterator[tuple[str, int, 
         yield TRUTH, i, true
 
 
-def _driving(clips: Sequence[Clip]) -> np.ndarray:
+def _driving(clips: Sequence[TrialClip]) -> np.ndarray:
     """How far the poses that drive are from the true ones, where joints are visible: the part of
     the joint error that no model can make good. (1, clips, metrics), NaN but for joints."""
     scores = np.full((1, len(clips), len(METRICS)), np.nan)
@@ -165,7 +165,7 @@ class Contrast:
         )
 
 
-def contrasts(results: Results) -> list[Contrast]:
+def contrasts(results: AblationResults) -> list[Contrast]:
     """Full minus every other row that a model made, by the primary metrics; none without full."""
     if FULL not in results.rows:
         return []
@@ -188,7 +188,7 @@ def contrasts(results: Results) -> list[Contrast]:
     ]
 
 
-def dropped(results: Results) -> list[tuple[str, str]]:
+def dropped(results: AblationResults) -> list[tuple[str, str]]:
     """(set, metric) where a copy of the reference is better than the base: no measure of
     quality there."""
     if BASE not in results.rows:

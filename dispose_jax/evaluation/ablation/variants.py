@@ -12,12 +12,12 @@ from functools import lru_cache, partial
 from math import prod
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dispose_jax import control_signals, sampling
-from dispose_jax.evaluation.ablation.clips import Clip
+from dispose_jax.evaluation.ablation.clips import TrialClip
 from dispose_jax.models import networks, registry
+from dispose_jax.ops.levels import to_float
 from dispose_jax.types import ControlSignals, Params
 from dispose_jax.weights import RANDOM, Weights, offered
 
@@ -107,7 +107,7 @@ class Arm:
         """How many numbers DisPose adds to the base."""
         return sum(self.parameters.get(name, 0) for name in STAGES["dispose"])
 
-    def sample(self, clips: Sequence[Clip]) -> Iterator[tuple[str, int, np.ndarray]]:
+    def sample(self, clips: Sequence[TrialClip]) -> Iterator[tuple[str, int, np.ndarray]]:
         """(row, clip number, frames (f - 1, h, w, 3) uint8) of the arm and its controls.
 
         Noise depends on the config's seed and the clip alone, so it is the same for every arm.
@@ -131,7 +131,7 @@ class Arm:
                 wrong = clip._replace(reference=clips[other].reference)
                 yield OTHER_REFERENCE, i, self._frames(params, wrong, None, i)
 
-    def through_codec(self, clips: Sequence[Clip]) -> Iterator[np.ndarray]:
+    def through_codec(self, clips: Sequence[TrialClip]) -> Iterator[np.ndarray]:
         """The true frames through the autoencoder alone: what a perfect model would give."""
         params = self.weights.load(["vae"])
         for i, clip in enumerate(clips):
@@ -142,14 +142,14 @@ class Arm:
             latents = _encode(self.model, params, frames, self._key(i, _LATENTS))
             yield self._decode(params, latents)
 
-    def _signals(self, params: Params, clip: Clip, i: int) -> ControlSignals | None:
+    def _signals(self, params: Params, clip: TrialClip, i: int) -> ControlSignals | None:
         if self.variant == BASE:
             return None
         key = self._key(i, _SIGNALS)
         return control_signals.for_sampling(self.recipe, params, clip.reference, clip.pose, key)
 
     def _frames(
-        self, params: Params, clip: Clip, signals: ControlSignals | None, i: int
+        self, params: Params, clip: TrialClip, signals: ControlSignals | None, i: int
     ) -> np.ndarray:
         model = self.model
         # A clip is one window: more devices would have nothing to do.
@@ -197,7 +197,7 @@ def shuffle(signals: ControlSignals, rng: np.random.Generator) -> ControlSignals
 @partial(jax.jit, static_argnums=0)
 def _encode(model, params: Params, frames, key):
     """Frames (1, f, h, w, 3) uint8 -> a draw of the latents that a model learns to make."""
-    pictures = frames.astype(jnp.float32) / 127.5 - 1
+    pictures = to_float(frames)
     return model.latents(model.encode(params, pictures), key)
 
 
