@@ -64,11 +64,12 @@ def frames(path: str | os.PathLike, wanted: Callable[[int], bool]) -> Iterator[n
     The others are decoded but never converted. Raises ValueError where the size changes.
     """
     with opened(path) as (container, stream):
-        first = None
+        view = first = None
         for i, frame in enumerate(_decoded(container, stream, [])):
-            first = _check_size(path, frame, stream.sample_aspect_ratio, first)
+            view = view or shown.view(frame, stream.sample_aspect_ratio)
+            first = _check_size(path, frame, view, first)
             if wanted(i):
-                yield shown.picture(frame, stream.sample_aspect_ratio)
+                yield shown.picture(frame, view)
 
 
 def scan(path: str | os.PathLike, most: int | None = None) -> Scan:
@@ -89,12 +90,13 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
     with opened(path) as (container, stream):
         stated = stream.average_rate or stream.guessed_rate
         length = stream.duration and stream.duration * stream.time_base
-        times, first, notes = [], None, []
+        times, view, first, notes = [], None, None, []
         for frame in _decoded(container, stream, notes):
             # Without a time of its own the decoding time is as good; AVI has nothing else.
             stamp = frame.pts if frame.pts is not None else frame.dts
             times.append(np.nan if stamp is None else float(stamp * frame.time_base))
-            first = _check_size(path, frame, stream.sample_aspect_ratio, first)
+            view = view or shown.view(frame, stream.sample_aspect_ratio)
+            first = _check_size(path, frame, view, first)
             if len(times) == 1 and (name := shown.hdr(frame)):
                 notes.append(f"holds high dynamic range ({name}), which is brought into BT.709")
             if len(times) == most:
@@ -228,11 +230,11 @@ def _promised(times: np.ndarray, stated: Fraction | None, length: Fraction | Non
 def _check_size(
     path: str | os.PathLike,
     frame: av.VideoFrame,
-    aspect: Fraction | None,
+    view: shown.View,
     first: tuple[int, int] | None,
 ) -> tuple[int, int]:
     """The frame's shown size; a ValueError where it is another than the first one's."""
-    found = shown.size(frame, aspect)
+    found = shown.size(frame, view)
     if found[0] * found[1] > MOST_PIXELS:
         raise ValueError(
             f"{path}: pictures of {found[1]} x {found[0]} pixels are too large; scale the video "

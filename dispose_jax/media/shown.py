@@ -42,7 +42,26 @@ class Turn(NamedTuple):
     flip_columns: bool = False
 
 
-def turn(frame: av.VideoFrame) -> Turn:
+class View(NamedTuple):
+    """What a video's first frame says of how all of them are shown."""
+
+    turn: Turn
+    aspect: Fraction  # width of a stored pixel over its height
+
+
+def view(frame: av.VideoFrame, aspect: Fraction | None) -> View:
+    """The view of a video by its first frame and the stream's sample aspect ratio, None or absurd
+    for square pixels.
+
+    Not asked of every frame: looking at side data keeps a frame in memory until the garbage
+    collector runs.
+    """
+    if not aspect or not 1 / MOST_STRETCH <= aspect <= MOST_STRETCH:
+        aspect = Fraction(1)
+    return View(_turn(frame), aspect)
+
+
+def _turn(frame: av.VideoFrame) -> Turn:
     """What a frame's display matrix asks for: the nearest of the eight turns and mirrors.
 
     Stored (x, y) are shown at (a x + c y, b x + d y) and a shift; a scale in it is part of the
@@ -57,16 +76,15 @@ def turn(frame: av.VideoFrame) -> Turn:
     return Turn()
 
 
-def size(frame: av.VideoFrame, aspect: Fraction | None) -> tuple[int, int]:
-    """Height and width of the picture that `picture` gives; aspect: width of a stored pixel over
-    its height, None or absurd for square."""
-    height, width = frame.height, _square_width(frame.width, aspect)
-    return (width, height) if turn(frame).transpose else (height, width)
+def size(frame: av.VideoFrame, view: View) -> tuple[int, int]:
+    """Height and width of the picture that `picture` gives."""
+    height, width = frame.height, _square_width(frame.width, view.aspect)
+    return (width, height) if view.turn.transpose else (height, width)
 
 
-def picture(frame: av.VideoFrame, aspect: Fraction | None) -> np.ndarray:
+def picture(frame: av.VideoFrame, view: View) -> np.ndarray:
     """A frame as it is shown, (h, w, 3) uint8 RGB."""
-    size = {"width": _square_width(frame.width, aspect), "height": frame.height}
+    size = {"width": _square_width(frame.width, view.aspect), "height": frame.height}
     colours = _colours(frame)
     if colours is None:
         result = frame.to_ndarray(format="rgb24", **size)
@@ -76,7 +94,7 @@ def picture(frame: av.VideoFrame, aspect: Fraction | None) -> np.ndarray:
         levels = frame.to_ndarray(format="rgb48le", **size)
         levels = ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
         result = np.asarray(Image.fromarray(levels).filter(_table(*colours)))
-    transpose, flip_rows, flip_columns = turn(frame)
+    transpose, flip_rows, flip_columns = view.turn
     if transpose:
         result = result.transpose(1, 0, 2)
     return np.ascontiguousarray(result[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1])
@@ -87,9 +105,7 @@ def hdr(frame: av.VideoFrame) -> str | None:
     return HDR_NAMES.get(int(frame.color_trc))
 
 
-def _square_width(width: int, aspect: Fraction | None) -> int:
-    if not aspect or not 1 / MOST_STRETCH <= aspect <= MOST_STRETCH:
-        return width
+def _square_width(width: int, aspect: Fraction) -> int:
     return max(1, round(width * aspect))
 
 
