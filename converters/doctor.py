@@ -90,7 +90,7 @@ def check_weights(folder: str | Path, networks: Mapping[str, Network], base: str
     known |= {part for path in known if shards.is_split(path) for part in _parts(path)}
     others = [p for p in _walk(Path(folder)) if p not in known and p.suffix in _SUFFIXES]
     others = [path for path in others if shards.whole_name(path) is not None]
-    keys = {row: _keys(row, networks) for row in needed} if others else {}
+    keys = [(row, _keys(row, networks)) for row in needed] if others else []
     findings += [_identify(path, keys, Path(folder), found) for path in others]
     return findings
 
@@ -174,7 +174,7 @@ def _keys(row: Release, networks: Mapping[str, Network]) -> set[str]:
 
 
 def _identify(
-    path: Path, keys: Mapping[Release, set[str]], folder: Path, found: Mapping[str, Path]
+    path: Path, keys: list[tuple[Release, set[str]]], folder: Path, found: Mapping[str, Path]
 ) -> Finding:
     """What a file that no row expects is, by the names of its tensors."""
     try:
@@ -185,13 +185,13 @@ def _identify(
     if merged:
         detail = f"{path}: a merged single file as ComfyUI loads it ({', '.join(merged)})"
         return Finding(path.name, "unknown", f"{detail}, which is not read; leave it where it is")
-    shares = {row: len(names & tensors) / len(names) for row, names in keys.items()}
-    best = max(shares, key=shares.get, default=None)
+    shares = [(len(names & tensors) / len(names), row) for row, names in keys]
+    share, best = max(shares, key=lambda pair: pair[0], default=(0.0, None))
     detail = f"{path}: {len(tensors)} tensors of no release known here"
-    if best is not None and shares[best] > 0.5:
+    if best is not None and share > 0.5:
         held = found.get(best.name, folder / best.file)
         todo = f"not used, as {held} is there" if held.exists() else "move it there"
-        detail = f"{path}: {shares[best]:.0%} of the tensors of {best.file}; {todo}"
+        detail = f"{path}: {share:.0%} of the tensors of {best.file}; {todo}"
     return Finding(path.name, "unknown", detail)
 
 

@@ -29,9 +29,9 @@ STORAGES = {
 }
 _DTYPE_NAMES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8")
 _DTYPE_NAMES += ("uint8", "bool")
-_MAX_OPCODES = 1_000_000  # a state dict of 1500 tensors needs 60 thousand
+_MAX_OPCODES = 500_000  # a state dict of 1500 tensors needs 60 thousand
 _MAX_RANK = 32  # of a tensor, as NumPy's
-_MAX_COPIED = 2_000_000  # items that calls copy, in all: a list may be handed to many calls
+_MAX_COPIED = 200_000  # items that calls copy, in all: a list may be handed to many calls
 
 
 class Storage(NamedTuple):

@@ -10,6 +10,7 @@ nothing in them is executed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -172,6 +173,17 @@ class PreparedClips:
             if len(self._readers) > OPEN_FILES:
                 self._readers.popitem(last=False)
         return reader
+
+
+def digest(folder: str | os.PathLike) -> str:
+    """What tells a set from another wherever it lies: its meta.json, and the names and sizes of its
+    files. Raises ValueError if it cannot be read."""
+    read_meta(folder)
+    folder = Path(folder)
+    names = sorted(name for name in os.listdir(folder) if _count(name) is not None)
+    lines = [f"{name} {(folder / name).stat().st_size}" for name in names]
+    content = (folder / META).read_text() + "\n".join(lines)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def describe(config, *, flow: str, features: bool, latents: bool, weights: Mapping) -> dict:

@@ -14,6 +14,7 @@ from typing import IO
 import jax
 
 from dispose_jax import provenance, settings
+from dispose_jax.data import records
 from dispose_jax.media import output
 
 CONFIG, ABOUT, LOCK = "config.json", "run.json", ".lock"
@@ -31,7 +32,8 @@ TOLD = ("sample.conditioning_fps", "sample.motion_bucket", "sample.control_scale
 def claim(workdir: Path, config, weights: Mapping[str, str]) -> IO:
     """Make the directory, or check that it belongs to this run, and note that it is worked in.
 
-    weights: {network: digest} of those that come from bundles. Returns an open file: closing it
+    weights: {network: digest} of those that come from bundles. A prepared set may have moved, but
+    has to be the same one. Returns an open file: closing it
     frees the directory. Raises ValueError if it holds something else, a run whose settings or
     weights differ, or one that is going on.
     """
@@ -47,16 +49,22 @@ def claim(workdir: Path, config, weights: Mapping[str, str]) -> IO:
             raise ValueError(f"--workdir {workdir}: holds something that is no run; name another")
         lock = _lock(workdir)
         try:
-            starts = []
+            starts, prepared = [], _set(config)
             if (workdir / CONFIG).exists():
-                starts = _check(workdir, config, weights)
-            about = {"weights": weights, "starts": [*starts, _start()]}
+                starts = _check(workdir, config, weights, prepared)
+            about = {"weights": weights, "set": prepared, "starts": [*starts, _start()]}
             output.write_json(workdir / ABOUT, about)
             output.write_json(workdir / CONFIG, json.loads(config.to_json(), parse_constant=str))
         except BaseException:
             lock.close()
             raise
     return lock
+
+
+def _set(config) -> str | None:
+    """The digest of the prepared set that a config trains on."""
+    is_set = config.data.source not in ("", "synthetic") and Path(config.data.source).is_dir()
+    return records.digest(config.data.source) if is_set else None
 
 
 def _lock(workdir: Path) -> IO:
@@ -100,22 +108,27 @@ def git_revision() -> str | None:
         return None
 
 
-def _check(workdir: Path, config, weights: Mapping) -> list[dict]:
+def _check(workdir: Path, config, weights: Mapping, prepared: str | None) -> list[dict]:
     """The starts of the directory's run. Raises ValueError unless it is this one."""
     try:
         known = dict(settings.leaves(json.loads((workdir / CONFIG).read_text())))
         about = json.loads((workdir / ABOUT).read_text())
         known_weights, starts = dict(about["weights"]), list(about["starts"])
+        known_set = about.get("set")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{workdir}: its {CONFIG} or {ABOUT} cannot be read ({error}); name another --workdir"
         ) from error
     new = dict(settings.leaves(json.loads(config.to_json(), parse_constant=str)))
+    if known_set and known_set == prepared:
+        known["data.source"] = new["data.source"]  # wherever it lies now
     changed = [
         f"{name} was {known.get(name)!r}, is {new.get(name)!r}"
         for name in sorted({*known, *new})
         if known.get(name) != new.get(name) and not _free(name)
     ]
+    if known_set and prepared and known_set != prepared:
+        changed.append(f"the prepared set {config.data.source} is another one or was changed")
     for name in sorted({*known_weights, *weights}):
         if known_weights.get(name) != weights.get(name):
             changed.append(f"the weights of {name} are others")

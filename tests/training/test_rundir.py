@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from dispose_jax.data import records
 from dispose_jax.training import rundir
 from tests.training import toy
 
@@ -113,3 +114,21 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(claim, tmp_path, monkey
     monkeypatch.setattr(rundir.output, "write_json", full)
     with pytest.raises(OSError, match="run: cannot write this file: No space left on device"):
         claim()
+
+
+def test_a_prepared_set_may_move_but_not_change(claim, tmp_path):
+    def made(name, size=5):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / records.META).write_text(json.dumps({"format": records.FORMAT}))
+        (folder / records.file_name("a.mp4", 3)).write_bytes(bytes(size))
+        return lambda config: config.data.update({"source": str(folder)})
+
+    claim(made("set"))
+    (tmp_path / "set").rename(tmp_path / "moved")
+    claim(lambda config: config.data.update({"source": str(tmp_path / "moved")}))
+    assert read(tmp_path, rundir.CONFIG)["data"]["source"] == str(tmp_path / "moved")
+    with pytest.raises(ValueError, match="the prepared set .*other is another one or was changed"):
+        claim(made("other", size=6))
+    with pytest.raises(ValueError, match="data.source was .*moved', is 'synthetic'"):
+        claim(lambda config: config.data.update({"source": "synthetic"}))
