@@ -88,18 +88,21 @@ class Weights:
         place = lambda x: jax.device_put(x, sharding)
         return {name: jax.tree.map(place, self._on_host(name)) for name in own}
 
+    def read(self, name: str) -> Params:
+        """A network's weights on the host as they are: views of the mapped file in its types, or
+        random ones in float32."""
+        if name in self.random:
+            return jax.device_get(networks.random({name: self._built[name]}, self._seed)[name])
+        return bundle.load(self.folders, [name], **self._belongs)[name]
+
     def _on_host(self, name: str) -> Params:
-        """A network's weights: views of the mapped file, or copies that are kept where they are
-        random or the file has another type."""
+        """A network's weights in the type that it computes in: views of the mapped file, or copies
+        that are kept where they are random or the file has another type."""
         if name not in self._kept:
-            network = self._built[name]
-            if name in self.random:
-                tree = jax.device_get(networks.random({name: network}, self._seed)[name])
-            else:
-                tree = bundle.load(self.folders, [name], **self._belongs)[name]
+            dtype = self._built[name].dtype
             # On the host, as every shape of a tensor would be a program on a device.
-            cast = lambda x: np.asarray(x).astype(network.dtype, copy=False)
-            self._kept[name] = jax.tree.map(cast, tree)
+            cast = lambda x: np.asarray(x).astype(dtype, copy=False)
+            self._kept[name] = jax.tree.map(cast, self.read(name))
         return self._kept[name]
 
     @property

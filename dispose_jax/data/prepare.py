@@ -135,7 +135,8 @@ def _tools(
     held = {name for folder in given for name in bundle.describe(folder)["networks"]}
     source = _flow_source(config, held)
     dtype = networks.compute_dtype(config.train.dtype)
-    parts = networks.build(config, dtype) | {"raft": networks.flow_network(dtype)}
+    # The flow's are positions, which half precision would round to halves of a pixel.
+    parts = networks.build(config, dtype) | {"raft": networks.flow_network()}
     wanted = {"vae"} if latents else set()
     wanted |= {"raft"} if source == "raft" else set()
     if config.control.points and held.issuperset(DIFT_NETWORKS):
@@ -156,7 +157,10 @@ def _tools(
     )
     owners = bundle.owners(given, parts, model=config.model, quirks=config.quirks) if parts else {}
     made_with = {
-        name: {key: entry[key] for key in ("sha256", "source")}
+        name: {
+            **{key: entry[key] for key in ("sha256", "source")},
+            "computed_in": jnp.dtype(parts[name].dtype).name,
+        }
         for name, (_, entry) in owners.items()
     }
     if store.pose_folder is not None:

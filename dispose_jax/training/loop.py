@@ -114,9 +114,17 @@ def start(
             copy_add_embedding=run.config.train.copy_add_embedding,
             start=run.config.train.start,
         )
-        params = sharding.place(params, run.place(params))
+        # What learns is kept in float32, whatever it is read in and computes in.
+        params = sharding.place(params, run.place(shapes.params), np.float32)
         current = jax.jit(create, out_shardings=run.place(shapes))(params)
-    return current, sharding.place(frozen, run.place(frozen))
+    return current, {name: _placed(run, name, tree) for name, tree in frozen.items()}
+
+
+def _placed(run: Run, name: str, tree: Params) -> Params:
+    """A frozen network on the mesh, in the type that it computes in."""
+    dtype = run.networks[name].dtype
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), tree)
+    return sharding.place(tree, run.place(shapes), dtype)
 
 
 def open_weights(run: Run) -> Weights | None:
@@ -138,13 +146,15 @@ def open_weights(run: Run) -> Weights | None:
 
 
 def load(run: Run, weights: Weights | None) -> tuple[Params, Params]:
-    """Weights on the host: the frozen networks, and those that trainable ones start from."""
+    """Weights on the host as the files have them: the frozen networks, and those that trainable
+    ones start from."""
     if weights is None:
         return {}, {}
     if weights.random:
         run.say(f"random weights: {', '.join(weights.random)}")
     frozen, known = _from_bundles(run)
-    return jax.device_get(weights.load(frozen)), jax.device_get(weights.load(known))
+    read = lambda names: {name: weights.read(name) for name in names}
+    return read(frozen), read(known)
 
 
 def _from_bundles(run: Run) -> tuple[list[str], list[str]]:

@@ -83,12 +83,15 @@ def of_tree(mesh: Mesh, tree, smallest: float):
     return jax.tree.map(rule, tree)
 
 
-def place(tree, shardings):
-    """Put host arrays, the same in every process, on their devices."""
+def place(tree, shardings, dtype=None):
+    """Put host arrays, the same in every process, on their devices, cast to dtype if given.
+
+    One tensor at a time, and of it what each device holds: views of mapped files are read then.
+    """
 
     def put(x, sharding):
-        x = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+        part = lambda index: np.asarray(x[index], dtype)
+        return jax.make_array_from_callback(x.shape, sharding, part)
 
     return jax.tree.map(put, tree, shardings)
 

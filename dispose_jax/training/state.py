@@ -7,6 +7,7 @@ the others are frozen in the type that they compute in.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping
 
 import jax
@@ -66,27 +67,28 @@ def initial(
     control_start: str = "unet",
     start: str = "released",
 ) -> Params:
-    """Parameters that training starts from, float32: given ones, else initialised from the seed.
+    """Parameters that training starts from, on the host: given ones as they are, others initialised
+    in float32 from the seed and their network's name.
 
-    given: {network: tree}, frozen networks included. A ControlNet that is not given starts as a
-    copy of the encoder of the U-Net control_start; copy_add_embedding: the part that embeds fps and
-    the like too, which the released initialisation leaves random. start: how fresh networks begin,
-    as PyTorch's would ("released") or as `shallow` ones.
+    given: {network: tree}, frozen networks included; its arrays are passed on. A ControlNet that is
+    not given starts as a copy of the encoder of the U-Net control_start; copy_add_embedding: the
+    part that embeds fps and the like too, which the released initialisation leaves random. start:
+    how fresh networks begin, as PyTorch's would ("released") or as `shallow` ones.
     """
     params = {}
-    for i, name in enumerate(trainable):
+    for name in trainable:
         if name in given:
             params[name] = given[name]
             continue
         # This kind of key compiles several times faster, and here only the distribution matters.
-        key = jax.random.key(np.uint32(seed + i), impl="unsafe_rbg")
-        params[name] = jax.jit(networks[name].init)(key)["params"]
-        if start == "shallow":
-            params[name] = shallow(params[name])
+        key = jax.random.key(np.uint32(seed), impl="unsafe_rbg")
+        key = jax.random.fold_in(key, zlib.crc32(name.encode()))  # whatever else learns
+        fresh = jax.jit(networks[name].init)(key)["params"]
+        params[name] = jax.device_get(shallow(fresh) if start == "shallow" else fresh)
     unet = {**given, **params}.get(control_start)
     if "controlnet" in trainable and "controlnet" not in given and unet is not None:
         params["controlnet"] = from_unet(params["controlnet"], unet, copy_add_embedding)
-    return jax.tree.map(lambda x: np.asarray(x, np.float32), params)
+    return params
 
 
 def shallow(params: Params) -> Params:

@@ -309,7 +309,11 @@ def test_weights_add_point_features_and_latents(tmp_path, weights, light_network
     meta = records.check(out, config)
     assert meta["weights"].keys() == {"vae", *prepare.DIFT_NETWORKS}
     digest = bundle.describe(weights)["networks"]["vae"]["sha256"]
-    assert meta["weights"]["vae"] == {"sha256": digest, "source": "here"}
+    assert meta["weights"]["vae"] == {
+        "sha256": digest,
+        "source": "here",
+        "computed_in": "float32",
+    }
     config.model.vae.latent_channels = 8
     with pytest.raises(ValueError, match="posterior.model.latent_channels is 4 there, 8 here"):
         records.check(out, config)
@@ -323,6 +327,10 @@ def test_the_weights_decide_where_the_flow_comes_from(weights):
         tools, made_with = prepare._tools(config, (str(weights),), False, say)
         assert made_with["flow"] == expected and tools.chained == (expected == "dis")
         assert ("raft" in made_with) == (expected == "raft")
+    config.train.dtype = "bfloat16"  # as on a GPU
+    _, made_with = prepare._tools(config, (str(weights),), False, say)
+    assert made_with["raft"]["computed_in"] == "float32", "flow is positions"
+    assert made_with["dift_unet"]["computed_in"] == "bfloat16"
     config.data.flow = "raft"
     with pytest.raises(ValueError, match="data.flow is 'raft', but --weights holds no raft"):
         prepare._tools(config, (), False, say)

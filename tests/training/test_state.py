@@ -86,7 +86,7 @@ def test_given_weights_win_over_copies_and_fresh_ones(built, unet):
     )
     ours, theirs = flat(started["controlnet"]), flat(held["controlnet"])
     for path in theirs:
-        assert ours[path].dtype == np.float32, "what learns is kept in float32"
+        assert ours[path].dtype == theirs[path].dtype, "what learns is read as the file has it"
         np.testing.assert_array_equal(ours[path], theirs[path])
 
 
@@ -97,6 +97,14 @@ def test_fresh_weights_follow_from_the_seed(built):
     one, same, other = draw(4), draw(4), draw(5)
     jax.tree.map(np.testing.assert_array_equal, one, same)
     assert any(np.any(x != y) for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other)))
+
+
+def test_fresh_weights_follow_from_the_network_s_name_whatever_else_learns(built):
+    """Ablations that leave out a network share the start of the others. The seed is the largest."""
+    most = 2**32 - 1
+    draw = lambda *names: state.initial(built, names, {}, seed=most, copy_add_embedding=True)
+    alone, both = draw("point_encoder"), draw("motion_encoder", "point_encoder")
+    jax.tree.map(np.testing.assert_array_equal, alone["point_encoder"], both["point_encoder"])
 
 
 def test_a_shallow_autoencoder_begins_linear_and_with_quiet_latents(built):

@@ -1,0 +1,88 @@
+"""What learns is kept in float32 from the file on; what is frozen is cast once, and stays."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from dispose_jax.models import bundle
+from dispose_jax.models.networks import Network
+from dispose_jax.training import loop, step
+from dispose_jax.training.objectives import Objective
+from tests.training import toy
+
+
+class Layer(nn.Module):
+    """A product in bfloat16."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.features, dtype=jnp.bfloat16, name="layer")(x)
+
+
+def build(*_, **__):
+    part = lambda module, width: Network(
+        module, lambda key: module.init(key, jnp.zeros((1, width))), jnp.bfloat16
+    )
+    return {"vae": part(Layer(8), 3), "cmp": part(Layer(16), 8)}
+
+
+def objective(_, networks):
+    def loss(params, batch, key):
+        x = batch.frames.mean((1, 2, 3)) / 255
+        for name in ("vae", "cmp"):
+            x = networks[name].module.apply({"params": params[name]}, x)
+        return jnp.square(x.astype(jnp.float32) - 1).mean(), {}
+
+    return Objective(("vae", "cmp"), loss, lambda *_: np.zeros((1, 1, 3), np.uint8))
+
+
+@pytest.fixture(params=["float32", "float16"])
+def begun(request, monkeypatch, tmp_path):
+    """A run of eight devices that has read a bundle, and what the bundle's files hold."""
+    toy.install(monkeypatch.setattr)
+    monkeypatch.setattr(loop.networks, "build", build)
+    monkeypatch.setattr(loop.objectives, "build", objective)
+    config = toy.config(batch=8, warmup=0, learning_rate=1e-6)
+    config.train.mesh.update({"fsdp": 2, "smallest": 0.0})
+    rng = np.random.default_rng(0)
+    file = {
+        name: jax.tree.map(lambda x: rng.normal(size=x.shape).astype(request.param), network.shapes)
+        for name, network in build().items()
+    }
+    belongs = bundle.ModelDescription("svd", config.model, config.quirks, "toy")
+    bundle.write(
+        tmp_path / "bundle", file, belongs, dict.fromkeys(file, bundle.Origin("here", "none"))
+    )
+    run = loop.Run(config, (str(tmp_path / "bundle"),), tmp_path, continues=True, say=print)
+    source = toy.Noise(config)
+    nothing = SimpleNamespace(latest=None)
+    current, frozen = loop.start(run, loop.open_weights(run), nothing, source)
+    return SimpleNamespace(run=run, file=file, current=current, frozen=frozen, source=source)
+
+
+def test_masters_are_the_file_s_numbers_and_learn_in_float32(begun):
+    masters = begun.current.params["vae"]
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y), masters, begun.file["vae"])
+    assert {x.dtype for x in jax.tree.leaves(masters)} == {jnp.dtype(np.float32)}
+    run = begun.run
+    take = jax.jit(step.make_step(run.objective.loss, run.optimizer))
+    current = begun.current
+    for _ in range(2):
+        current, _ = take(current, begun.frozen, next(begun.source), jax.random.key(0))
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), current.params["vae"], masters)
+    # Far below the spacing of bfloat16 at these numbers: masters in it would not have moved.
+    assert all(0 < change < 1e-5 for change in jax.tree.leaves(moved))
+
+
+def test_what_is_frozen_is_cast_once_and_lies_in_shares(begun):
+    frozen = begun.frozen["cmp"]["layer"]["kernel"]
+    assert frozen.dtype == jnp.bfloat16
+    expected = begun.file["cmp"]["layer"]["kernel"].astype(jnp.bfloat16)
+    np.testing.assert_array_equal(frozen, expected)
+    assert frozen.addressable_shards[0].data.shape == (8, 8), "a share of fsdp on each device"
