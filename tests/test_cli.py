@@ -76,6 +76,9 @@ def test_main_receives_the_config_of_the_flag(start):
         ("stray", "unexpected argument 'stray'"),
         ("--config=absent.py", "absent.py: no such file"),
         ("--config.x=1", "--config.x: there is no such setting"),
+        ("--output=gs://bucket/a.mp4", "--output gs://bucket/a.mp4: only paths of this machine"),
+        ("--weights=a,s3://b/c", "--weights s3://b/c: only paths of this machine"),
+        ("--config.data.source=gs://b/set", "--config.data.source gs://b/set: only paths"),
     ],
 )
 def test_wrong_flags_end_with_code_2_before_main(start, argument, message):
@@ -100,6 +103,8 @@ def test_wrong_flags_end_with_code_2_before_main(start, argument, message):
             1,
             "out of memory: choose a smaller size",
         ),
+        (RuntimeError("Unable to initialize backend 'tpu': none"), 1, "JAX_PLATFORMS is '"),
+        (RuntimeError("Unknown backend: 'rocm' requested"), 1, "JAX_PLATFORMS is '"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line_without_traceback(start, error, code, line):

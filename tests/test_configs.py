@@ -211,6 +211,8 @@ def test_two_configs_share_no_mutable_state():
 def test_guided_released_weights_are_built_for_pairs_of_rows():
     config = svd.get_config()
     assert networks.context_group(config) == 2
+    config.sample.guidance_scale = 0.5  # between the halves: both are made
+    assert networks.context_group(config) == 2
     config.sample.guidance_scale = 1.0
     assert networks.context_group(config) == 1
     unet = networks.build(svd.get_config(), jnp.bfloat16)["unet"].module

@@ -104,7 +104,7 @@ def compute_dtype(name: str) -> DTypeLike:
 
 def context_group(config) -> int:
     """Adjacent batch rows that share the released context order: the two halves of guidance."""
-    guided = np.max(config.sample.guidance_scale) > 1
+    guided = np.any(np.asarray(config.sample.guidance_scale) != 1)
     return 2 if config.quirks.time_context_order == "released" and guided else 1
 
 

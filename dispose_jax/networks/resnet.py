@@ -78,8 +78,10 @@ class AlphaBlender(nn.Module):
         """Two arrays of one shape -> that shape."""
         start = nn.initializers.constant(0.0 if self.switched else 0.5)
         a = jax.nn.sigmoid(self.param("mix_factor", start, (1,)).astype(jnp.float32))
-        a = (1 - a if self.switched else a).astype(spatial.dtype)
-        return a * spatial + (1 - a) * temporal
+        a = 1 - a if self.switched else a
+        # In float32: weights rounded to bfloat16 would not add up to 1.
+        mixed = a * spatial.astype(jnp.float32) + (1 - a) * temporal.astype(jnp.float32)
+        return mixed.astype(spatial.dtype)
 
 
 class SpatioTemporalResnetBlock(nn.Module):

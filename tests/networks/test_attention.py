@@ -250,3 +250,14 @@ def test_the_blend_keeps_the_sigmoid_s_share_of_the_spatial_part(switched, kept)
     params = {"mix_factor": np.log(np.float32([0.8 / 0.2]))}
     ours = AlphaBlender(switched).apply({"params": params}, spatial, other)
     np.testing.assert_allclose(ours, kept * spatial + (1 - kept) * other, atol=1e-6)
+
+
+@pytest.mark.parametrize("switched", [False, True])
+def test_shares_of_a_blend_in_bfloat16_add_up_to_1(switched):
+    """Whatever is the same in both parts comes out unchanged."""
+    same = jnp.asarray(np.random.default_rng(0).normal(size=100), jnp.bfloat16)
+    for factor in (-3.0, -0.4, 0.3, 2.7):
+        params = {"mix_factor": np.array([factor], np.float32)}
+        blend = AlphaBlender(switched).apply({"params": params}, same, same)
+        assert blend.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(blend, same)
