@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jax.typing import DTypeLike
 from dispose_jax import control_signals
 from dispose_jax.correspondence import dift
 from dispose_jax.diffusion import guidance
+from dispose_jax.diffusion.plan import plan
 from dispose_jax.flops import flops, flops_by_module, in_bytes, in_flops, line, live_bytes, size
 from dispose_jax.media.image import check_size
 from dispose_jax.models import networks, registry
@@ -37,20 +39,14 @@ def report(config, num_frames: int, height: int, width: int, dtype: DTypeLike) -
     pixels; dtype: what the networks compute in. Raises ValueError for sizes off the grid and
     impossible windows or guidance.
     """
-    check_size(height, width)
     size_px = height, width
-    built = networks.build(config, dtype)
-    model = registry.build(config, built)
+    shapes = _shapes(config, num_frames, height, width, dtype)
+    built, model, params = shapes.built, shapes.model, shapes.params
+    signals, conditioning, latents = shapes.signals, shapes.conditioning, shapes.latents
     recipe = control_signals.build(config, built)
-    sample, made = config.sample, generated(model, num_frames)
-    plan = model.windows(made, sample.window, sample.overlap)
-    num_windows, window = plan.frames.shape
+    sample = config.sample
+    num_windows, window = _windows(config, shapes)
     halves = 2 if is_guided(config) else 1
-    params = {name: _params(network) for name, network in built.items()}
-
-    signals = signal_shapes(config, num_frames, height, width)
-    conditioning, encoding = condition_shapes(model, params, signals, num_frames, height, width)
-    latents = _struct((1, made, *model.latent_shape(height, width)), jnp.float32)
     stages = {
         "conditioning": model.stages["reference"],
         "diffusion features": recipe.dift_networks,
@@ -64,9 +60,7 @@ def report(config, num_frames: int, height: int, width: int, dtype: DTypeLike) -
     by_network = {name: amount // rows for name, amount in flops_by_module(call).items()}
     once = sum(by_network.values())
     step = num_windows * halves * once
-    work = _signal_flops(config, built, params, num_frames, height, width)
-    work |= {"conditioning": encoding, "denoising": sample.steps * step}
-    work["decoding"] = _decode(model, params, latents, sample.decode_chunk)
+    work = _work(config, shapes, once)
 
     traces = {
         "conditioning": _reference_jaxpr(model, of("conditioning"), height, width),
@@ -106,6 +100,71 @@ def report(config, num_frames: int, height: int, width: int, dtype: DTypeLike) -
     return "\n".join(lines)
 
 
+def flops_per_frame(config, num_frames: int, height: int, width: int, dtype: DTypeLike) -> float:
+    """FLOPs of a run per new frame; arguments and errors as of `report`."""
+    shapes = _shapes(config, num_frames, height, width, dtype)
+    return sum(_work(config, shapes, _once(config, shapes)).values()) / (num_frames - 1)
+
+
+class _Shapes(NamedTuple):
+    """Of what a run has."""
+
+    built: dict[str, Network]
+    model: Model
+    params: Params
+    signals: ControlSignals
+    conditioning: Conditioning
+    latents: jax.ShapeDtypeStruct
+    encoding: int  # FLOPs of what encodes the reference and the skeletons
+    clip: tuple[int, int, int]  # frames with the reference, height, width
+
+
+def _shapes(config, num_frames: int, height: int, width: int, dtype: DTypeLike) -> _Shapes:
+    check_size(height, width)
+    built = networks.build(config, dtype)
+    model = registry.build(config, built)
+    params = {name: _params(network) for name, network in built.items()}
+    signals = signal_shapes(config, num_frames, height, width)
+    conditioning, encoding = condition_shapes(model, params, signals, num_frames, height, width)
+    made = generated(model, num_frames)
+    latents = _struct((1, made, *model.latent_shape(height, width)), jnp.float32)
+    clip = num_frames, height, width
+    return _Shapes(built, model, params, signals, conditioning, latents, encoding, clip)
+
+
+def _windows(config, shapes: _Shapes) -> tuple[int, int]:
+    """How many windows there are, of how many frames."""
+    sample, made = config.sample, shapes.latents.shape[1]
+    return shapes.model.windows(made, sample.window, sample.overlap).frames.shape
+
+
+def _once(config, shapes: _Shapes, *, finest: bool = False) -> int:
+    """FLOPs of one window and half in a denoising call; finest: with an earlier call's deep
+    features."""
+    model, window = shapes.model, _windows(config, shapes)[1]
+    params = {
+        name: shapes.params[name] for name in model.stages["sampling"] if name in shapes.built
+    }
+    call = denoise_jaxpr(
+        model, params, shapes.conditioning, shapes.latents, 1, window, finest=finest
+    )
+    return sum(flops_by_module(call).values())
+
+
+def _work(config, shapes: _Shapes, once: int) -> dict[str, int]:
+    """FLOPs of each stage; once: see `_once`."""
+    sample, (num_windows, _) = config.sample, _windows(config, shapes)
+    calls = plan(shapes.model.schedule, sample, is_guided(config))
+    finest = 0 if all(call.fresh for call in calls) else _once(config, shapes, finest=True)
+    rows = sum(call.halves * (once if call.fresh else finest) for call in calls)
+    return {
+        **_signal_flops(config, shapes.built, shapes.params, *shapes.clip),
+        "conditioning": shapes.encoding,
+        "denoising": num_windows * rows,
+        "decoding": _decode(shapes.model, shapes.params, shapes.latents, sample.decode_chunk),
+    }
+
+
 def denoise_jaxpr(
     model: Model,
     params: Params,
@@ -113,10 +172,13 @@ def denoise_jaxpr(
     latents: jax.ShapeDtypeStruct,
     rows: int,
     window: int,
+    *,
+    finest: bool = False,
 ) -> Jaxpr:
     """The trace of model.denoise on `rows` windows of `window` frames, all arguments being shapes.
 
-    conditioning and latents (1, f, h/8, w/8, c) of the whole clip.
+    conditioning and latents (1, f, h/8, w/8, c) of the whole clip. finest: of a call that takes the
+    deep features of another one.
     """
 
     def call(params, conditioning, latents):
@@ -126,7 +188,11 @@ def denoise_jaxpr(
         return params, x, jnp.zeros(rows), many
 
     arguments = jax.eval_shape(call, params, conditioning, latents)
-    return jax.make_jaxpr(model.denoise)(*arguments).jaxpr
+    if not finest:
+        return jax.make_jaxpr(model.denoise)(*arguments).jaxpr
+    _, deep = jax.eval_shape(partial(model.denoise, keep=True), *arguments)
+    with_deep = lambda params, x, t, rows, deep: model.denoise(params, x, t, rows, deep=deep)
+    return jax.make_jaxpr(with_deep)(*arguments, deep).jaxpr
 
 
 def _params(network: Network) -> Params:

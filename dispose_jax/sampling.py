@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from dispose_jax.diffusion import feature_cache, guidance, solvers, windows
+from dispose_jax.diffusion import guidance, solvers, windows
+from dispose_jax.diffusion.plan import plan
 from dispose_jax.diffusion.solvers import Call
 from dispose_jax.models.protocol import Model, generated, generated_frames
 from dispose_jax.types import Array, Conditioning, ControlSignals, Params
@@ -69,7 +70,7 @@ def check(model: Model, num_frames: int, sampler: Sampler) -> None:
     made = generated(model, num_frames)
     model.windows(made, sampler.window, sampler.overlap)
     guidance.scales(sampler.guidance_scale, made)
-    solvers.calls(sampler.solver, model.schedule, sampler.steps)
+    plan(model.schedule, sampler, guided=True)
     if sampler.window_batch < 1:
         raise ValueError(f"sample.window_batch is {sampler.window_batch}: expected 1 or more")
 
@@ -185,26 +186,22 @@ def sample(
     windows, all by default. Raises ValueError for impossible windows, steps or guidance.
     """
     num_frames, schedule = noise.shape[1], model.schedule
-    plan = model.windows(num_frames, sampler.window, sampler.overlap)
+    tiles = model.windows(num_frames, sampler.window, sampler.overlap)
     scale = guidance.scales(sampler.guidance_scale, num_frames)
-    total = windows.total_weight(plan, num_frames)
-    calls = solvers.calls(sampler.solver, schedule, sampler.steps)
-    sigmas = schedule.sigmas(np.array([call.at for call in calls]))
-    guided = guidance.guided(sigmas, sampler.guidance_interval) & (scale != 1).any()
-    halves = np.where(guided, 2, 1).tolist()
-    fresh = [*feature_cache.computed(halves, sampler.cache_interval), True]
+    total = windows.total_weight(tiles, num_frames)
+    calls = plan(schedule, sampler, guided=(scale != 1).any())
 
     place = placement(devices)
-    network = WindowedNetwork(model, params, conditioning, plan, sampler.window_batch, place)
+    network = WindowedNetwork(model, params, conditioning, tiles, sampler.window_batch, place)
     x = np.asarray(schedule.start(noise, schedule.levels(sampler.steps)), np.float32)
     seen, clean = None, None  # by the call before
-    for i, call in enumerate(calls):
-        blend = network(x, call.at, halves[i], reuse=not fresh[i], keep=not fresh[i + 1])
+    for i, (call, halves, fresh, keep) in enumerate(calls):
+        blend = network(x, call.at, halves, reuse=not fresh, keep=keep)
         start = seen if call.again else None
         before = clean if call.again or call.weight else None
         seen = x
-        x, clean = _step(model, blend, x, total, scale, call, start, before, plan.frames.shape[1])
-        if calls[i + 1 : i + 2] and calls[i + 1].step == call.step:
+        x, clean = _step(model, blend, x, total, scale, call, start, before, tiles.frames.shape[1])
+        if i + 1 < len(calls) and calls[i + 1].call.step == call.step:
             continue
         if progress is not None:
             progress(call.step + 1, sampler.steps)

@@ -22,7 +22,7 @@ def scales(guidance_scale: float | tuple[float, float], num_frames: int) -> np.n
     return np.linspace(ends[0], ends[-1], num_frames, dtype=np.float32)
 
 
-def guided(sigmas: np.ndarray, interval: tuple[float, float]) -> np.ndarray:
+def inside(sigmas: np.ndarray, interval: tuple[float, float]) -> np.ndarray:
     """Where guidance is used, bool of the shape of sigmas: above the interval's low end, up to its
     high one (Kynkaanniemi et al. 2024). (0, inf) is everywhere.
 

@@ -31,5 +31,5 @@ def test_each_frame_moves_by_its_own_scale():
 def test_guidance_is_used_inside_the_interval_alone():
     sigmas = np.array([np.inf, 700.0, 5.0, 1.0, 0.2, 0.0])
     everywhere = [True, True, True, True, True, False]
-    assert guidance.guided(sigmas, (0.0, np.inf)).tolist() == everywhere
-    assert guidance.guided(sigmas, (0.2, 5.0)).tolist() == [False, False, True, True, False, False]
+    assert guidance.inside(sigmas, (0.0, np.inf)).tolist() == everywhere
+    assert guidance.inside(sigmas, (0.2, 5.0)).tolist() == [False, False, True, True, False, False]

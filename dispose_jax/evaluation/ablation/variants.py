@@ -8,6 +8,7 @@ reference. If a signal is used, they fall behind.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from math import prod
 
@@ -88,12 +89,7 @@ class Arm:
         sample = config.sample
         # One window is generated; where that leaves out the reference, the clip has a frame more.
         self.frames = sample.window + (not self.model.generates_reference)
-        self.sampler = sampling.Sampler(
-            steps=sample.steps,
-            window=sample.window,
-            overlap=0,
-            guidance_scale=sample.guidance_scale,
-        )
+        self.sampler = replace(sampling.Sampler.of(sample), overlap=0)
         sampling.check(self.model, self.frames, self.sampler)
 
     @property

@@ -1,0 +1,194 @@
+"""What each approximate way of sampling gains and costs on a small model, whose truth is known.
+
+  python -m benchmarks.tradeoff                                  # configs/svd.py:size=tiny
+  python -m benchmarks.tradeoff --config configs/sd15.py:size=tiny --clips 16 --full 576x1024
+
+Drawn people whom no training saw, several windows long. Every way starts from the same noise and
+conditioning; seconds are the process's own CPU time, without compilation. Differences are to the
+exact run, clip by clip, with 95 % intervals over the clips. TFLOP are counted (dry_run.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import measure
+from dispose_jax import control_signals, dry_run, sampling, settings
+from dispose_jax.evaluation import statistics
+from dispose_jax.evaluation.ablation import clips as drawn_clips
+from dispose_jax.evaluation.ablation import metrics
+from dispose_jax.models import networks, registry
+from dispose_jax.weights import Weights, choose
+
+EXACT = "exact"
+# Values of `config.sample` by the name of the way. Steps of an exact run: 8 on the small models.
+WAYS = {
+    EXACT: {},
+    "euler 4": {"steps": 4},
+    "2m 6": {"solver": "dpmpp_2m", "steps": 6},
+    "2m 5": {"solver": "dpmpp_2m", "steps": 5},
+    "2m 4": {"solver": "dpmpp_2m", "steps": 4},
+    "2m 3": {"solver": "dpmpp_2m", "steps": 3},
+    "cache 2": {"cache_interval": 2},
+    "cache 3": {"cache_interval": 3},
+    "2m 4, cache 2": {"solver": "dpmpp_2m", "steps": 4, "cache_interval": 2},
+    "2m 5, cache 2": {"solver": "dpmpp_2m", "steps": 5, "cache_interval": 2},
+    "heun 4": {"solver": "heun", "steps": 4},
+    "2m 4, overlap 2": {"solver": "dpmpp_2m", "steps": 4, "overlap": 2},
+}
+ALIGNED = {  # a schedule is part of the compiled program
+    "svd": {"2m 4, ays": {"solver": "dpmpp_2m", "steps": 4, "sigmas": "ays"}},
+    "sd15": {"2m 4, ays": {"solver": "dpmpp_2m", "steps": 4, "timesteps": "ays"}},
+}
+SHOWN = ("figure_psnr", "joint_error")
+
+
+def changed(config, values: Mapping[str, object]):
+    """A copy of a config with other values of `sample`. Raises ValueError for impossible ones."""
+    made = config.copy_and_resolve_references()
+    made.sample.update(values)
+    settings.check(made)
+    return made
+
+
+def run(
+    config, ways: Mapping[str, Mapping], num_clips: int, frames: int, say: Callable[[str], None]
+) -> dict[str, dict[str, np.ndarray]]:
+    """{way: {figure: values of the clips}}: the metrics of SHOWN, seconds of stages, and how far
+    the frames are from the exact run's (mean absolute difference of 255 levels).
+
+    frames: of a clip, the reference included.
+    """
+    built = networks.build(config, networks.compute_dtype(config.sample.dtype))
+    weights = Weights(choose(None, config), built, config)
+    params = weights.load(built)
+    recipe = control_signals.build(config, built)
+    clips = drawn_clips.draw(config, num_clips, frames)["same"]
+    devices = jax.local_devices()[:1]
+    found: dict[str, dict[str, list]] = {name: {} for name in ways}
+    for i, clip in enumerate([clips[0], *clips]):  # the first one twice: it compiles
+        key = jax.random.fold_in(jax.random.key(config.seed), max(i - 1, 0))
+        model = registry.build(config, built)
+        start = time.process_time()
+        signals = control_signals.for_sampling(recipe, params, clip.reference, clip.pose, key)
+        conditioning = sampling.condition(
+            model, params, clip.reference, clip.skeletons, signals, key, devices=devices
+        )
+        conditioned = time.process_time() - start
+        shape = model.latent_shape(*clip.reference.shape[:2])
+        noise = sampling.initial_noise(model, key, len(clip.skeletons), shape, config.sample.window)
+        exact = None
+        for name, values in ways.items():
+            own = changed(config, values)
+            model, start = registry.build(own, built), time.process_time()
+            latents = sampling.sample(
+                model, params, conditioning, noise, sampling.Sampler.of(own.sample), devices=devices
+            )
+            sampled = time.process_time() - start
+            parts = sampling.decode(
+                model,
+                params,
+                latents,
+                own.sample.decode_chunk,
+                rest=own.sample.decode_rest,
+                devices=devices,
+            )
+            made = np.concatenate(list(parts))
+            whole = conditioned + time.process_time() - start
+            exact = made if exact is None else exact
+            if i == 0:
+                continue
+            scores = metrics.measure(made, clip.truth)
+            figures = {name: scores[name] for name in SHOWN}
+            figures |= {"sampling_s": sampled, "clip_s": whole}
+            figures["distance"] = float(np.abs(made.astype(float) - exact).mean())
+            for figure, value in figures.items():
+                found[name].setdefault(figure, []).append(value)
+        say(f"clip {i} of {num_clips}")
+    return {name: {k: np.array(v) for k, v in of.items()} for name, of in found.items()}
+
+
+def report(
+    config,
+    ways: Mapping[str, Mapping],
+    found: Mapping[str, Mapping[str, np.ndarray]],
+    full: tuple[int, int] | None,
+) -> list[dict]:
+    """A row of figures for every way; full: height and width of the full-size clip whose TFLOP per
+    new frame are counted, of 73 frames, with the same share of the exact steps."""
+    rows, exact = [], found[EXACT]
+    for name, values in ways.items():
+        of = found[name]
+        row = {"way": name, **values}
+        for clock in ("sampling_s", "clip_s"):
+            row[clock] = float(np.median(of[clock]))
+            row[clock[:-2] + "_ratio"] = float(np.median(of[clock]) / np.median(exact[clock]))
+        row["distance"] = float(of["distance"].mean())
+        for metric in SHOWN:
+            row[metric] = float(of[metric].mean())
+            if name != EXACT:
+                change = statistics.bootstrap(
+                    statistics.paired(of[metric][None], exact[metric][None])
+                )
+                row[f"{metric}_change"] = [change.mean, change.low, change.high]
+        if full is not None:
+            row["tflop_per_frame"] = _full_size(config, values, full) / 1e12
+        rows.append(row)
+    return rows
+
+
+def _full_size(config, values: Mapping, size: tuple[int, int]) -> float:
+    whole = settings.load(config.name.partition(":")[0])
+    values = dict(values)
+    if "steps" in values:
+        values["steps"] = round(values["steps"] / config.sample.steps * whole.sample.steps)
+    if "overlap" in values:
+        share = values["overlap"] / config.sample.overlap
+        values["overlap"] = round(share * whole.sample.overlap)
+    return dry_run.flops_per_frame(changed(whole, values), 73, *size, jnp.bfloat16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default="configs/svd.py:size=tiny", help="file.py[:argument]")
+    parser.add_argument("--clips", type=int, default=8)
+    parser.add_argument("--frames", type=int, default=14, help="of a clip, the reference included")
+    parser.add_argument("--full", help="HEIGHTxWIDTH: count TFLOP at full size too")
+    parser.add_argument("--ways", help="names of some ways, separated by ;")
+    parser.add_argument("--output", help="JSON to write")
+    options = parser.parse_args()
+    config = settings.load(options.config)
+    ways = WAYS | ALIGNED[config.base]
+    if options.ways:
+        ways = {name: ways[name] for name in (EXACT, *options.ways.split(";"))}
+    full = options.full and tuple(int(side) for side in options.full.split("x"))
+    say = lambda sentence: print(sentence, flush=True)
+    rows = report(config, ways, run(config, ways, options.clips, options.frames, say), full)
+    if options.output:
+        with open(options.output, "w") as file:
+            json.dump(rows, file, indent=2)
+    columns = [
+        name
+        for name in rows[-1]
+        if name in ("way", "distance") or name.endswith(("_ratio", "_change", "_s", "_frame"))
+    ]
+    text = lambda value: (
+        "{:+.3f} ({:+.3f} to {:+.3f})".format(*value) if isinstance(value, list) else value
+    )
+    print(measure.device())
+    print(
+        measure.table(
+            [tuple(text(row.get(c, "")) for c in columns) for row in rows], tuple(columns)
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
