@@ -9,19 +9,26 @@ import pytest
 
 from converters import checkpoints, convert, doctor, files, releases
 from dispose_jax import settings
-from dispose_jax.models import bundle
+from dispose_jax.models import bundle, evaluation_networks
 from dispose_jax.models import networks as model_networks
 from dispose_jax.pose import dwpose
 
 CONFIG = "configs/svd.py:size=tiny"
-ROWS = [row for row in releases.serving("svd") if not row.only_if_asked]
+ROWS = [
+    row
+    for row in releases.serving("svd")
+    if not row.only_if_asked and (row.for_training or not row.for_evaluation)
+]
 
 
 @pytest.fixture(scope="module")
 def traced():
-    """All networks of the small config, their shapes traced once for all tests."""
+    """The networks of the small config and of optical flow, their shapes traced once for all tests;
+    networks that measure are large and have tests of their own."""
     built = convert.all_networks(settings.load(CONFIG))
-    return {name: SimpleNamespace(shapes=network.shapes) for name, network in built.items()}
+    measuring = {*evaluation_networks.NAMES} - {"raft"}
+    kept = {name: built[name] for name in built if name not in measuring}
+    return {name: SimpleNamespace(shapes=network.shapes) for name, network in kept.items()}
 
 
 @pytest.fixture(autouse=True)

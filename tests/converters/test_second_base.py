@@ -9,7 +9,7 @@ import pytest
 
 from converters import checkpoints, convert, doctor, files, mapping, releases
 from dispose_jax import settings
-from dispose_jax.models import bundle
+from dispose_jax.models import bundle, evaluation_networks
 from dispose_jax.models import networks as model_networks
 
 CONFIG = "configs/sd15.py:size=tiny"
@@ -29,9 +29,12 @@ def config():
 
 @pytest.fixture(scope="module")
 def traced(config):
-    """All networks of the small config, their shapes traced once for all tests."""
+    """The networks of the small config and of optical flow, their shapes traced once for all tests;
+    networks that measure are large and have tests of their own."""
     built = convert.all_networks(config)
-    return {name: SimpleNamespace(shapes=network.shapes) for name, network in built.items()}
+    measuring = {*evaluation_networks.NAMES} - {"raft"}
+    kept = {name: built[name] for name in built if name not in measuring}
+    return {name: SimpleNamespace(shapes=network.shapes) for name, network in kept.items()}
 
 
 @pytest.fixture(autouse=True)
