@@ -29,6 +29,7 @@ from dispose_jax.models.protocol import generated
 from dispose_jax.pose.files import PoseFile
 from dispose_jax.types import Conditioning, ControlSignals, Pose
 
+FINDING = "finding keypoints"  # the stage of preparing a clip
 STAGES = ("conditioning", "control signals", "sampling", "decoding")
 PREVIEWED = 4  # frames of a preview
 SIGNAL_NOISE, CONDITION_NOISE, LATENT_NOISE = range(3)  # purposes of the seed
@@ -95,23 +96,27 @@ class Animator:
         poses: str | Path | PoseFile | None = None,
         reference_pose: str | Path | Pose | None = None,
         fps: float | Fraction | None = None,
+        progress: Progress | None = None,
     ) -> inputs.Clip:
         """What is to be animated: everything read, keypoints found and fitted to the reference.
 
         Arguments are paths, or arrays as inputs.Sources says: reference (h, w, 3) and driving (n,
         h, w, 3) uint8. Without poses or reference_pose keypoints are detected, which needs DWPose's
-        files in a bundle. fps: of a driving array or of poses alone. Raises ValueError for what
-        cannot be animated.
+        files in a bundle; progress is told of the frames of that. fps: of a driving array or of
+        poses alone. Raises ValueError for what cannot be animated.
         """
         path = lambda source: Path(source) if isinstance(source, str) else source
         given = map(path, (reference, reference_pose, driving, poses))
-        return self.prepare_sources(inputs.Sources(*given, fps=fps))
+        return self.prepare_sources(inputs.Sources(*given, fps=fps), progress=progress)
 
-    def prepare_sources(self, sources: inputs.Sources) -> inputs.Clip:
+    def prepare_sources(
+        self, sources: inputs.Sources, *, progress: Progress | None = None
+    ) -> inputs.Clip:
         """The same for sources that are already put together."""
         config = self.config
         folder = self.weights.pose_folder
-        clip = inputs.prepare(sources, config.sample, config.skeleton, folder, self.say)
+        found = progress and (lambda done, total: progress(FINDING, done, total))
+        clip = inputs.prepare(sources, config.sample, config.skeleton, folder, self.say, found)
         self._check(clip)
         return clip
 

@@ -125,18 +125,23 @@ class Driving(NamedTuple):
 
 
 def prepare(
-    sources: Sources, sample, skeleton, pose_models: Path | None, say: Callable[[str], None]
+    sources: Sources,
+    sample,
+    skeleton,
+    pose_models: Path | None,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None] | None = None,
 ) -> Clip:
     """Read, fit and draw everything.
 
     sample, skeleton: `config.sample`, of which resolution, height, width, shown_height, stride,
     max_frames, fps, audio, person and draw_others are read, and `config.skeleton`, checked
-    (settings.py). pose_models: folder of the detector's files or None. Raises ValueError for
-    anything that cannot be animated.
+    (settings.py). pose_models: folder of the detector's files or None; progress(done, total) counts
+    the frames that it has looked at. Raises ValueError for anything that cannot be animated.
     """
     picture, size = _reference(sources, sample)
     framed = frame(picture, size, sample.shown_height)
-    detector = Detector(pose_models, say)
+    detector = Detector(pose_models, say, progress)
     notes = []
     if sources.reference_pose is None:
         upright = framed.upright[None]

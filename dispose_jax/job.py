@@ -7,6 +7,7 @@ resumed by running the same command again.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -25,7 +26,12 @@ from dispose_jax.pose import draw
 
 LATENTS = ".latents.safetensors"
 ENDINGS = (".json", ".preview.png", LATENTS, ".explain.png", ".explain.mp4")  # beside the video
-UNITS = {"control signals": "frame", "sampling": "step", "decoding": "frame"}
+UNITS = {
+    "finding keypoints": "frame",
+    "control signals": "frame",
+    "sampling": "step",
+    "decoding": "frame",
+}
 
 
 @dataclass
@@ -81,6 +87,7 @@ class Stages:
             self.name, self.start = stage, time.perf_counter()
             unit = UNITS.get(stage, "part")
             self.bar = tqdm(total=total, unit=unit, disable=stage not in UNITS, leave=False)
+        self.bar.total = total  # keypoints are found in the reference, then in the video
         self.bar.update(done - self.bar.n)
 
     def end(self) -> None:
@@ -96,7 +103,7 @@ def run(job: Job) -> Path:
     config, animator, stages = job.config, job.animator, Stages(job)
     try:
         stages("reading inputs", 0, 1)
-        clip = animator.prepare_sources(job.sources)
+        clip = animator.prepare_sources(job.sources, progress=stages)
         preview = draw.preview(clip.reference, clip.pose.at([1]))
         image.write_png(job.path(".preview.png"), preview)
         stages.end()
@@ -138,6 +145,8 @@ def _latents(job: Job, clip: inputs.Clip, stages: Stages) -> np.ndarray:
     if latents is not None:
         job.say(f"found {kept} of the same run: only decoding")
         return latents
+    size = job.animator.model.latent_shape(*clip.reference.shape[:2])
+    output.check_room(kept, clip.num_frames * math.prod(size) * 4)  # float32
     latents = job.animator.latents(clip, progress=stages)
     try:
         provenance.save_latents(kept, latents, fingerprint)

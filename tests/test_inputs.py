@@ -102,6 +102,29 @@ def test_a_pose_file_alone_drives_at_thirty_frames_per_second_and_says_so(source
     assert "taking 30 fps" in " ".join(said)
 
 
+def test_keypoints_of_a_video_are_found_frame_by_frame_and_counted(sources, monkeypatch):
+    seen, counted = [], []
+
+    def estimate_one_by_one(models, frames, *, num_frames, progress):
+        for i, one in enumerate(frames):
+            seen.append(one.shape)
+            progress(i + 1, num_frames)
+        return standing(num_frames)
+
+    monkeypatch.setattr(inputs.estimate, "open_models", lambda folder: None)
+    monkeypatch.setattr(inputs.estimate, "estimate", estimate_one_by_one)
+    clip = inputs.prepare(
+        changed(sources, poses=None),
+        settings(max_frames=3),
+        SKELETON,
+        sources.driving.parent,
+        silent,
+        lambda done, total: counted.append((done, total)),
+    )
+    assert clip.num_frames == 3
+    assert seen == [(80, 64, 3)] * 3 and counted == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_fewer_frames_are_taken_from_the_start_if_asked(sources):
     two = prepare(sources, max_frames=2, stride=1)
     assert two.num_frames == 2

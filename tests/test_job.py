@@ -6,6 +6,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import jax
@@ -150,6 +151,14 @@ def test_outputs_may_have_any_name(tmp_path, monkeypatch, dance, name):
     assert names(tmp_path) == {"r\udce9f.png", name, f"{stem}.json", f"{stem}.preview.png"}
     about = json.loads((tmp_path / f"{stem}.json").read_text())
     assert about["sources"]["reference"] == "r\udce9f.png"
+
+
+def test_a_disk_without_room_for_the_latents_is_told_before_sampling(tmp_path, monkeypatch):
+    monkeypatch.setattr(output.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(sampling, "sample", refuse)
+    work, _ = prepared(tmp_path)
+    with pytest.raises(OSError, match="a.latents.safetensors: needs 0 MiB, and the disk has 0 MiB"):
+        job.run(work)
 
 
 def test_a_name_that_no_file_can_have_is_told_before_any_weight_is_looked_for(tmp_path):

@@ -54,6 +54,16 @@ def try_out(path: str | os.PathLike) -> None:
             place.unlink(missing_ok=True)
 
 
+def check_room(path: str | os.PathLike, num_bytes: int) -> None:
+    """Raise OSError with one sentence if the disk of a file's folder has not so many bytes left."""
+    free = shutil.disk_usage(Path(path).parent).free
+    if free < num_bytes:
+        raise OSError(
+            f"{path}: needs {num_bytes / 2**20:.0f} MiB, and the disk has {free / 2**20:.0f} MiB "
+            "left; free space there or choose another place"
+        )
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary name to write to, renamed to path if the block ends well and removed if not.

@@ -36,6 +36,8 @@ def extract(source: Path, target: Path, models: estimate.Models) -> int:
         frames, count, size = iter([picture]), 1, picture.shape[1::-1]
     else:
         info = video.probe(source)
+        for warning in info.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
         frames, count, size = video.iterate(source, 1), info.num_frames, (info.width, info.height)
     with tqdm(frames, total=count, unit="frame", desc=source.name, leave=False) as bar:
         pose = estimate.estimate(models, bar)
