@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import mmap
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,6 +81,8 @@ def _read_zip(path: Path, data: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]
             archive = zipfile.ZipFile(file)
         except zipfile.BadZipFile:
             raise ValueError("a zip archive without its end, so it was cut; get it again") from None
+        except (NotImplementedError, RuntimeError, struct.error, EOFError):
+            raise ValueError("a damaged zip archive; get it again") from None
         infos = {info.filename: info for info in archive.infolist()}
         if len(infos) != len(archive.infolist()):
             raise ValueError("its archive holds two records of one name")

@@ -57,7 +57,8 @@ def look(pose: Pose, *, aspect: float, times: np.ndarray) -> list[Finding]:
     pose: f frames, fractions of the picture whose width over height is aspect. times (f,): seconds
     at which they are shown.
     """
-    xy = pose.body[:, 0] * (aspect, 1.0)  # (f, 18, 2) picture heights
+    # Bounded, since lengths of wild coordinates overflow.
+    xy = np.clip(pose.body[:, 0], -1e6, 1e6) * (aspect, 1.0)  # (f, 18, 2) picture heights
     seen = pose.visible[:, 0]
     shown = seen.any(-1)
     others = pose.visible[:, 1:].any((1, 2))

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 from dispose_jax.types import Pose
 
-MOST = 32  # people of a frame who are told apart, the largest ones
+MOST = 16  # people of a frame who are told apart, the largest ones
 
 # Somebody is the person of an earlier frame if joints are no further off than this many radii of
 # the body, differences in size included. Frames in between loosen the bound.
@@ -66,12 +66,12 @@ def alone(pose: Pose) -> Pose:
 
 def _tracks(pose: Pose, aspect: float) -> list[np.ndarray]:
     """The people told apart: for each, the place (f,) it is listed at in every frame, or -1."""
-    xy = pose.body * (aspect, 1.0)  # picture heights
+    xy = np.clip(pose.body, -1e6, 1e6) * (aspect, 1.0)  # picture heights; no length overflows
     seen = pose.body_score > 0
     tracks: list[np.ndarray] = []
     last: list[tuple] = []  # of each: its number, frame, joints, which are seen, their motion
     for frame in range(pose.num_frames):
-        last = [one for one in last if frame - one[1] <= LONGEST_GAP]
+        last = [one for one in last[-4 * MOST :] if frame - one[1] <= LONGEST_GAP]
         here = np.flatnonzero(seen[frame].any(-1))
         if len(here) > MOST:
             sizes = _radius(xy[frame, here], seen[frame, here])
@@ -134,7 +134,9 @@ def _joined(tracks: list[np.ndarray]) -> list[np.ndarray]:
     was out of the picture for long. The longest finds its other parts first, the nearest of them
     before the rest."""
     frames = lambda track: np.flatnonzero(track >= 0)
-    left = sorted(tracks, key=lambda track: -len(frames(track)))
+    ranked = sorted(tracks, key=lambda track: -len(frames(track)))
+    left = [track for track in ranked if len(frames(track)) >= LONG]
+    short = ranked[len(left) :]
     whole = []
     while left:
         places = left.pop(0)
@@ -143,19 +145,20 @@ def _joined(tracks: list[np.ndarray]) -> list[np.ndarray]:
             gaps = {}
             for i, track in enumerate(left):
                 held = frames(track)
-                if len(held) >= LONG and (held[0] > end or held[-1] < first):
+                if held[0] > end or held[-1] < first:
                     gaps[i] = max(held[0] - end, first - held[-1])
             if not gaps:
                 break
             places = np.maximum(places, left.pop(min(gaps, key=gaps.get)))
         whole.append(places)
-    return whole
+    return whole + short
 
 
 def _prominence(track: np.ndarray, pose: Pose, aspect: float) -> float:
     """Mean radius over all frames of the clip, up to doubled for those who move."""
     frames = np.flatnonzero(track >= 0)
-    xy, seen = pose.body[frames, track[frames]], pose.body_score[frames, track[frames]] > 0
+    xy = np.clip(pose.body[frames, track[frames]], -1e6, 1e6)
+    seen = pose.body_score[frames, track[frames]] > 0
     radius = _radius(xy * (aspect, 1.0), seen)
     both = seen[1:] & seen[:-1]
     step = np.linalg.norm(np.diff(xy * (aspect, 1.0), axis=0), axis=-1)
