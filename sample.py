@@ -2,13 +2,14 @@
 
 python sample.py                                     # the bundled figure, small model
 python sample.py --config configs/svd.py --weights DIR --reference ref.png --driving dance.mp4
+python sample.py --config configs/svd.py --weights DIR --jobs jobs.jsonl --shard 1/2
 """
 
 from pathlib import Path
 
 from absl import flags
 
-from dispose_jax import cli, job, weights
+from dispose_jax import cli, job, jobs, weights
 from dispose_jax.inputs import Sources
 
 DEMO = (
@@ -25,6 +26,8 @@ REFERENCE_POSE = flags.DEFINE_string("reference_pose", None, "Pose file of the r
 DRIVING = flags.DEFINE_string("driving", None, "Video with the motion.")
 POSES = flags.DEFINE_string("poses", None, "Pose file of the video, beside it or in its place.")
 OUTPUT = flags.DEFINE_string("output", "output/animation.mp4", "Video to write.")
+JOBS = flags.DEFINE_string("jobs", None, "Many clips: JSON lines that name files as flags do.")
+SHARD = flags.DEFINE_string("shard", None, "i/n: every n-th of the jobs, from the i-th on.")
 EXPLAIN = flags.DEFINE_bool("explain", False, "Also show what controlled each frame.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, memory and FLOPs, then stop.")
 
@@ -33,6 +36,14 @@ def main(config):
     files = [
         Path(f.value) if f.value else None for f in (REFERENCE, REFERENCE_POSE, DRIVING, POSES)
     ]
+    if SHARD.value and not JOBS.value:
+        raise ValueError("--shard is given without --jobs: it takes a share of a file of jobs")
+    if JOBS.value:
+        if any(files) or DRY_RUN.value:
+            raise ValueError("--jobs: its lines name the files; leave out other inputs, --dry_run")
+        lines = jobs.shard(jobs.read(Path(JOBS.value)), SHARD.value)
+        jobs.run(config, weights.choose(WEIGHTS.value, config), lines, EXPLAIN.value)
+        return
     sources = Sources(*(files if any(files) else DEMO))
     if DRY_RUN.value:
         print(job.plan(config, sources))

@@ -38,7 +38,8 @@ UNITS = {
 class Job:
     """What to animate, with what, and where the results go.
 
-    given: what weights.choose gives. say: receives sentences for people. Raises ValueError for
+    given: what weights.choose gives. animator: of an earlier job with this config but for its seed,
+    and these weights; None makes one. say: receives sentences for people. Raises ValueError for
     settings, weights and an output that cannot be worked with.
     """
 
@@ -48,6 +49,7 @@ class Job:
     output: Path
     explain: bool = False
     say: Callable[[str], None] = print
+    animator: Animator | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -57,7 +59,8 @@ class Job:
         video.try_out(self.output)
         for ending in ENDINGS:
             output.try_out(self.path(ending))
-        self.animator = Animator(self.config, self.given, say=self.say)
+        if self.animator is None:
+            self.animator = Animator(self.config, self.given, say=self.say)
 
     def path(self, ending: str) -> Path:
         """A file beside the video."""
@@ -147,7 +150,7 @@ def _latents(job: Job, clip: inputs.Clip, stages: Stages) -> np.ndarray:
         return latents
     size = job.animator.model.latent_shape(*clip.reference.shape[:2])
     output.check_room(kept, clip.num_frames * math.prod(size) * 4)  # float32
-    latents = job.animator.latents(clip, progress=stages)
+    latents = job.animator.latents(clip, seed=job.config.seed, progress=stages)
     try:
         provenance.save_latents(kept, latents, fingerprint)
     except OSError as error:  # no reason to lose them

@@ -64,19 +64,26 @@ def describe(
     """What a video was made of and with, as plain JSON; seconds: by stage."""
     devices = jax.devices()
     return {
-        "seed": config.seed,
-        "weights": list(weights),
-        "sources": sources.as_dict(),
+        **asked(config, sources, weights),
         "frames": clip.num_frames,
         "size": list(clip.shown[::-1]),
         "fps": float(clip.fps),
         "sound": clip.sound is not None,
         "fit": clip.fit._asdict(),
         "warnings": clip.warnings,
-        "config": json.loads(config.to_json(), parse_constant=str),  # infinity
         "versions": versions(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "seconds": seconds,
+    }
+
+
+def asked(config, sources: inputs.Sources, weights: Iterable[str]) -> dict:
+    """The part of it that is known before anything is read."""
+    return {
+        "seed": config.seed,
+        "weights": list(weights),
+        "sources": sources.as_dict(),
+        "config": json.loads(config.to_json(), parse_constant=str),  # infinity
     }
 
 

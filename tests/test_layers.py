@@ -48,6 +48,7 @@ ROWS = [
     {"dispose_jax.animator"},
     {"dispose_jax"},  # the package itself, which offers the animator
     {"dispose_jax.training", "dispose_jax.evaluation", "dispose_jax.job", "dispose_jax.cli"},
+    {"dispose_jax.jobs"},
     {"train", "sample", "evaluate", "converters", *COMMANDS},
     {"benchmarks", "assets"},  # tools for us: measuring against PyTorch needs the converters
 ]

@@ -1,0 +1,168 @@
+"""Many clips in one run: a file with a job a line, done one after the other by one animator.
+
+What is finished is not made again, and what fails is told and left, so that the same command goes
+on where it ended. Machines share a file by taking every n-th of its lines.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+
+from dispose_jax import inputs, job, provenance, settings
+from dispose_jax.job import Job
+
+FILES = ("reference", "reference_pose", "driving", "poses")
+KEYS = (*FILES, "output", "seed", "sample")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A clip that is asked for: number in the file, from 1; values of `config.sample` as text."""
+
+    number: int
+    sources: inputs.Sources
+    output: Path
+    seed: int | None = None
+    sample: dict[str, str] = field(default_factory=dict)
+
+    def config_of(self, config):
+        """The run's config with this line's own values. Raises ValueError for impossible ones."""
+        made = copy.deepcopy(config)  # with the types of values that may be several
+        if self.seed is not None:
+            made.seed = self.seed
+        for name, text in self.sample.items():
+            settings.override(made, f"sample.{name}", text)
+        settings.check(made)
+        return made
+
+
+def read(path: Path) -> list[Line]:
+    """The jobs of a file of JSON lines; empty lines are none.
+
+    A line names files as the flags of sample.py do: `reference`, `reference_pose`, `driving`,
+    `poses` and `output`, and may have a `seed` and an object `sample` of settings. Raises
+    ValueError that names the line for anything else.
+    """
+    try:
+        texts = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not text"
+        raise ValueError(f"--jobs {path}: cannot read this file: {reason}") from error
+    lines = [_line(path, i, text) for i, text in enumerate(texts, start=1) if text.strip()]
+    if not lines:
+        raise ValueError(f"--jobs {path}: holds no job; expected one in JSON on every line")
+    first: dict[Path, int] = {}
+    for line in lines:
+        place = line.output.resolve()
+        if place in first:
+            raise ValueError(
+                f"--jobs {path}, line {line.number}: {line.output} is the output of line "
+                f"{first[place]} too; give each its own"
+            )
+        first[place] = line.number
+    return lines
+
+
+def _line(path: Path, number: int, text: str) -> Line:
+    where = f"--jobs {path}, line {number}"
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: not JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise ValueError(f'{where}: expected an object such as {{"output": "a.mp4", ...}}')
+    if unknown := sorted(given.keys() - set(KEYS)):
+        raise ValueError(f"{where}: {unknown[0]!r} is none of {', '.join(KEYS)}")
+    for name in (*FILES, "output"):
+        if not isinstance(given.get(name, ""), str):
+            raise ValueError(f"{where}: {name} is {given[name]!r}: expected a file's name")
+    if not given.get("output"):
+        raise ValueError(f"{where}: has no output; name the video to write")
+    seed, sample = given.get("seed"), given.get("sample", {})
+    if seed is not None and not (isinstance(seed, int) and not isinstance(seed, bool)):
+        raise ValueError(f"{where}: seed is {seed!r}: expected a whole number")
+    if not isinstance(sample, dict):
+        raise ValueError(f"{where}: sample is {sample!r}: expected an object of settings")
+    files = [Path(given[name]) if given.get(name) else None for name in FILES]
+    texts = {
+        name: value if isinstance(value, str) else str(value) for name, value in sample.items()
+    }
+    return Line(number, inputs.Sources(*files), Path(given["output"]), seed, texts)
+
+
+def shard(lines: Sequence[Line], text: str | None) -> list[Line]:
+    """The share "i/n" of the jobs, i from 1 to n: every n-th one; all of them for None.
+
+    Raises ValueError for any other text.
+    """
+    if text is None:
+        return list(lines)
+    part, slash, parts = text.partition("/")
+    numbers = part.isdecimal() and parts.isdecimal()
+    if not (slash and numbers and 1 <= int(part) <= int(parts)):
+        raise ValueError(f"--shard is {text!r}: expected i/n with i from 1 to n, such as 2/4")
+    return list(lines)[int(part) - 1 :: int(parts)]
+
+
+def run(
+    config,
+    given: tuple[str, ...],
+    lines: Sequence[Line],
+    explain: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Do the jobs. Raises ValueError at the end if some failed, which was said when they did."""
+    failed: list[int] = []
+    shared, built = None, None  # the last animator, and the settings that it was built with
+    for i, line in enumerate(lines, start=1):
+        name = f"{line.output} (line {line.number}, {i} of {len(lines)})"
+        try:
+            own = line.config_of(config)
+            if finished(line, own, given, explain):
+                say(f"{name}: finished before")
+                continue
+            say(f"{name} ...")
+            # Networks without weights are drawn from the seed.
+            drawn = shared is not None and shared.weights.random
+            if built != line.sample or (drawn and shared.config.seed != own.seed):
+                shared = None
+            made = Job(own, given, line.sources, line.output, explain, say, shared)
+            shared, built = made.animator, line.sample
+            job.run(made)
+        except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
+            out_of_memory = "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError)
+            if isinstance(error, jax.errors.JaxRuntimeError) and not out_of_memory:
+                raise
+            reason = "out of memory" if out_of_memory else " ".join(str(error).split())
+            say(f"{name}: failed: {reason}")
+            failed.append(line.number)
+    if failed:
+        numbers = ", ".join(map(str, failed))
+        raise ValueError(
+            f"{len(failed)} of {len(lines)} jobs failed, of lines {numbers}; the others are done, "
+            "and the same command tries these again"
+        )
+
+
+def finished(line: Line, config, given: tuple[str, ...], explain: bool) -> bool:
+    """Whether an earlier run made this video of these settings, sources and weights, and the
+    sources were not changed since."""
+    record = line.output.with_suffix(".json")
+    endings = (".explain.png", ".explain.mp4") if explain else ()
+    beside = [line.output.with_name(line.output.stem + ending) for ending in endings]
+    try:
+        about = json.loads(record.read_text())
+        made = record.stat().st_mtime
+        changed = any(path.stat().st_mtime > made for path in line.sources.files.values())
+    except (OSError, ValueError):
+        return False
+    whole = all(path.is_file() for path in (line.output, *beside))
+    asked = provenance.asked(config, line.sources, given)
+    same = isinstance(about, dict) and asked == {name: about.get(name) for name in asked}
+    return whole and same and not changed

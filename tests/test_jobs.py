@@ -1,0 +1,197 @@
+"""A file of jobs: what it may say, what a repetition does again, what a failure leaves."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+import sample
+from dispose_jax import inputs, job, jobs, settings
+from dispose_jax.media import video
+from tests import small
+
+REFERENCE, REFERENCE_POSE, _, POSES = map(str, sample.DEMO)
+
+
+def write(folder, *lines):
+    path = folder / "jobs.jsonl"
+    path.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines))
+    return path
+
+
+def asked(folder, name, **more):
+    files = {"reference": REFERENCE, "reference_pose": REFERENCE_POSE, "poses": POSES}
+    return {**files, "output": str(folder / name), **more}
+
+
+def test_a_line_is_a_clip_with_its_own_files_seed_and_settings(tmp_path):
+    more = {"seed": 7, "sample": {"steps": 3, "guidance_scale": [1, 2], "fps": 12.5}}
+    path = write(tmp_path, asked(tmp_path, "a.mp4"), "", asked(tmp_path, "b.mp4", **more))
+    first, second = jobs.read(path)
+    assert (first.number, second.number) == (1, 3)
+    assert first.sources.files.keys() == {"reference", "reference_pose", "poses"}
+    assert second.output == tmp_path / "b.mp4"
+    config = small.config("base")
+    assert first.config_of(config).to_dict() == config.to_dict()
+    own = second.config_of(config)
+    assert (own.seed, own.sample.steps, own.sample.fps) == (7, 3, 12.5)
+    assert own.sample.guidance_scale == (1, 2)
+    assert config.seed == 42, "the run's config stays as it is"
+
+
+MISTAKES = [
+    ("{", "line 1: not JSON"),
+    ("[1]", "line 1: expected an object"),
+    ({"output": "a.mp4", "drivng": "x"}, "line 1: 'drivng' is none of reference, "),
+    ({"driving": "x.mp4"}, "line 1: has no output"),
+    ({"output": 3}, "line 1: output is 3: expected a file's name"),
+    ({"output": "a.mp4", "seed": "x"}, "line 1: seed is 'x': expected a whole number"),
+    ({"output": "a.mp4", "seed": True}, "line 1: seed is True: expected a whole number"),
+    ({"output": "a.mp4", "sample": 3}, "line 1: sample is 3: expected an object"),
+    ("", "holds no job"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), MISTAKES)
+def test_a_mistake_is_told_with_its_line_before_any_work(tmp_path, line, message):
+    with pytest.raises(ValueError, match="--jobs .*jobs.jsonl") as error:
+        jobs.read(write(tmp_path, line))
+    assert message in str(error.value)
+
+
+def test_two_lines_that_write_one_file_are_refused(tmp_path):
+    path = write(tmp_path, asked(tmp_path, "a.mp4"), asked(tmp_path, "x/../a.mp4"))
+    with pytest.raises(ValueError, match="line 2: .* is the output of line 1 too"):
+        jobs.read(path)
+
+
+def test_an_absent_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="absent: cannot read this file: No such file"):
+        jobs.read(tmp_path / "absent")
+
+
+def test_shards_share_the_jobs_and_leave_none_out(tmp_path):
+    path = write(tmp_path, *(asked(tmp_path, f"{i}.mp4") for i in range(7)))
+    lines = jobs.read(path)
+    parts = [jobs.shard(lines, f"{i}/3") for i in (1, 2, 3)]
+    assert sorted(line.number for part in parts for line in part) == list(range(1, 8))
+    assert [len(part) for part in parts] == [3, 2, 2]
+    assert jobs.shard(lines, None) == lines
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/2", ""])
+def test_a_shard_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match="--shard is .*expected i/n"):
+        jobs.shard([], text)
+
+
+@pytest.fixture(scope="module")
+def config():
+    made = small.config("base", guidance=1.0)
+    made.sample.update({"resolution": 64, "max_frames": 2, "window": 4, "overlap": 2, "steps": 1})
+    return made
+
+
+WRITTEN = np.zeros((2, 64, 64, 3), np.uint8)
+
+
+class Fake:
+    """Stands for the work of a job: a video of its seed's shade and its record; counts them."""
+
+    def __init__(self, monkeypatch):
+        self.made, self.animators, self.die = [], [], None
+        monkeypatch.setattr(job, "run", self.run)
+
+    def run(self, work):
+        if work.output.name == self.die:
+            raise KeyboardInterrupt
+        if "bad" in work.output.name:
+            raise ValueError("these files do not go\ntogether")
+        self.made.append(work.output.name)
+        self.animators.append(work.animator)
+        video.write(work.output, WRITTEN + work.config.seed % 256, 15)
+        record = jobs.provenance.asked(work.config, work.sources, work.given)
+        work.path(".json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    return Fake(monkeypatch)
+
+
+def go(config, path, said=None):
+    jobs.run(config, ("random",), jobs.read(path), say=(said if said is not None else []).append)
+
+
+def test_twenty_jobs_killed_and_repeated_leave_what_each_alone_would(tmp_path, fake, config):
+    names = [f"{i}.mp4" for i in range(20)]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    for i, name in enumerate(names):
+        go(config, write(tmp_path, asked(alone, name, seed=i // 5)))
+    made = len(fake.made)
+    path = write(tmp_path, *(asked(together, name, seed=i // 5) for i, name in enumerate(names)))
+    fake.die = "9.mp4"
+    with pytest.raises(KeyboardInterrupt):
+        go(config, path)
+    assert fake.made[made:] == names[:9]
+    fake.die, said = None, []
+    go(config, path, said)
+    assert fake.made[made + 9 :] == names[9:], "what was finished is not made again"
+    assert sum("finished before" in sentence for sentence in said) == 9
+    for name in names:
+        assert (together / name).read_bytes() == (alone / name).read_bytes()
+
+
+def test_one_animator_serves_lines_of_equal_settings(tmp_path, fake, config):
+    lines = [asked(tmp_path, f"{i}.mp4") for i in range(3)]
+    lines.append(asked(tmp_path, "other.mp4", sample={"steps": 2}))
+    lines.append(asked(tmp_path, "seed.mp4", seed=3, sample={"steps": 2}))
+    go(config, write(tmp_path, *lines))
+    first, *same, other, drawn = fake.animators
+    assert all(one is first for one in same) and other is not first
+    assert other.sampler.steps == 2
+    assert drawn is not other, "random networks are those of the seed"
+
+
+def test_a_failed_job_is_told_and_the_rest_is_done(tmp_path, fake, config):
+    lines = [asked(tmp_path, "a.mp4"), asked(tmp_path, "bad.mp4"), asked(tmp_path, "c.mp4")]
+    wrong = asked(tmp_path, "d.mp4", sample={"stepz": 3})
+    said = []
+    with pytest.raises(ValueError, match="2 of 4 jobs failed, of lines 2, 4"):
+        go(config, write(tmp_path, *lines, wrong), said)
+    assert fake.made == ["a.mp4", "c.mp4"]
+    assert any("failed: these files do not go together" in sentence for sentence in said)
+    assert any("did you mean --config.sample.steps" in sentence for sentence in said)
+
+
+def test_what_changed_since_is_made_again(tmp_path, fake, config):
+    reference = tmp_path / "reference.png"
+    shutil.copy(REFERENCE, reference)
+    path = write(tmp_path, {**asked(tmp_path, "a.mp4"), "reference": str(reference)})
+    go(config, path)
+    go(config, path)
+    assert fake.made == ["a.mp4"]
+    os.utime(reference, (2e9, 2e9))
+    go(config, path)
+    assert fake.made == ["a.mp4"] * 2, "a newer source"
+    os.utime(reference, (0, 0))
+    other = config.copy_and_resolve_references()
+    settings.override(other, "sample.steps", "2")
+    go(other, path)
+    assert fake.made == ["a.mp4"] * 3, "another setting"
+    (tmp_path / "a.mp4").unlink()
+    go(other, path)
+    assert fake.made == ["a.mp4"] * 4, "a video that is gone"
+
+
+def test_a_real_job_of_a_file_equals_the_job_alone(tmp_path, config):
+    lines = jobs.read(write(tmp_path, asked(tmp_path, "a.mp4"), asked(tmp_path, "b.mp4")))
+    said = []
+    jobs.run(config, ("random",), lines, say=said.append)
+    sources = inputs.Sources(*sample.DEMO)
+    job.run(job.Job(config, ("random",), sources, tmp_path / "alone.mp4", say=said.append))
+    whole = (tmp_path / "alone.mp4").read_bytes()
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes() == whole
+    assert jobs.finished(lines[0], config, ("random",), False)
