@@ -110,13 +110,20 @@ class Animator:
         return self.prepare_sources(inputs.Sources(*given, fps=fps), progress=progress)
 
     def prepare_sources(
-        self, sources: inputs.Sources, *, progress: Progress | None = None
+        self,
+        sources: inputs.Sources,
+        *,
+        progress: Progress | None = None,
+        kept: Path | None = None,
     ) -> inputs.Clip:
-        """The same for sources that are already put together."""
+        """The same for sources that are already put together; kept: a file for the keypoints that
+        are detected, which are not looked for again."""
         config = self.config
         folder = self.weights.pose_folder
         found = progress and (lambda done, total: progress(FINDING, done, total))
-        clip = inputs.prepare(sources, config.sample, config.skeleton, folder, self.say, found)
+        clip = inputs.prepare(
+            sources, config.sample, config.skeleton, folder, self.say, found, kept
+        )
         self._check(clip)
         return clip
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ import numpy as np
 from dispose_jax.diffusion import windows
 from dispose_jax.media import image, video
 from dispose_jax.media.sound import Sound, has_sound
-from dispose_jax.pose import checks, draw, estimate, files, follow, people, retarget
+from dispose_jax.pose import checks, detected, draw, estimate, files, follow, people, retarget
 from dispose_jax.types import Pose
 
 IN_STEP = 1e-3  # rates whose quotient is nearer to 1 keep sound and pictures together
@@ -131,22 +132,25 @@ def prepare(
     pose_models: Path | None,
     say: Callable[[str], None],
     progress: Callable[[int, int], None] | None = None,
+    kept: Path | None = None,
 ) -> Clip:
     """Read, fit and draw everything.
 
     sample, skeleton: `config.sample`, of which resolution, height, width, shown_height, stride,
     max_frames, fps, audio, person and draw_others are read, and `config.skeleton`, checked
     (settings.py). pose_models: folder of the detector's files or None; progress(done, total) counts
-    the frames that it has looked at. Raises ValueError for anything that cannot be animated.
+    the frames that it has looked at; kept: file for what it finds (pose/detected.py). Raises
+    ValueError for anything that cannot be animated.
     """
     picture, size = _reference(sources, sample)
     framed = frame(picture, size, sample.shown_height)
-    detector = Detector(pose_models, say, progress)
+    detector = Detector(pose_models, say, progress, kept)
     notes = []
     if sources.reference_pose is None:
         upright = framed.upright[None]
         name = _name(sources.reference, "reference")
-        reference_pose = detector.find(upright, name, "--reference_pose")
+        of = partial(detected.digest, framed.upright)
+        reference_pose = detector.find(upright, name, "--reference_pose", of)
     else:
         found, notes = _reference_pose(sources, *picture.shape[:2])
         reference_pose = people.move(found, *framed.move)
@@ -270,15 +274,18 @@ def _reference_pose(sources: Sources, height: int, width: int) -> tuple[Pose, li
 
 
 class Detector:
-    """DWPose, opened when first needed."""
+    """DWPose, opened when first needed. What it finds is kept in a file, if one is named, and not
+    looked for again."""
 
     def __init__(
         self,
         folder: Path | None,
         say: Callable[[str], None],
         progress: Callable[[int, int], None] | None = None,
+        kept: Path | None = None,
     ):
         self.folder, self.say, self.progress, self.models = folder, say, progress, None
+        self.kept = kept
 
     def open(self, source: Path, remedy: str) -> estimate.Models:
         """The networks; the error without any names source and what to do."""
@@ -292,14 +299,28 @@ class Detector:
         return self.models
 
     def find(
-        self, frames: Iterable[np.ndarray], source: Path, flag: str, num_frames: int = 1
+        self,
+        frames: Iterable[np.ndarray],
+        source: Path,
+        flag: str,
+        of: Callable[[], str],
+        num_frames: int = 1,
     ) -> Pose:
         """Poses of num_frames frames (h, w, 3) uint8, taken as they come; the error without a
-        detector names source and flag."""
+        detector names source and flag. of: gives the digest of what is looked at."""
+        name = of() if self.kept is not None else ""
+        if name and (pose := detected.read(self.kept, name)) is not None:
+            self.say(f"{self.kept} has the keypoints of {source}")
+            return pose
         models = self.open(source, f"pass a pose file with {flag}")
         self.say(f"finding keypoints in {num_frames} frames of {source}")
         pose = estimate.estimate(models, frames, num_frames=num_frames, progress=self.progress)
         _check_seen(pose, source)
+        if name:
+            try:
+                detected.keep(self.kept, name, pose)
+            except OSError as error:  # no reason to stop
+                self.say(f"warning: keypoints will be looked for again: {error}")
         return pose
 
 
@@ -312,7 +333,8 @@ def _driving(sources: Sources, stride: int, max_frames: int, detector: Detector)
             frames = (sources.driving[i] for i in chosen.numbers)
         else:
             frames = video.frames(sources.driving, chosen.numbers)
-        pose = detector.find(frames, name, "--poses", len(chosen.numbers))
+        of = partial(detected.digest, sources.driving, chosen.numbers)
+        pose = detector.find(frames, name, "--poses", of, len(chosen.numbers))
         return _driven(pose, chosen, sources.driving)
     file, of = _pose_file(sources.poses), _name(sources.poses, "poses")
     if sources.driving is not None:

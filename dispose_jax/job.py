@@ -25,7 +25,8 @@ from dispose_jax.models import networks
 from dispose_jax.pose import draw
 
 LATENTS = ".latents.safetensors"
-ENDINGS = (".json", ".preview.png", LATENTS, ".explain.png", ".explain.mp4")  # beside the video
+KEYPOINTS = ".keypoints.safetensors"  # that were detected
+ENDINGS = (".json", ".preview.png", LATENTS, KEYPOINTS, ".explain.png", ".explain.mp4")
 UNITS = {
     "finding keypoints": "frame",
     "control signals": "frame",
@@ -106,7 +107,7 @@ def run(job: Job) -> Path:
     config, animator, stages = job.config, job.animator, Stages(job)
     try:
         stages("reading inputs", 0, 1)
-        clip = animator.prepare_sources(job.sources, progress=stages)
+        clip = animator.prepare_sources(job.sources, progress=stages, kept=job.path(KEYPOINTS))
         preview = draw.preview(clip.reference, clip.pose.at([1]))
         image.write_png(job.path(".preview.png"), preview)
         stages.end()

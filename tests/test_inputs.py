@@ -125,6 +125,37 @@ def test_keypoints_of_a_video_are_found_frame_by_frame_and_counted(sources, monk
     assert seen == [(80, 64, 3)] * 3 and counted == [(1, 3), (2, 3), (3, 3)]
 
 
+def test_keypoints_that_were_found_are_not_looked_for_again(sources, monkeypatch, tmp_path):
+    kept, said = tmp_path / "a.keypoints.safetensors", []
+    monkeypatch.setattr(inputs.estimate, "open_models", lambda folder: None)
+
+    def look(*_, num_frames, **__):
+        return standing(num_frames)
+
+    def again(max_frames):
+        return inputs.prepare(
+            changed(sources, poses=None),
+            settings(max_frames=max_frames),
+            SKELETON,
+            sources.driving.parent,
+            said.append,
+            kept=kept,
+        )
+
+    monkeypatch.setattr(inputs.estimate, "estimate", look)
+    first = again(3)
+
+    def refuse(*_, **__):
+        raise AssertionError("looked for again")
+
+    monkeypatch.setattr(inputs.estimate, "estimate", refuse)
+    second = again(3)
+    np.testing.assert_array_equal(second.pose.body, first.pose.body)
+    assert any(str(kept) in sentence for sentence in said)
+    with pytest.raises(AssertionError, match="looked for again"):
+        again(2)  # other frames
+
+
 def test_fewer_frames_are_taken_from_the_start_if_asked(sources):
     two = prepare(sources, max_frames=2, stride=1)
     assert two.num_frames == 2

@@ -85,7 +85,12 @@ PLACES = {
     "av": ("dispose_jax.media",),
     "onnxruntime": ("dispose_jax.pose.estimate",),
     "transformers": ("dispose_jax.correspondence.dift",),
-    "safetensors": ("dispose_jax.models", "dispose_jax.provenance", "dispose_jax.data.records"),
+    "safetensors": (
+        "dispose_jax.models",
+        "dispose_jax.pose.detected",
+        "dispose_jax.provenance",
+        "dispose_jax.data.records",
+    ),
     "ml_dtypes": ("dispose_jax.models", "converters"),
     "ml_collections": (
         "configs",

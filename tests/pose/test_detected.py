@@ -1,0 +1,42 @@
+"""Keypoints that were detected come back as they were, and only of what was looked at."""
+
+import jax
+import numpy as np
+
+from dispose_jax.pose import detected
+from tests import small
+
+
+def same(found, pose):
+    jax.tree.map(np.testing.assert_array_equal, found, pose)
+
+
+def test_kept_keypoints_come_back_bit_for_bit(tmp_path):
+    path = tmp_path / "a.safetensors"
+    one, other = small.pose(3, seed=1), small.pose(5, seed=2)
+    assert detected.read(path, "one") is None
+    detected.keep(path, "one", one)
+    detected.keep(path, "other", other)
+    same(detected.read(path, "one"), one)
+    same(detected.read(path, "other"), other)
+    assert detected.read(path, "third") is None
+
+
+def test_a_damaged_file_is_written_anew(tmp_path):
+    path = tmp_path / "a.safetensors"
+    detected.keep(path, "one", small.pose(3))
+    path.write_bytes(path.read_bytes()[:100])
+    assert detected.read(path, "one") is None
+    detected.keep(path, "two", small.pose(2))
+    same(detected.read(path, "two"), small.pose(2))
+
+
+def test_the_digest_is_of_content_and_frames(tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(b"film")
+    digest = lambda name, frames: detected.digest(tmp_path / name, frames)
+    assert digest("a.mp4", [0, 2]) == digest("b.mp4", [0, 2]) != digest("a.mp4", [0, 3])
+    (tmp_path / "b.mp4").write_bytes(b"another")
+    assert digest("a.mp4", [0, 2]) != digest("b.mp4", [0, 2])
+    picture = small.pictures(1)
+    assert detected.digest(picture) == detected.digest(picture.copy()) != detected.digest(~picture)
