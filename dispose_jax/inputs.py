@@ -7,7 +7,7 @@ sentence that names the file or flag.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -19,7 +19,8 @@ import numpy as np
 from dispose_jax.diffusion import windows
 from dispose_jax.media import image, video
 from dispose_jax.media.sound import Sound, has_sound
-from dispose_jax.pose import checks, detected, draw, estimate, files, follow, people, retarget
+from dispose_jax.pose import checks, detected, draw, files, follow, people, retarget
+from dispose_jax.pose.detector import Detector, check_seen
 from dispose_jax.types import Pose
 
 IN_STEP = 1e-3  # rates whose quotient is nearer to 1 keep sound and pictures together
@@ -267,61 +268,10 @@ def _reference_pose(sources: Sources, height: int, width: int) -> tuple[Pose, li
             "picture"
         )
     check_aspect(path, file, _name(sources.reference, "reference"), height, width)
-    _check_seen(file.pose, path)
+    check_seen(file.pose, path)
     findings = checks.look(file.pose, aspect=width / height, times=np.zeros(1))
     odd = [what for what, _ in findings]
     return file.pose, [f"{path}: {clause}" for clause in (*file.notes, *odd)]
-
-
-class Detector:
-    """DWPose, opened when first needed. What it finds is kept in a file, if one is named, and not
-    looked for again."""
-
-    def __init__(
-        self,
-        folder: Path | None,
-        say: Callable[[str], None],
-        progress: Callable[[int, int], None] | None = None,
-        kept: Path | None = None,
-    ):
-        self.folder, self.say, self.progress, self.models = folder, say, progress, None
-        self.kept = kept
-
-    def open(self, source: Path, remedy: str) -> estimate.Models:
-        """The networks; the error without any names source and what to do."""
-        if self.models is None:
-            if self.folder is None:
-                raise ValueError(
-                    f"{source}: its keypoints are not given and no weights folder holds DWPose's "
-                    f"detector.onnx and whole_body.onnx; {remedy}"
-                )
-            self.models = estimate.open_models(self.folder)
-        return self.models
-
-    def find(
-        self,
-        frames: Iterable[np.ndarray],
-        source: Path,
-        flag: str,
-        of: Callable[[], str],
-        num_frames: int = 1,
-    ) -> Pose:
-        """Poses of num_frames frames (h, w, 3) uint8, taken as they come; the error without a
-        detector names source and flag. of: gives the digest of what is looked at."""
-        name = of() if self.kept is not None else ""
-        if name and (pose := detected.read(self.kept, name)) is not None:
-            self.say(f"{self.kept} has the keypoints of {source}")
-            return pose
-        models = self.open(source, f"pass a pose file with {flag}")
-        self.say(f"finding keypoints in {num_frames} frames of {source}")
-        pose = estimate.estimate(models, frames, num_frames=num_frames, progress=self.progress)
-        _check_seen(pose, source)
-        if name:
-            try:
-                detected.keep(self.kept, name, pose)
-            except OSError as error:  # no reason to stop
-                self.say(f"warning: keypoints will be looked for again: {error}")
-        return pose
 
 
 def _driving(sources: Sources, stride: int, max_frames: int, detector: Detector) -> Driving:
@@ -389,7 +339,7 @@ def _trusted(driving: Driving, sources: Sources, sample, everybody: bool) -> Dri
     aspect = driving.width / driving.height
     followed = follow.follow(driving.pose, aspect=aspect, person=sample.person, source=name)
     pose = followed.pose if everybody else follow.alone(followed.pose)
-    _check_seen(pose, name)
+    check_seen(pose, name)
     times = np.arange(pose.num_frames) * driving.stride / float(driving.fps)
     odd = checks.sentences(checks.look(pose, aspect=aspect, times=times), driving.numbers)
     said = tuple(f"{name}: {clause}" for clause in (*followed.warnings, *odd))
@@ -441,12 +391,6 @@ def _check_pictures(what: str, array: np.ndarray, rank: int, shape: str) -> None
         raise ValueError(
             f"the {what} given is {array.dtype} of shape {array.shape}; expected uint8 {shape}"
         )
-
-
-def _check_seen(pose: Pose, source: Path) -> None:
-    """Raise ValueError if nobody is visible in any frame."""
-    if not pose.visible[:, 0].any():
-        raise ValueError(f"{source}: no person is visible in it; use one that shows a person")
 
 
 def check_aspect(path: Path, file: files.PoseFile, source: Path, height: int, width: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 from configs import svd
 from dispose_jax import inputs
 from dispose_jax.media import image, video
-from dispose_jax.pose import draw, files, people, retarget
+from dispose_jax.pose import draw, estimate, files, people, retarget
 from tests.pose.poses import standing, without
 
 WIDTH, HEIGHT = 120, 200  # of the reference picture
@@ -111,8 +111,8 @@ def test_keypoints_of_a_video_are_found_frame_by_frame_and_counted(sources, monk
             progress(i + 1, num_frames)
         return standing(num_frames)
 
-    monkeypatch.setattr(inputs.estimate, "open_models", lambda folder: None)
-    monkeypatch.setattr(inputs.estimate, "estimate", estimate_one_by_one)
+    monkeypatch.setattr(estimate, "open_models", lambda folder: None)
+    monkeypatch.setattr(estimate, "estimate", estimate_one_by_one)
     clip = inputs.prepare(
         changed(sources, poses=None),
         settings(max_frames=3),
@@ -127,7 +127,7 @@ def test_keypoints_of_a_video_are_found_frame_by_frame_and_counted(sources, monk
 
 def test_keypoints_that_were_found_are_not_looked_for_again(sources, monkeypatch, tmp_path):
     kept, said = tmp_path / "a.keypoints.safetensors", []
-    monkeypatch.setattr(inputs.estimate, "open_models", lambda folder: None)
+    monkeypatch.setattr(estimate, "open_models", lambda folder: None)
 
     def look(*_, num_frames, **__):
         return standing(num_frames)
@@ -142,13 +142,13 @@ def test_keypoints_that_were_found_are_not_looked_for_again(sources, monkeypatch
             kept=kept,
         )
 
-    monkeypatch.setattr(inputs.estimate, "estimate", look)
+    monkeypatch.setattr(estimate, "estimate", look)
     first = again(3)
 
     def refuse(*_, **__):
         raise AssertionError("looked for again")
 
-    monkeypatch.setattr(inputs.estimate, "estimate", refuse)
+    monkeypatch.setattr(estimate, "estimate", refuse)
     second = again(3)
     np.testing.assert_array_equal(second.pose.body, first.pose.body)
     assert any(str(kept) in sentence for sentence in said)

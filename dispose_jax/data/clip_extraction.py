@@ -22,6 +22,7 @@ from dispose_jax import inputs
 from dispose_jax.data.records import Record
 from dispose_jax.media import image, timeline, video
 from dispose_jax.pose import checks, estimate, files, follow, people
+from dispose_jax.pose.detector import Detector
 from dispose_jax.types import Impulses, Pose
 
 Size = tuple[int, int]  # height, width
@@ -65,7 +66,7 @@ class Finders(NamedTuple):
     one frame and a seed -> (18, d). posterior: frames (f, h, w, 3) uint8 -> (f, h/8, w/8, 2 c).
     """
 
-    detector: inputs.Detector
+    detector: Detector
     flow: Callable[[np.ndarray], np.ndarray] | None
     chained: bool
     guides: Callable[[np.ndarray, int], Impulses] | None

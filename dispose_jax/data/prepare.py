@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from dispose_jax import cli, control_signals, inputs, settings
+from dispose_jax import cli, control_signals, settings
 from dispose_jax.correspondence import dift, keypoints
 from dispose_jax.data import clip_extraction, examples, records
 from dispose_jax.media import output
@@ -31,6 +31,7 @@ from dispose_jax.models import bundle, networks
 from dispose_jax.motion import flow
 from dispose_jax.ops.levels import to_float
 from dispose_jax.pose import dwpose
+from dispose_jax.pose.detector import Detector
 from dispose_jax.types import Impulses, Pose
 from dispose_jax.weights import RANDOM, Weights
 
@@ -148,7 +149,7 @@ def _tools(
     params = store.load(parts)
     features = "dift_unet" in parts
     tools = clip_extraction.Finders(
-        detector=inputs.Detector(store.pose_folder, say),
+        detector=Detector(store.pose_folder, say),
         flow=_flow(source, parts, params, config.data.flow_short_side),
         chained=source == "dis",
         guides=_guides(config) if source else None,

@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dispose_jax import inputs
 from dispose_jax.data import clip_extraction
 from dispose_jax.data.clip_extraction import Finders
 from dispose_jax.media import image, video
 from dispose_jax.motion import flow
 from dispose_jax.pose import checks, files, people
+from dispose_jax.pose.detector import Detector
 from dispose_jax.types import Impulses
 from tests.data import clipped
 from tests.pose.poses import standing, without
 
-NOBODY = Finders(inputs.Detector(None, print), None, False, None, None, None)
+NOBODY = Finders(Detector(None, print), None, False, None, None, None)
 VIDEO = Path("a.mp4")
 
 
@@ -131,7 +131,7 @@ def clips_with(tmp_path, pose, **values):
     said = []
     clipped.film(tmp_path, "a.mp4", pose.num_frames, pose=pose)
     recipe = clip_extraction.recipe(clipped.config(**values))
-    tools = NOBODY._replace(detector=inputs.Detector(None, said.append))
+    tools = NOBODY._replace(detector=Detector(None, said.append))
     return list(clip_extraction.clips(recipe, tools, tmp_path, "a.mp4")), said
 
 
