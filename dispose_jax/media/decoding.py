@@ -114,7 +114,8 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
         f"its clock leaps by {by:.2f} s at {at:.2f} s; the leap is closed up" for at, by in leaps
     ]
     promised = _promised(times, stated, length) if most is None and not notes else 0
-    if promised > len(times) + 1:  # the last frame may be announced to stay longer
+    # The last frame may be announced to stay longer, and reordering to take time.
+    if promised > len(times) + 3:
         notes.append(
             f"holds {len(times)} of the {promised} frames that it announces; it is truncated or "
             "corrupt"
@@ -153,7 +154,7 @@ def _decoded(container, stream, notes: list[str]) -> Iterator[av.VideoFrame]:
     """
     broken = lost = 0
     earliest = end = None  # of the packets so far, seconds
-    started = False
+    started, whole = False, None  # whole: a key frame has come, which needs no other
     last, tolerance = 0.0, 0.25
     try:
         for packet in container.demux():
@@ -164,6 +165,8 @@ def _decoded(container, stream, notes: list[str]) -> Iterator[av.VideoFrame]:
                     tolerance = 0.04
             if packet.stream.index != stream.index:
                 continue
+            if whole is None and packet.size:
+                whole = packet.is_keyframe
             shows = packet.size and packet.pts is not None and not packet.is_discard
             if shows and not started:
                 start = float(packet.pts * packet.time_base)
@@ -171,11 +174,12 @@ def _decoded(container, stream, notes: list[str]) -> Iterator[av.VideoFrame]:
             try:
                 decoded = packet.decode()
             except av.error.FFmpegError:
-                broken += bool(packet.size)
+                broken += started and bool(packet.size)
                 continue
             for frame in decoded:
-                if frame.is_corrupt:
-                    lost += 1
+                whole = whole or frame.key_frame
+                if frame.is_corrupt or not whole:
+                    lost += started
                     continue
                 if not started and frame.pts is not None and earliest is not None:
                     missing = float(frame.pts * frame.time_base) - earliest

@@ -29,7 +29,8 @@ def mended(times: np.ndarray, interval: float) -> tuple[np.ndarray, list[tuple[f
     found = [(float(times[i]), float(steps[i])) for i in leaps]
     first = times[0] if np.isfinite(times[0]) else 0.0
     steps = np.where(np.abs(steps) <= BREAK, steps, np.median(good))  # NaN compares as a fault
-    return np.maximum.accumulate(first + np.concatenate([[0.0], np.cumsum(steps)])), found
+    # Sorted: AVI has the times of decoding, in another order than that of the pictures.
+    return np.sort(first + np.concatenate([[0.0], np.cumsum(steps)])), found
 
 
 def rate(times: np.ndarray, stated: Fraction | None) -> Fraction:

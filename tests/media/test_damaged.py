@@ -2,6 +2,7 @@
 
 import shutil
 
+import av
 import numpy as np
 import pytest
 
@@ -59,6 +60,36 @@ def test_a_video_that_starts_between_key_frames_is_used_from_the_first_whole_pic
     assert (info.num_frames, info.fps) == (54, 30)
     assert len(info.warnings) == 1 and "its first 0.27 s need a picture" in info.warnings[0]
     assert video.choose(CASES / "cut.mkv", 1, 5).warnings == info.warnings
+
+
+CUT = {  # containers, codecs
+    "x264.mkv": ("libx264", {}),
+    "x264.ts": ("libx264", {"x264-params": "open-gop=1"}),
+    "x265.mkv": ("libx265", {"x265-params": "log-level=none:keyint=12:min-keyint=12"}),
+    "mpeg4.mkv": ("mpeg4", {}),
+    "mpeg2.ts": ("mpeg2video", {}),
+    "vp8.webm": ("libvpx", {"deadline": "realtime"}),
+    "vp9.webm": ("libvpx-vp9", {"deadline": "realtime"}),
+    "wmv2.mkv": ("wmv2", {}),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_whatever_the_codec_frames_before_the_first_key_frame_are_left_out(tmp_path, name):
+    codec, options = CUT[name]
+    whole, cut = tmp_path / name, tmp_path / f"cut-{name}"
+    films.write(whole, films.numbered(36), codec=codec, options=options, gop=12)
+    with av.open(str(whole)) as source, av.open(str(cut), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        for packet in packets[5:]:
+            packet.stream = stream
+            target.mux(packet)
+    info = video.probe(cut)
+    found = [films.number_of(frame) for frame in video.iterate(cut, 1)]
+    assert found == [*range(found[0], 36)] and found[0] in (10, 11, 12)
+    assert (info.num_frames, info.fps) == (len(found), 30)
+    assert len(info.warnings) == 1 and "need a picture that was cut away" in info.warnings[0]
 
 
 def test_a_varying_rate_keeps_its_speed():
@@ -138,8 +169,6 @@ def test_a_video_that_stops_early_is_used_as_far_as_it_goes(tmp_path, ending, sh
 
 
 def with_options(path, frames, options):
-    import av
-
     with av.open(str(path), "w", options=options) as container:
         films.add(container, frames, 30, None, "libx264", {}, 12, {})
 

@@ -71,6 +71,9 @@ def test_faults_of_the_clock_are_closed_up():
     mended, leaps = timeline.mended(broken, 1)
     np.testing.assert_allclose(mended, times, atol=1e-6)
     assert [round(by) for _, by in leaps] == [3600]
+    decoded = times.copy()
+    decoded[[4, 5, 6]] = decoded[[6, 4, 5]]
+    np.testing.assert_allclose(timeline.mended(decoded, 1)[0], times)
     mended, leaps = timeline.mended(np.full(4, np.nan), 0.25)
     np.testing.assert_allclose(mended, [0, 0.25, 0.5, 0.75])
     assert timeline.mended(np.array([3.0]), 1)[0].tolist() == [0]
