@@ -64,5 +64,5 @@ $(VENV)/test.stamp: $(VENV)/core.stamp
 
 $(VENV)/parity.stamp: $(VENV)/test.stamp
 	@echo "installing $(TORCH) and diffusers ..."
-	@$(PIP) --editable ".[test,parity]" "$(TORCH)"
+	@$(PIP) --editable ".[test,parity,notebook]" "$(TORCH)"
 	@touch $@

@@ -134,6 +134,22 @@ CONTROL = {
 }
 
 
+# Speeds of sampling: the share of the exact run's steps, and other values of `sample`. What each
+# gains and costs is in docs/performance.md.
+SPEEDS = {
+    "exact": (1, {}),
+    "fast": (1 / 2, {"solver": "dpmpp_2m"}),
+    "draft": (1 / 2, {"solver": "dpmpp_2m", "cache_interval": 2}),
+}
+
+
+def at_speed(sample: ConfigDict, speed: str) -> None:
+    """Change the exact values of `config.sample` to those of a speed."""
+    share, values = SPEEDS[speed]
+    sample.steps = round(share * sample.steps)
+    sample.update(values)
+
+
 def control(variant: str) -> dict:
     """The `config.control` of a variant of the paper."""
     fields = CONTROL[variant]

@@ -5,10 +5,11 @@
   python train.py --config configs/sd15.py --weights DIR --workdir runs/mp --config.data.source=SET
 
 size: full (the released checkpoints), or small or tiny (a laptop's, of 128 and 64 pixels). release:
-whose numbers the base is run with. variant: the paper's ablations. stage: what is trained; the
-defaults of dispose are the paper's (section 5.1: 20,000 steps, batch 32, learning rate 1e-5, 16
-frames of 512 x 512), those of base and motion Moore-AnimateAnyone's. What the paper leaves open is
-decided in docs/musepose.md.
+whose numbers the base is run with. speed: exact (as released), or fast or draft, which cost quality
+(docs/performance.md). variant: the paper's ablations. stage: what is trained; the defaults of
+dispose are the paper's (section 5.1: 20,000 steps, batch 32, learning rate 1e-5, 16 frames of 512 x
+512), those of base and motion Moore-AnimateAnyone's. What the paper leaves open is decided in
+docs/musepose.md.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         release=("musepose", "moore"),
         variant=tuple(CONTROL),
         stage=tuple(STAGES),
+        speed=tuple(common.SPEEDS),
     )
     size, moore = choice["size"], choice["release"] == "moore"
     drawn = size in common.SIDES  # small networks, which learn from drawn people
@@ -116,6 +118,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sample.window_pad = not moore
     sample.timesteps = "uniform"  # spacing, as released; or ays (Align Your Steps)
     sample.betas = "linear" if moore else "scaled_linear"  # Moore trains with the other ones
+
+    common.at_speed(sample, choice["speed"])
 
     train = config.train
     if not drawn:

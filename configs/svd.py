@@ -4,9 +4,10 @@
   python sample.py --config configs/svd.py:size=tiny,variant=no_motion
   python train.py --config configs/svd.py --weights DIR --workdir runs/mm --config.data.source=SET
 
-size: full (the released checkpoints), or small or tiny (a laptop's, of 128 and 64 pixels). variant:
-the paper's ablations. stage: what is trained; the defaults are the paper's (section 5.1: 10,000
-steps, batch 8, learning rate 2e-5, 16 frames of 768 x 1024).
+size: full (the released checkpoints), or small or tiny (a laptop's, of 128 and 64 pixels). speed:
+exact (as released), or fast or draft, which cost quality (docs/performance.md). variant: the
+paper's ablations. stage: what is trained; the defaults are the paper's (section 5.1: 10,000 steps,
+batch 8, learning rate 2e-5, 16 frames of 768 x 1024).
 """
 
 from __future__ import annotations
@@ -80,7 +81,13 @@ PAPER = (10_000, 8, 16, 2e-5, "adamw")  # at full size, whatever the stage
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """The configuration for an argument such as "size=tiny,variant=no_motion,stage=base"."""
-    choice = parse_arg(arg, size=common.SIZES, variant=tuple(CONTROL), stage=tuple(STAGES))
+    choice = parse_arg(
+        arg,
+        size=common.SIZES,
+        variant=tuple(CONTROL),
+        stage=tuple(STAGES),
+        speed=tuple(common.SPEEDS),
+    )
     size = choice["size"]
     drawn = size in common.SIDES  # small networks, which learn from drawn people
     recipes = TINY_STAGES if drawn else dict.fromkeys(STAGES, PAPER)
@@ -98,6 +105,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sample.noise_aug = 0.02 if drawn else 0.0  # noise on the reference before it is encoded
     sample.conditioning_fps = 7  # told to the network (as one less), whatever the video's
     sample.motion_bucket = 127  # told to the network: how much moves
+    common.at_speed(sample, choice["speed"])
     # On the reference: a deviation, or mean and deviation of its logarithm.
     config.train.noise_aug = FieldReference(0.02, field_type=object)
     return config

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import autoencoder, measure, shortcuts, step, train_step
-from configs import svd
+from benchmarks import autoencoder, measure, shortcuts, step, tradeoff, train_step
+from configs import sd15, svd
 from dispose_jax import dry_run
 from dispose_jax.training import plan
 from tests import small
@@ -142,3 +142,26 @@ def test_decibels_follow_their_definition():
     figure = np.array([[True, False], [False, False]])[None, None]
     everywhere, inside = autoencoder.psnr(made, true, figure)
     assert inside == pytest.approx(20) and everywhere == pytest.approx(20 + 10 * np.log10(4))
+
+
+def test_a_way_of_sampling_is_compared_with_the_exact_one_clip_by_clip():
+    config, ways = svd.get_config("size=tiny"), {"exact": {}, "half": {"steps": 4}}
+    psnr = np.array([20.0, 30.0, 25.0])
+    figures = {"joint_error": psnr / 10, "distance": 0 * psnr}
+    found = {
+        "exact": {"sampling_s": psnr, "clip_s": psnr + 10, "figure_psnr": psnr, **figures},
+        "half": {"sampling_s": psnr / 2, "clip_s": psnr, "figure_psnr": psnr - 0.1, **figures},
+    }
+    exact, half = tradeoff.report(config, ways, found, None)
+    assert exact["sampling_ratio"] == 1.0 and "figure_psnr_change" not in exact
+    assert half["sampling_ratio"] == 0.5 and half["clip_ratio"] == pytest.approx(25 / 35)
+    np.testing.assert_allclose(half["figure_psnr_change"], -0.1)
+    np.testing.assert_allclose(half["joint_error_change"], 0)
+
+
+def test_ways_of_sampling_are_values_that_the_configs_take():
+    for base in (svd, sd15):
+        config = base.get_config("size=tiny")
+        for values in {**tradeoff.WAYS, **tradeoff.ALIGNED[config.base]}.values():
+            made = tradeoff.changed(config, values).sample
+            assert {name: made[name] for name in values} == values

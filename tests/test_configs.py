@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import common, sd15, svd
-from dispose_jax import control_signals
+from dispose_jax import control_signals, settings
 from dispose_jax.models import networks, registry
 
 ROOT = Path(__file__).parents[1]
@@ -190,7 +190,7 @@ def test_values_left_out_of_the_argument_are_the_first_choices():
     [
         ("variant=fool", r"variant=fool.*variant is one of full, no_motion"),
         ("size", r"'size': expected name=value"),
-        ("colour=red", r"colour=red.*a name of \['size', 'stage', 'variant'\]"),
+        ("colour=red", r"colour=red.*a name of \['size', 'speed', 'stage', 'variant'\]"),
         ("size=tiny;variant=base", r"size is one of full, tiny"),
     ],
 )
@@ -261,3 +261,19 @@ def test_training_a_variant_trains_what_it_has(variant, names):
     assert config.train.trainable == names
     built = networks.build(config, training=True)
     assert set(names) == set(built) & {"controlnet", "motion_encoder", "point_encoder"}
+
+
+@pytest.mark.parametrize("base", [svd, sd15], ids=["svd", "sd15"])
+@pytest.mark.parametrize("size", common.SIZES)
+def test_a_speed_changes_how_is_sampled_and_nothing_else(base, size):
+    exact = base.get_config(f"size={size}")
+    assert base.get_config(f"size={size},speed=exact").to_dict() == exact.to_dict()
+    work = []
+    for speed in common.SPEEDS:
+        config = base.get_config(f"size={size},speed={speed}")
+        settings.check(config)
+        assert config.name == exact.name, "weights serve every speed"
+        other = {k for k, v in config.to_dict().items() if v != exact.to_dict()[k]}
+        assert other <= {"sample"}
+        work.append(config.sample.steps / config.sample.cache_interval)
+    assert work == sorted(work, reverse=True) and len(set(work)) == len(work)

@@ -80,7 +80,7 @@ class Run:
 
     def _keep_plan(self) -> None:
         """Write down what the workdir's clips depend on, or compare with what was written."""
-        config = json.loads(self.config.to_json())
+        config = json.loads(self.config.to_json(), parse_constant=str)  # infinity
         config.pop("control")
         plan = {
             "config": config,

@@ -37,7 +37,7 @@ class Pool:
 
     variance: float = 0.25
 
-    def apply(self, _, x, method):
+    def apply(self, _, x, method, in_pieces=False):
         if method == "decode":
             return x.repeat(8, -3).repeat(8, -2)
         *rest, h, w, c = x.shape
