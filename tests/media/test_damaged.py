@@ -70,7 +70,6 @@ CUT = {  # containers, codecs
     "mpeg2.ts": ("mpeg2video", {}),
     "vp8.webm": ("libvpx", {"deadline": "realtime"}),
     "vp9.webm": ("libvpx-vp9", {"deadline": "realtime"}),
-    "wmv2.mkv": ("wmv2", {}),
 }
 
 
