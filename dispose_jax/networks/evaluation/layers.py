@@ -24,6 +24,46 @@ def same_sides(sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[in
     return sides
 
 
+class Conv3D(nn.Module):
+    """Convolution over frames, rows and columns, as one over rows and columns of stacked frames.
+
+    The frames that a kernel sees become channels: on CPUs XLA's convolution of two axes is twice as
+    fast as its convolution of three. sides: zeros before and after each axis.
+    """
+
+    features: int
+    size: tuple[int, int, int]
+    strides: tuple[int, int, int]
+    sides: Sides
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (b, f, h, w, c) -> (b, f', h', w', features)."""
+        b, c, (taps, rows, columns) = x.shape[0], x.shape[-1], self.size
+        kernel = self.param("kernel", torch_kernel, (*self.size, c, self.features))
+        x = jnp.pad(x, [(0, 0), self.sides[0], (0, 0), (0, 0), (0, 0)])
+        stride = self.strides[0]
+        count = (x.shape[1] - taps) // stride + 1
+        views = [
+            jax.lax.slice_in_dim(x, i, i + stride * (count - 1) + 1, stride, axis=1)
+            for i in range(taps)
+        ]
+        x = jnp.concatenate(views, -1)
+        x = x.reshape(b * count, *x.shape[2:])  # frames are pictures here
+        flat = kernel.transpose(1, 2, 0, 3, 4).reshape(rows, columns, taps * c, self.features)
+        x = jax.lax.conv_general_dilated(
+            x,
+            flat.astype(x.dtype),
+            self.strides[1:],
+            self.sides[1:],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        if self.use_bias:
+            x = x + self.param("bias", nn.initializers.zeros, (self.features,))
+        return x.reshape(b, count, *x.shape[1:])
+
+
 def conv3d(
     features: int,
     kernel: Sequence[int],
@@ -32,16 +72,10 @@ def conv3d(
     *,
     name: str,
     use_bias: bool = False,
-) -> nn.Conv:
-    """Convolution over frames, rows and columns: (b, f, h, w, in) -> (b, f', h', w', features)."""
-    return nn.Conv(
-        features,
-        tuple(kernel),
-        strides=tuple(strides),
-        padding=tuple(sides),
-        use_bias=use_bias,
-        kernel_init=torch_kernel,
-        name=name,
+) -> Conv3D:
+    """A `Conv3D` of any sequences."""
+    return Conv3D(
+        features, tuple(kernel), tuple(strides), tuple(map(tuple, sides)), use_bias, name=name
     )
 
 
