@@ -218,9 +218,9 @@ def _network_needs(config, network, shapes: Params, mesh, trainable: bool) -> Ne
     return NetworkNeeds(count, True, dtype.name, on_device(shapes), on_device(moments), whole, copy)
 
 
-def _compiled(config) -> Iterator[str]:
-    """What the compiler plans for the step on the devices that there are."""
-    train, mesh = config.train, sharding.make_mesh(config)
+def traced(config, mesh) -> jax.stages.Traced:
+    """The loop's step for the devices of a mesh, which need not exist."""
+    train = config.train
     built = networks.build(config, networks.compute_dtype(train.dtype), training=True)
     objective, transformation = objectives.build(config, built), optimizer.build(train)
     shapes = {name: built[name].shapes for name in objective.networks}
@@ -238,8 +238,12 @@ def _compiled(config) -> Iterator[str]:
     layout = place(current)
     jitted = jax.jit(function, donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh)))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    lowered = jitted.lower(put(current, layout), put(frozen, place(frozen)), put(batch, clips), key)
-    found = lowered.compile().memory_analysis()
+    return jitted.trace(put(current, layout), put(frozen, place(frozen)), put(batch, clips), key)
+
+
+def _compiled(config) -> Iterator[str]:
+    """What the compiler plans for the step on the devices that there are."""
+    found = traced(config, sharding.make_mesh(config)).lower().compile().memory_analysis()
     yield f"The compiler's plan ({jax.default_backend()}), on each device"
     if found is None:
         yield "  this backend tells none"
