@@ -114,7 +114,7 @@ def point_features(
     """Diffusion features of the reference's joints, (1, 18, d) float32; None without DIFT.
 
     reference (h, w, 3) uint8; pose: of the clip, frame 0 the reference's; params: of the recipe's
-    dift_networks. The key draws their noise. DisPose section 4.2, equation 5.
+    dift_networks. The key draws their noise. DisPose section 4.2.
     """
     if recipe.dift is None:
         return None
