@@ -146,20 +146,20 @@ def test_training_norms_use_the_batch_and_report_what_they_used():
 
 @pytest.mark.full
 def test_with_stored_averages_cmp_answers_as_it_did_in_training(config, batch):
-    cmp = networks.build(small.config("full"))["cmp"].module
+    network = networks.build(small.config("full"))["cmp"].module
     square = jnp.zeros((1, 64, 64, 3))
-    params = drawn(cmp, square, square[..., :2], square[..., 0])
+    params = drawn(network, square, square[..., :2], square[..., 0])
     some = jax.tree.map(lambda x: x[:2], batch)
-    loss = CompletionLoss(cmp, config.motion.cmp_size, 1.0)
+    loss = CompletionLoss(network, config.motion.cmp_size, 1.0)
     averaged = cmp.with_averages(loss, params, [some])
     task = cmp.make_task(some, loss.side, jax.random.key(0))
 
     def training(params, task):
         with cmp.batch_norms({}):
-            return cmp.logits(cmp, params, task)
+            return cmp.logits(network, params, task)
 
     expected = light.quick(training, params, task)(params, task)
-    found = light.quick(partial(cmp.logits, cmp), params, task)
+    found = light.quick(partial(cmp.logits, network), params, task)
     np.testing.assert_allclose(found(averaged, task), expected, atol=1e-3 * float(expected.std()))
     assert np.abs(found(params, task) - expected).max() > 0.1
 
