@@ -43,11 +43,32 @@ WAYS = {
     "heun 4": {"solver": "heun", "steps": 4},
     "2m 4, overlap 2": {"solver": "dpmpp_2m", "steps": 4, "overlap": 2},
 }
-ALIGNED = {  # a schedule is part of the compiled program
-    "svd": {"2m 4, ays": {"solver": "dpmpp_2m", "steps": 4, "sigmas": "ays"}},
-    "sd15": {"2m 4, ays": {"solver": "dpmpp_2m", "steps": 4, "timesteps": "ays"}},
+# With Align Your Steps: {name: (steps, cache_interval, overlap)}. Schedules are part of a program.
+ALIGNED = {
+    "2m 4, ays": (4, 1, 3),
+    "2m 3, ays": (3, 1, 3),
+    "2m 4, ays, cache 2": (4, 2, 3),
+    "2m 3, ays, cache 3": (3, 3, 3),
+    "2m 3, ays, cache 3, overlap 2": (3, 3, 2),
+    "2m 2, ays, cache 2, overlap 2": (2, 2, 2),
 }
+SPACINGS = {"svd": "sigmas", "sd15": "timesteps"}  # what a base calls its levels
 SHOWN = ("figure_psnr", "joint_error")
+
+
+def ways_of(base: str) -> dict[str, dict[str, object]]:
+    """All ways of a base, the exact one first."""
+    aligned = {
+        name: {
+            "solver": "dpmpp_2m",
+            "steps": steps,
+            "cache_interval": every,
+            "overlap": overlap,
+            SPACINGS[base]: "ays",
+        }
+        for name, (steps, every, overlap) in ALIGNED.items()
+    }
+    return WAYS | aligned
 
 
 def changed(config, values: Mapping[str, object]):
@@ -165,7 +186,7 @@ def main() -> None:
     parser.add_argument("--output", help="JSON to write")
     options = parser.parse_args()
     config = settings.load(options.config)
-    ways = WAYS | ALIGNED[config.base]
+    ways = ways_of(config.base)
     if options.ways:
         ways = {name: ways[name] for name in (EXACT, *options.ways.split(";"))}
     full = options.full and tuple(int(side) for side in options.full.split("x"))

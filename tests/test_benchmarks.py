@@ -162,6 +162,6 @@ def test_a_way_of_sampling_is_compared_with_the_exact_one_clip_by_clip():
 def test_ways_of_sampling_are_values_that_the_configs_take():
     for base in (svd, sd15):
         config = base.get_config("size=tiny")
-        for values in {**tradeoff.WAYS, **tradeoff.ALIGNED[config.base]}.values():
+        for values in tradeoff.ways_of(config.base).values():
             made = tradeoff.changed(config, values).sample
             assert {name: made[name] for name in values} == values

@@ -70,6 +70,17 @@ class Toy:
         return latents[..., :1] + latents[..., 1:].mean(1, keepdims=True) * params["colours"]
 
 
+@dataclass(frozen=True, eq=False)
+class Frozen(Toy):
+    """Takes these deep features in every call."""
+
+    features: np.ndarray | None = None
+
+    def denoise(self, params, x, t, conditioning, *, deep=None, keep=False):
+        features = jnp.repeat(jnp.asarray(self.features), len(x), axis=0)
+        return super().denoise(params, x, t, conditioning, deep=Deep(features, None))
+
+
 class Counting(Toy):
     """Keeps how many rows each traced call had, and of which kind it was."""
 
@@ -352,6 +363,21 @@ def test_deep_features_are_computed_every_nth_call_and_belong_to_their_windows()
     alone = run(Counting(), 1)
     assert sorted(Counting.kinds) == ["keeps", "plain", "reuses"], "each a program of its own"
     assert_same(run(Toy(), 3), alone, 1e-5)
+
+
+def test_features_that_were_computed_once_serve_all_later_calls():
+    params, conditioning, noise = toy_clip(num_frames=4)
+    one = jax.devices()[:1]
+    sampler = sampling.Sampler(4, 4, 1, 2.0, cache_interval=4)
+    ours = sampling.sample(Toy(), params, conditioning, noise, sampler, devices=one)
+    first = Toy().schedule.scale_input(
+        schedule_start(Toy(), noise, 4), Toy().schedule.levels(4)[0, 0]
+    )
+    frozen = Frozen(features=np.cos(2 * first))
+    expected = sampling.sample(
+        frozen, params, conditioning, noise, sampling.Sampler(4, 4, 1, 2.0), devices=one
+    )
+    assert_same(ours, expected, 1e-5)
 
 
 def test_networks_whose_deep_features_serve_stay_close_to_the_exact_run():

@@ -8,6 +8,7 @@ the coarse levels of the U-Net, which change little from one step to the next (D
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ class PlannedCall(NamedTuple):
     call: solvers.Call
     halves: int  # of guidance: 2, or 1 for the conditional one alone
     fresh: bool  # everything is computed; else deep features of an earlier call serve
-    keep: bool  # the next call takes its deep features
+    keep: bool  # later calls take its deep features
 
 
 def plan(schedule: Schedule, sample, guided: bool) -> list[PlannedCall]:
@@ -37,7 +38,7 @@ def plan(schedule: Schedule, sample, guided: bool) -> list[PlannedCall]:
     inside = guidance.inside(sigmas, sample.guidance_interval)
     halves = np.where(inside & guided, 2, 1).tolist()
     fresh = computed(halves, sample.cache_interval)
-    keep = [not later for later in (*fresh[1:], True)]
+    keep = [now and not later for now, later in pairwise((*fresh, True))]
     return [PlannedCall(*one) for one in zip(calls, halves, fresh, keep, strict=True)]
 
 
