@@ -134,20 +134,26 @@ CONTROL = {
 }
 
 
-# Speeds of sampling: the share of the exact run's steps, and other values of `sample`. What each
-# gains and costs is in docs/performance.md.
+# Speeds of sampling: the shares of the exact run's steps and overlap, and other values of `sample`.
+# What each gains and costs is in docs/performance.md.
 SPEEDS = {
-    "exact": (1, {}),
-    "fast": (1 / 2, {"solver": "dpmpp_2m"}),
-    "draft": (1 / 2, {"solver": "dpmpp_2m", "cache_interval": 2}),
+    "exact": (1, 1, {}),
+    "fast": (1 / 2, 1, {"solver": "dpmpp_2m", "cache_interval": 2}),
+    "draft": (3 / 8, 2 / 3, {"solver": "dpmpp_2m", "cache_interval": 3}),
 }
 
 
-def at_speed(sample: ConfigDict, speed: str) -> None:
-    """Change the exact values of `config.sample` to those of a speed."""
-    share, values = SPEEDS[speed]
-    sample.steps = round(share * sample.steps)
+def at_speed(sample: ConfigDict, speed: str, spacing: str) -> None:
+    """Change the exact values of `config.sample` to those of a speed.
+
+    spacing: the base's name for the spacing of levels, which are aligned in a faster run.
+    """
+    steps, overlap, values = SPEEDS[speed]
+    sample.steps = round(steps * sample.steps)
+    sample.overlap = round(overlap * sample.overlap)
     sample.update(values)
+    if values:
+        sample[spacing] = "ays"
 
 
 def control(variant: str) -> dict:

@@ -119,7 +119,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sample.timesteps = "uniform"  # spacing, as released; or ays (Align Your Steps)
     sample.betas = "linear" if moore else "scaled_linear"  # Moore trains with the other ones
 
-    common.at_speed(sample, choice["speed"])
+    common.at_speed(sample, choice["speed"], "timesteps")
 
     train = config.train
     if not drawn:

@@ -105,7 +105,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sample.noise_aug = 0.02 if drawn else 0.0  # noise on the reference before it is encoded
     sample.conditioning_fps = 7  # told to the network (as one less), whatever the video's
     sample.motion_bucket = 127  # told to the network: how much moves
-    common.at_speed(sample, choice["speed"])
+    common.at_speed(sample, choice["speed"], "sigmas")
     # On the reference: a deviation, or mean and deviation of its logarithm.
     config.train.noise_aug = FieldReference(0.02, field_type=object)
     return config
