@@ -23,7 +23,7 @@ WITH_KERNELS = {
     "cuda": ("step", "features", "train", "reference"),  # also where CLIP sees 257 tokens
 }
 # The others are small or have no kernel; they take as long.
-LIGHT = [("step", "tpu"), ("step", "cuda")]
+LIGHT = [("step", "tpu")]
 ALL = [(name, platform) for name in programs.NAMES for platform in DEVICES]
 HEAVY = [pytest.param(*pair, marks=pytest.mark.full) for pair in ALL if pair not in LIGHT]
 

@@ -95,6 +95,7 @@ def test_i3d_equals_the_original_under_each_preparation(variant, prepare, fields
         sampled(case, name, inner["intermediates"][name]["__call__"][0], 1e-4)
 
 
+@pytest.mark.full
 def test_the_3d_resnet_equals_the_original_layer_by_layer():
     case = load_case("eval.fid_vid_resnet3d50")
     params = params_of(case, "resnet3d")["resnet3d"]
@@ -111,6 +112,7 @@ def test_the_3d_resnet_equals_the_original_layer_by_layer():
     assert_close(case, "video_feature", features.mean(0, keepdims=True), 1e-4)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["dino_vitb16", "clip_vitb32"])
 def test_frame_features_and_their_consistency_equal_the_original(name):
     case = load_case(f"eval.{name}")
