@@ -54,4 +54,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.program(main)

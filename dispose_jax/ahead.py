@@ -18,6 +18,13 @@ from dispose_jax import dry_run, sampling, windowed
 from dispose_jax.models.networks import Network
 from dispose_jax.models.protocol import Model, generated
 
+NAME = "programs compiled ahead"  # of the threads
+
+
+def is_compiling() -> bool:
+    """Whether a thread of ours is at work: Python waits for it when a program ends."""
+    return any(thread.name == NAME for thread in threading.enumerate())
+
 
 def start(
     model: Model,
@@ -41,7 +48,7 @@ def start(
             _compile(model, networks, config, num_frames, size, devices)
 
     # No daemon: Python ends those inside the compiler, which aborts the process.
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, name=NAME)
     thread.start()
     return thread
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from dispose_jax import settings
+from dispose_jax import ahead, settings
 
 OUT_OF_MEMORY = "out of memory: choose a smaller size or fewer frames; --dry_run tells the needs"
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -64,6 +64,19 @@ def run(main: Callable[[object], None]) -> None:
         fail(OUT_OF_MEMORY, 1)
     except KeyboardInterrupt:
         fail("interrupted", 130)
+
+
+def program(main: Callable[[object], None]) -> None:
+    """`run` for a program of its own: one that fails or is interrupted while a thread still
+    compiles ends at once and does not wait for what nobody needs any more."""
+    try:
+        run(main)
+    except SystemExit as end:
+        if end.code and ahead.is_compiling():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code)
+        raise
 
 
 def at_home(arguments: Sequence[str]) -> list[str]:
