@@ -20,6 +20,7 @@ from dispose_jax.correspondence import dift, keypoints
 from dispose_jax.diffusion import windows
 from dispose_jax.motion import field, tracks
 from dispose_jax.networks.cmp import CMP, ImageFeatures
+from dispose_jax.ops.levels import to_float
 from dispose_jax.types import Array, Batch, ControlSignals, Impulses, Params, Pose
 
 
@@ -118,7 +119,7 @@ def point_features(
     """
     if recipe.dift is None:
         return None
-    grid = _features(recipe.dift, params, _to_float(reference), key)
+    grid = _features(recipe.dift, params, to_float(reference), key)
     return keypoints.embed(grid, pose.at([0]), reference.shape[:2])[None]
 
 
@@ -126,7 +127,7 @@ def picture_features(recipe: Recipe, params: Params, reference: np.ndarray) -> I
     """What CMP knows of the reference (h, w, 3) uint8; None without CMP."""
     if recipe.cmp is None:
         return None
-    return field.encode_picture(recipe.cmp, params["cmp"], _to_float(reference), recipe.cmp_size)
+    return field.encode_picture(recipe.cmp, params["cmp"], to_float(reference), recipe.cmp_size)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -214,8 +215,3 @@ def for_training(
 
 
 _features = jax.jit(dift.features, static_argnums=0)
-
-
-def _to_float(reference: np.ndarray) -> Array:
-    """A picture (h, w, 3) uint8 -> float32 in -1..1."""
-    return jnp.asarray(reference, jnp.float32) / 127.5 - 1

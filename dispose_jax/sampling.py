@@ -24,6 +24,7 @@ from dispose_jax.diffusion import guidance, solvers, windows
 from dispose_jax.diffusion.plan import plan
 from dispose_jax.diffusion.solvers import Call
 from dispose_jax.models.protocol import Model, generated, generated_frames
+from dispose_jax.ops.levels import to_float
 from dispose_jax.types import Array, Conditioning, ControlSignals, Params
 from dispose_jax.windowed import WindowedNetwork, placement
 
@@ -300,19 +301,14 @@ def _groups(pieces: list[Piece], rows: int) -> Iterator[list[Piece]]:
             yield group + [(group[-1][0], slice(0))] * (rows - len(group))
 
 
-def _to_float(pictures: Array) -> Array:
-    """uint8 -> float32 in -1..1."""
-    return pictures.astype(jnp.float32) / 127.5 - 1
-
-
 @partial(jax.jit, static_argnums=0)
 def _condition_reference(model, params, reference, key) -> Conditioning:
-    return model.condition_reference(params, _to_float(reference), key)
+    return model.condition_reference(params, to_float(reference), key)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _condition_frames(model, whole: NamedSharding, params, skeletons, signals) -> dict:
-    parts = model.condition_frames(params, _to_float(skeletons), signals)
+    parts = model.condition_frames(params, to_float(skeletons), signals)
     return jax.lax.with_sharding_constraint(parts, whole)
 
 

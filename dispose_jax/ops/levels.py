@@ -17,6 +17,6 @@ def to_float(levels: Array) -> Array:
 def to_uint8(pictures: Array) -> np.ndarray:
     """-1..1 -> the nearest levels, any shape (host code); what lies outside becomes 0 or 255.
 
-    Finished frames become levels in another way, the released one, see animate.decode.
+    Finished frames become levels in another way, the released one, see sampling.decode.
     """
     return np.clip(np.rint(127.5 * np.asarray(pictures) + 127.5), 0, 255).astype(np.uint8)
