@@ -20,7 +20,9 @@ DEMO = (
 )
 
 flags.DEFINE_string("config", "configs/svd.py:size=tiny", "Configuration file and its argument.")
-WEIGHTS = flags.DEFINE_list("weights", None, "Bundle folders, later ones win; or 'random'.")
+WEIGHTS = flags.DEFINE_list(
+    "weights", None, "Bundle folders; a later one overrides an earlier one. Or 'random'."
+)
 REFERENCE = flags.DEFINE_string("reference", None, "Picture of the person to animate.")
 REFERENCE_POSE = flags.DEFINE_string("reference_pose", None, "Pose file of the reference.")
 DRIVING = flags.DEFINE_string("driving", None, "Video with the motion.")

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from dispose_jax import ahead, control_signals, inputs, sampling, settings, weights, windowed
+from dispose_jax.clip import Clip, padding
 from dispose_jax.control_signals import Trajectories
 from dispose_jax.diffusion import windows
 from dispose_jax.media import image
@@ -97,7 +98,7 @@ class Animator:
         reference_pose: str | Path | Pose | None = None,
         fps: float | Fraction | None = None,
         progress: Progress | None = None,
-    ) -> inputs.Clip:
+    ) -> Clip:
         """What is to be animated: everything read, keypoints found and fitted to the reference.
 
         Arguments are paths, or arrays as inputs.Sources says: reference (h, w, 3) and driving (n,
@@ -115,7 +116,7 @@ class Animator:
         *,
         progress: Progress | None = None,
         kept: Path | None = None,
-    ) -> inputs.Clip:
+    ) -> Clip:
         """The same for sources that are already put together; kept: a file for the keypoints that
         are detected, which are not looked for again."""
         config = self.config
@@ -129,7 +130,7 @@ class Animator:
 
     def __call__(
         self,
-        clip: inputs.Clip,
+        clip: Clip,
         *,
         seed: int | None = None,
         progress: Progress | None = None,
@@ -147,7 +148,7 @@ class Animator:
 
     def latents(
         self,
-        clip: inputs.Clip,
+        clip: Clip,
         *,
         seed: int | None = None,
         progress: Progress | None = None,
@@ -156,8 +157,8 @@ class Animator:
         """The denoised latents of a clip, (1, f, h, w, c) float32; the arguments of a call."""
         self._check(clip)
         seed = self.config.seed if seed is None else seed
-        spare = inputs.padding(self.config.sample, clip.num_frames)
-        clip = inputs.prolonged(clip, spare)
+        spare = padding(self.config.sample, clip.num_frames)
+        clip = clip.prolonged(spare)
         told = lambda stage, total: _told(progress, stage, total)
         size = clip.reference.shape[:2]
         count = len(clip.skeletons)
@@ -184,7 +185,7 @@ class Animator:
         return latents[:, : latents.shape[1] - spare]
 
     def decode(
-        self, clip: inputs.Clip, latents: np.ndarray, *, progress: Progress | None = None
+        self, clip: Clip, latents: np.ndarray, *, progress: Progress | None = None
     ) -> Iterator[np.ndarray]:
         """Frames (n, h, w, 3) uint8 of a clip's latents, at the size of the video to write."""
         sample = self.config.sample
@@ -200,7 +201,7 @@ class Animator:
         for frames in parts:
             yield _at_size(frames, clip.shown)
 
-    def fields(self, clip: inputs.Clip) -> Iterator[ControlSignals]:
+    def fields(self, clip: Clip) -> Iterator[ControlSignals]:
         """What DisPose derives of the poses, block by block on the host, to be looked at.
 
         Leaves are (1, n, ..) and follow each other from frame 0, the reference, on; features of
@@ -223,21 +224,21 @@ class Animator:
         """Frames of control signals at a time on each device."""
         return self.recipe.chunk
 
-    def _check(self, clip: inputs.Clip) -> None:
+    def _check(self, clip: Clip) -> None:
         """Raise ValueError for a clip that this animator cannot animate."""
         if clip.look != dict(self.config.skeleton):
             raise ValueError(
                 f"the clip was prepared with the skeletons of another config, {clip.look}, and not "
                 f"{dict(self.config.skeleton)}; prepare it with this animator"
             )
-        spare = inputs.padding(self.config.sample, clip.num_frames)
+        spare = padding(self.config.sample, clip.num_frames)
         sampling.check(self.model, len(clip.skeletons) + spare, self.sampler)
 
     def _load(self, names: Sequence[str]):
         """Weights of a stage, whole on every device."""
         return self.weights.load(names, windowed.placement(self.devices).whole)
 
-    def _condition(self, clip: inputs.Clip, seed: int, told) -> Conditioning:
+    def _condition(self, clip: Clip, seed: int, told) -> Conditioning:
         """All that no step changes, on the host."""
         report = told("conditioning", 1)
         shared = sampling.condition_reference(
@@ -272,7 +273,7 @@ class Animator:
         return shared.replace(**parts)
 
     def _signals(
-        self, clip: inputs.Clip, place: windowed.Placement, points
+        self, clip: Clip, place: windowed.Placement, points
     ) -> Callable[[np.ndarray], ControlSignals]:
         """A function from frame numbers (rows, n) to their signals on the devices."""
         recipe, size = self.recipe, clip.reference.shape[:2]

@@ -8,7 +8,7 @@ sentence that names the file or flag.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dispose_jax.diffusion import windows
+from dispose_jax.clip import Clip, Skeletons
 from dispose_jax.media import image, video
 from dispose_jax.media.sound import Sound, has_sound
 from dispose_jax.pose import checks, detected, draw, files, follow, people, retarget
@@ -54,54 +54,6 @@ class Sources:
         given = lambda name: getattr(self, name) is not None
         path = lambda name: str(self.files.get(name, "array"))
         return {name: path(name) if given(name) else None for name in names}
-
-
-@dataclass(frozen=True)
-class Skeletons:
-    """Skeleton pictures of a clip: a sequence that keeps the poses and draws what is asked for."""
-
-    pose: Pose  # f frames
-    shown: tuple[int, int]  # height and width they are drawn at
-    size: tuple[int, int]  # height and width they are stretched to
-    canvas: int  # canvas, style, video_size: see draw.draw
-    style: draw.Style
-    video_size: tuple[int, int]
-
-    def __len__(self) -> int:
-        return self.pose.num_frames
-
-    def __getitem__(self, frames) -> np.ndarray:
-        """The pictures (..., h, w, 3) uint8 of a frame's number, a slice or an array of numbers."""
-        numbers = np.arange(len(self))[frames]
-        pictures = draw.draw(
-            self.pose.at(numbers.reshape(-1)),
-            *self.shown,
-            canvas=self.canvas,
-            style=self.style,
-            video_size=self.video_size,
-        )
-        if self.shown != self.size:
-            pictures = np.stack([image.stretch(one, *self.size) for one in pictures])
-        return pictures.reshape(*numbers.shape, *pictures.shape[1:])
-
-
-class Clip(NamedTuple):
-    """What is animated; f = n + 1 with frame 0 the reference."""
-
-    reference: np.ndarray  # (h, w, 3) uint8
-    pose: Pose  # f frames on the reference's body
-    skeletons: Skeletons  # f pictures (h, w, 3) uint8
-    look: dict  # the `config.skeleton` that fitted and draws them
-    shown: tuple[int, int]  # height and width of the video to write
-    fps: Fraction  # of the video to write
-    fit: NamedTuple  # of the procedure that fitted the poses
-    warnings: list[str]
-    sound: Sound | None = None  # of the video to write
-
-    @property
-    def num_frames(self) -> int:
-        """Frames of the video to write, n."""
-        return len(self.skeletons) - 1
 
 
 class Framed(NamedTuple):
@@ -205,20 +157,6 @@ def frame(picture: np.ndarray, size: tuple[int, int], shown_height: int) -> Fram
         return Framed(image.stretch(picture, *size), picture, ((1.0, 1.0), (0.0, 0.0)), shown)
     cropped = image.fit(picture, *size)
     return Framed(cropped, cropped, image.fit_transform(*picture.shape[:2], *size), size)
-
-
-def padding(sample, num_frames: int) -> int:
-    """How often the last of num_frames poses is to be repeated, by `config.sample`."""
-    if not sample.window_pad:
-        return 0
-    return windows.padded(num_frames, sample.window, sample.overlap) - num_frames
-
-
-def prolonged(clip: Clip, count: int) -> Clip:
-    """The clip with its last pose repeated so many times."""
-    frames = np.minimum(np.arange(len(clip.skeletons) + count), len(clip.skeletons) - 1)
-    pose = clip.pose.at(frames)
-    return clip._replace(pose=pose, skeletons=replace(clip.skeletons, pose=pose))
 
 
 def measure(sources: Sources, sample) -> tuple[int, int, int]:

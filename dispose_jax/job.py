@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from dispose_jax import dry_run, explain, inputs, provenance, settings
 from dispose_jax.animator import Animator
+from dispose_jax.clip import Clip, padding
 from dispose_jax.media import image, output, video
 from dispose_jax.models import networks
 from dispose_jax.pose import draw
@@ -136,12 +137,12 @@ def plan(config, sources: inputs.Sources) -> str:
     """What a run would need: parameters, memory and FLOPs, before any weight is read."""
     settings.check(config)
     num_frames, height, width = inputs.measure(sources, config.sample)
-    num_frames += inputs.padding(config.sample, num_frames)
+    num_frames += padding(config.sample, num_frames)
     dtype = networks.compute_dtype(config.sample.dtype)
     return dry_run.report(config, num_frames + 1, height, width, dtype)
 
 
-def _latents(job: Job, clip: inputs.Clip, stages: Stages) -> np.ndarray:
+def _latents(job: Job, clip: Clip, stages: Stages) -> np.ndarray:
     """Those that an earlier run left, else sampled ones, which are kept until they are decoded."""
     kept = job.path(LATENTS)
     fingerprint = provenance.fingerprint(job.config, clip, job.animator.weights.folders)
@@ -159,9 +160,7 @@ def _latents(job: Job, clip: inputs.Clip, stages: Stages) -> np.ndarray:
     return latents
 
 
-def _decode(
-    job: Job, clip: inputs.Clip, latents: np.ndarray, stages: Stages
-) -> explain.Strip | None:
+def _decode(job: Job, clip: Clip, latents: np.ndarray, stages: Stages) -> explain.Strip | None:
     """Latents -> the video; its frames too, reduced, if they are to be shown."""
     shown = explain.Strip(clip.reference.shape[:2]) if job.explain else None
     with video.writer(job.output, clip.fps, sound=clip.sound) as write:
@@ -172,7 +171,7 @@ def _decode(
     return shown
 
 
-def _explain(job: Job, clip: inputs.Clip, result: explain.Strip, stages: Stages) -> None:
+def _explain(job: Job, clip: Clip, result: explain.Strip, stages: Stages) -> None:
     """Write what controlled each frame; no stage of it holds all frames in memory."""
     stages("explaining", 0, 1)
     size = clip.reference.shape[:2]

@@ -16,13 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from dispose_jax import inputs
+from dispose_jax.clip import Clip
 from dispose_jax.media import output
 from dispose_jax.models import bundle
 
 PACKAGES = ("dispose-jax", "jax", "jaxlib", "flax", "numpy")
 
 
-def fingerprint(config, clip: inputs.Clip, folders: Iterable[str]) -> str:
+def fingerprint(config, clip: Clip, folders: Iterable[str]) -> str:
     """Digest of all that latents depend on: config, reference, poses and the bundles in order."""
     digest = hashlib.sha256()
     values = json.loads(config.to_json())
@@ -56,7 +57,7 @@ def saved_latents(path: Path, run: str) -> np.ndarray | None:
 
 def describe(
     config,
-    clip: inputs.Clip,
+    clip: Clip,
     sources: inputs.Sources,
     weights: Iterable[str],
     seconds: dict[str, float],

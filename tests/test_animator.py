@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import dispose_jax
-from dispose_jax import inputs, sampling
+from dispose_jax import sampling
 from dispose_jax.animator import STAGES, Animator
+from dispose_jax.clip import Skeletons
 from dispose_jax.pose.files import PoseFile
 from tests import small
 
@@ -206,7 +207,7 @@ def test_a_config_is_a_file_with_its_argument_too():
 
 def test_skeletons_are_drawn_when_they_are_asked_for(animator):
     skeletons = prepare(animator, 5).skeletons
-    assert isinstance(skeletons, inputs.Skeletons) and len(skeletons) == 6
+    assert isinstance(skeletons, Skeletons) and len(skeletons) == 6
     whole = skeletons[:]
     assert whole.shape == (6, 64, 64, 3) and whole.std() > 0
     np.testing.assert_array_equal(skeletons[2], whole[2])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from configs import svd
-from dispose_jax import inputs, provenance
+from dispose_jax import provenance
+from dispose_jax.clip import Clip
 from tests import small
 
 
@@ -21,7 +22,7 @@ def clip(**changed):
         "fit": None,
         "warnings": [],
     }
-    return inputs.Clip(**{**parts, **changed})
+    return Clip(**{**parts, **changed})
 
 
 def config(**sample):

@@ -175,7 +175,7 @@ def choose(
     rng: np.random.Generator,
     *,
     sound: np.ndarray | None = None,
-    odd: Sequence[checks.Finding] = (),
+    odd: Sequence[checks.Fault] = (),
 ) -> list[np.ndarray]:
     """Frame numbers (f,) of each clip, the reference first.
 
@@ -263,10 +263,10 @@ def _followed(found: dict, info: video.Info) -> Callable[[np.ndarray], Pose]:
 
 def _odd(
     pose: Pose, numbers: np.ndarray, info: video.Info, times: np.ndarray
-) -> list[checks.Finding]:
+) -> list[checks.Fault]:
     """What is wrong with poses of the frames of these numbers; times of all frames."""
     findings = checks.look(pose, aspect=info.width / info.height, times=times[numbers])
-    return [checks.Finding(what, numbers[frames]) for what, frames in findings]
+    return [checks.Fault(what, numbers[frames]) for what, frames in findings]
 
 
 def _crop(pose: Pose, shape: Size, size: Size) -> Pose:

@@ -16,7 +16,7 @@ import numpy as np
 from dispose_jax.evaluation import features, frame_metrics, frechet, vbench, videos
 from dispose_jax.evaluation.cache import Cache
 from dispose_jax.evaluation.metrics import METRICS, Metric, clip_value, parse, set_value
-from dispose_jax.evaluation.videos import Clip
+from dispose_jax.evaluation.videos import ClipFile
 from dispose_jax.models import bundle, evaluation_networks
 from dispose_jax.networks.raft import SMALLEST
 
@@ -79,8 +79,8 @@ class Plan:
     """A request that was checked: the clips, the metrics that run, where networks lie."""
 
     request: Request
-    fake: dict[str, Clip]
-    real: dict[str, Clip]
+    fake: dict[str, ClipFile]
+    real: dict[str, ClipFile]
     metrics: tuple[str, ...]
     skipped: dict[str, str]
     networks: dict[str, str]  # name -> SHA-256
@@ -201,7 +201,7 @@ def _reason(metric: Metric, request: Request, held, fake, real) -> str | None:
     return None
 
 
-def _wanted(request: Request, clip: Clip) -> tuple[int, int]:
+def _wanted(request: Request, clip: ClipFile) -> tuple[int, int]:
     return request.size if isinstance(request.size, tuple) else clip.size
 
 
@@ -214,7 +214,9 @@ def _size(plan: Plan, side: str, name: str) -> tuple[int, int]:
     return getattr(plan, side)[name].size
 
 
-def _rows(plan: Plan, side: str, clip: Clip, kind: str, holder: _Weights, say: Say) -> np.ndarray:
+def _rows(
+    plan: Plan, side: str, clip: ClipFile, kind: str, holder: _Weights, say: Say
+) -> np.ndarray:
     """A clip's rows of one kind, from the cache beside its folder if they were computed before."""
     size, request = _size(plan, side, clip.name), plan.request
     metric = next(m for m in METRICS.values() if m.rows == kind)

@@ -54,7 +54,7 @@ def row_name(base: str, table: int, variant: str) -> str:
     return _ABLATED[variant]
 
 
-class Run:
+class TableRun:
     """One table on one data set in one folder.
 
     config: of configs/, its variant is replaced; given: bundles; ablation: {variant: bundle} of
@@ -275,7 +275,7 @@ def main(config) -> None:
     settings.check(config)
     chosen = weights.choose(given.weights, config)
     ablation = {variant: folder for variant, _, folder in pairs}
-    run = Run(config, given.table, given.data, chosen, given.workdir, ablation, given.frames)
+    run = TableRun(config, given.table, given.data, chosen, given.workdir, ablation, given.frames)
     if given.table != 7:
         run.make(shard)
         if left := run.missing():

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dispose_jax import inputs
+from dispose_jax.clip import Clip
 from dispose_jax.evaluation import videos
-from dispose_jax.evaluation.videos import Clip
+from dispose_jax.evaluation.videos import ClipFile
 from dispose_jax.media import image, output
 from dispose_jax.pose import files
 
@@ -27,7 +28,7 @@ class Sequence(NamedTuple):
     """A driving video and who is to be animated by it."""
 
     name: str
-    clip: Clip
+    clip: ClipFile
     poses: Path | None
     reference: Path | None  # None: its own first frame
 
@@ -77,7 +78,7 @@ def unseen(folder: Path) -> list[Sequence]:
     return found
 
 
-def prepared(animator, sequence: Sequence, limit: int) -> inputs.Clip:
+def prepared(animator, sequence: Sequence, limit: int) -> Clip:
     """What an animator makes of a sequence: the reference and the poses of its frames.
 
     limit: frames, 0 for all. Raises ValueError as the animator's prepare.

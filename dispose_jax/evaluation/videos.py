@@ -23,7 +23,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _SHOWN = 12  # problems told of at once
 
 
-class Clip(NamedTuple):
+class ClipFile(NamedTuple):
     """A clip as it lies on the disk."""
 
     name: str
@@ -35,11 +35,11 @@ class Clip(NamedTuple):
 
 
 def find(folder: str | Path, fps: float, seen: Callable[[], None] = lambda: None):
-    """Every clip of a folder by name, and what is wrong with the others: ({name: Clip}, sentences).
+    """Every clip of a folder by name, and what is wrong with the others: ({name: ClipFile}, [str]).
 
-    Every picture is decoded and every video's packets are counted, so that a run fails before its
-    first network. fps: of folders of pictures; seen: called after each clip. Raises ValueError if
-    there is no such folder or no clip in it.
+    Every picture and video is decoded, so that a run fails before its first network; a video that
+    lacks frames is wrong. fps: of folders of pictures; seen: called after each clip. Raises
+    ValueError if there is no such folder or no clip in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -69,14 +69,14 @@ def find(folder: str | Path, fps: float, seen: Callable[[], None] = lambda: None
     return clips, problems
 
 
-def open_clip(path: Path, fps: float) -> Clip:
+def open_clip(path: Path, fps: float) -> ClipFile:
     """A video or a folder of pictures, checked as `find` does. Raises ValueError or OSError."""
     if path.is_dir():
         return _pictures(path.name, path, fps)
     return _video(path.stem, path)
 
 
-def unequal(real: dict[str, Clip], fake: dict[str, Clip], resize: bool) -> list[str]:
+def unequal(real: dict[str, ClipFile], fake: dict[str, ClipFile], resize: bool) -> list[str]:
     """What keeps clips of two folders from being compared, one sentence each.
 
     resize: whether frames are brought to one size, so that theirs may differ.
@@ -103,10 +103,10 @@ def complain(problems: Sequence[str]) -> None:
         raise ValueError(f"nothing was measured: {'; '.join(problems[:_SHOWN])}{more}")
 
 
-def frames(clip: Clip, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
+def frames(clip: ClipFile, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
     """Frames (h, w, 3) uint8 RGB one by one, brought to size (height, width) if given.
 
-    Raises ValueError if a video ends before or after the frame that it announced.
+    Raises ValueError if a clip has changed since it was found.
     """
     if clip.path.is_dir():
         found = map(_read, _files(clip.path))
@@ -118,8 +118,8 @@ def frames(clip: Clip, size: tuple[int, int] | None = None) -> Iterator[np.ndarr
         yield frame_metrics.resized(frame, size or clip.size)
     if count != clip.num_frames:
         raise ValueError(
-            f"{clip.path}: {count} frames could be decoded where the file announces "
-            f"{clip.num_frames}; it is truncated or corrupt"
+            f"{clip.path}: {count} frames where there were {clip.num_frames} when it was found; "
+            "leave the folder alone while it is measured"
         )
 
 
@@ -133,14 +133,16 @@ def parse_size(text: str) -> tuple[int, int] | str | None:
     return int(found[1]), int(found[2])
 
 
-def _video(name: str, path: Path) -> Clip:
+def _video(name: str, path: Path) -> ClipFile:
     info = video.probe(path)
+    if info.damage:  # frames would be compared with others than their own
+        raise ValueError("; ".join(info.damage))
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Clip(name, path, info.num_frames, (info.height, info.width), float(info.fps), digest)
+    return ClipFile(name, path, info.num_frames, (info.height, info.width), float(info.fps), digest)
 
 
-def _pictures(name: str, path: Path, fps: float) -> Clip:
+def _pictures(name: str, path: Path, fps: float) -> ClipFile:
     """A folder of frames, every one of them decoded."""
     files, digest, size = _files(path), hashlib.sha256(), None
     if not files:
@@ -153,7 +155,7 @@ def _pictures(name: str, path: Path, fps: float) -> Clip:
                 f"{file}: {found[1]} x {found[0]} after frames of {size[1]} x {size[0]}"
             )
         size = found
-    return Clip(name, path, len(files), size, fps, digest.hexdigest())
+    return ClipFile(name, path, len(files), size, fps, digest.hexdigest())
 
 
 def _files(folder: Path) -> list[Path]:

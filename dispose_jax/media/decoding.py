@@ -31,8 +31,14 @@ class Scan(NamedTuple):
     height: int
     width: int
     stated: Fraction | None  # the container's rate
-    warnings: tuple[str, ...]
+    damage: tuple[str, ...]  # sentences on frames that are missing
+    notes: tuple[str, ...]  # sentences on what is converted or mended
     complete: bool  # False if decoding stopped before the end, as asked
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """All that deserves to be told."""
+        return self.damage + self.notes
 
 
 def url(path: str | os.PathLike) -> str:
@@ -90,8 +96,8 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
     with opened(path) as (container, stream):
         stated = stream.average_rate or stream.guessed_rate
         length = stream.duration and stream.duration * stream.time_base
-        times, view, first, notes = [], None, None, []
-        for frame in _decoded(container, stream, notes):
+        times, view, first, damage, notes = [], None, None, [], []
+        for frame in _decoded(container, stream, damage):
             # Without a time of its own the decoding time is as good; AVI has nothing else.
             stamp = frame.pts if frame.pts is not None else frame.dts
             times.append(np.nan if stamp is None else float(stamp * frame.time_base))
@@ -113,16 +119,15 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
     notes += [
         f"its clock leaps by {by:.2f} s at {at:.2f} s; the leap is closed up" for at, by in leaps
     ]
-    promised = _promised(times, stated, length) if most is None and not notes else 0
+    promised = _promised(times, stated, length) if most is None and not damage else 0
     # The last frame may be announced to stay longer, and reordering to take time.
     if promised > len(times) + 3:
-        notes.append(
+        damage.append(
             f"holds {len(times)} of the {promised} frames that it announces; it is truncated or "
             "corrupt"
         )
-    return Scan(
-        times, *first, stated or None, tuple(f"{path}: {note}" for note in notes), most is None
-    )
+    named = lambda clauses: tuple(f"{path}: {clause}" for clause in clauses)
+    return Scan(times, *first, stated or None, named(damage), named(notes), most is None)
 
 
 def _default(path: str | os.PathLike, container):
@@ -147,8 +152,8 @@ def _default(path: str | os.PathLike, container):
     return stream
 
 
-def _decoded(container, stream, notes: list[str]) -> Iterator[av.VideoFrame]:
-    """The frames that decode, in order; notes are added on what does not.
+def _decoded(container, stream, damage: list[str]) -> Iterator[av.VideoFrame]:
+    """The frames that decode, in order; clauses on what does not go to damage.
 
     Decoding goes on after damage, and ends where the file does.
     """
@@ -184,7 +189,7 @@ def _decoded(container, stream, notes: list[str]) -> Iterator[av.VideoFrame]:
                 if not started and frame.pts is not None and earliest is not None:
                     missing = float(frame.pts * frame.time_base) - earliest
                     if missing > 1 / 100:
-                        notes.append(
+                        damage.append(
                             f"its first {missing:.2f} s need a picture that was cut away; it is "
                             "used from where it can be decoded"
                         )
@@ -193,15 +198,15 @@ def _decoded(container, stream, notes: list[str]) -> Iterator[av.VideoFrame]:
                     last = float(frame.pts * frame.time_base)
                 yield frame
     except (av.error.FFmpegError, OSError):
-        notes.append(f"cannot be read on after {last:.2f} s; it is used as far as it goes")
+        damage.append(f"cannot be read on after {last:.2f} s; it is used as far as it goes")
         return
     if broken or lost:
-        notes.append(
+        damage.append(
             f"damaged frames are left out, {broken + lost} in all; it is truncated or corrupt"
         )
     announced = _announced(container)
     if announced and end is not None and announced - end > tolerance:
-        notes.append(
+        damage.append(
             f"ends at {end:.2f} s of the {announced:.2f} s that it announces; it is truncated, and "
             "used as far as it goes"
         )

@@ -35,6 +35,7 @@ class Info(NamedTuple):
     height: int
     width: int
     warnings: tuple[str, ...] = ()  # sentences on what is damaged, cut away or converted
+    damage: tuple[str, ...] = ()  # those of them by which frames are missing
 
 
 class Chosen(NamedTuple):
@@ -99,7 +100,7 @@ def probe(path: str | os.PathLike) -> Info:
             f"{path}: its frame rate varies between some {slowest:.3g} and {fastest:.3g} frames per"
             " second; frames are taken evenly in time",
         )
-    return Info(fps, len(found.times), found.height, found.width, warnings)
+    return Info(fps, len(found.times), found.height, found.width, warnings, found.damage)
 
 
 def times(path: str | os.PathLike) -> np.ndarray:

@@ -44,14 +44,14 @@ JUMP = "the body jumps as none can"
 EXCHANGED = "left and right are exchanged"
 
 
-class Finding(NamedTuple):
+class Fault(NamedTuple):
     """Something wrong with some frames."""
 
     what: str  # of the constants above
     frames: np.ndarray  # (n,) int, of the pose that was looked at
 
 
-def look(pose: Pose, *, aspect: float, times: np.ndarray) -> list[Finding]:
+def look(pose: Pose, *, aspect: float, times: np.ndarray) -> list[Fault]:
     """What is wrong with the poses of person 0, nothing if all is well.
 
     pose: f frames, fractions of the picture whose width over height is aspect. times (f,): seconds
@@ -77,10 +77,10 @@ def look(pose: Pose, *, aspect: float, times: np.ndarray) -> list[Finding]:
         exchanged[usable] = groups.any(-1) | _under_another_face(xy, seen, height)
         jumps[usable] = _jumps(_put_right(xy, groups), seen, height, seconds)
     found |= {JUMP: jumps, EXCHANGED: exchanged}
-    return [Finding(what, np.flatnonzero(which)) for what, which in found.items() if which.any()]
+    return [Fault(what, np.flatnonzero(which)) for what, which in found.items() if which.any()]
 
 
-def sentences(findings: Iterable[Finding], numbers: Sequence[int] | None = None) -> list[str]:
+def sentences(findings: Iterable[Fault], numbers: Sequence[int] | None = None) -> list[str]:
     """One clause for each finding; numbers: what each frame of the pose is called, its index
     otherwise."""
     named = lambda frames: frames if numbers is None else np.asarray(numbers)[frames]

@@ -64,7 +64,7 @@ def test_no_clip_goes_over_a_frame_that_cannot_be_trusted():
     for reference, *driving in found:
         assert sound[driving[0] : driving[-1] + 1].all() and sound[reference]
     assert len(found) == 56 - 5 - 6  # starts, less those from which 4 frames on are not sound
-    odd = [checks.Finding(checks.NOBODY, np.arange(1, 60, 2))]
+    odd = [checks.Fault(checks.NOBODY, np.arange(1, 60, 2))]
     with pytest.raises(ValueError, match="throughout: nobody is seen in frames 1, 3, 5"):
         every = np.arange(60) % 2 == 0
         clip_extraction.choose(recipe, VIDEO, 2, every, turns, rng, sound=every, odd=odd)

@@ -17,6 +17,7 @@ from dispose_jax.evaluation.features import Feature
 from dispose_jax.media import image, video
 from dispose_jax.models import bundle, evaluation_networks
 from dispose_jax.models.networks import Network
+from tests.media import films
 
 
 def clip(seed: int, count: int = 6, size=(40, 32)) -> np.ndarray:
@@ -164,6 +165,18 @@ def test_videos_and_folders_of_frames_are_both_clips_and_a_window_may_be_short(t
     assert [*results.fake] == ["flickering", "subject"] and results.real == {}
     assert "compares with the truth" in results.skipped["fvd"]
     assert "no raft_things in --weights" in results.skipped["dynamic"]
+
+
+def test_a_video_that_lacks_frames_is_not_measured(tmp_path):
+    for side in ("real", "fake"):
+        (tmp_path / side).mkdir()
+        video.write(tmp_path / side / "film.mp4", clip(1, 30), 24)
+    path = films.write(tmp_path / "fake" / "cut.mkv", films.numbered(60), gop=6)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    _, problems = videos.find(tmp_path / "fake", 15)
+    assert len(problems) == 1 and "cut.mkv" in problems[0] and "truncated" in problems[0]
+    with pytest.raises(ValueError, match="nothing was measured: .*cut.mkv.*truncated"):
+        results_of(tmp_path / "real", tmp_path / "fake", metrics="mae")
 
 
 def test_generated_frames_take_the_true_size_only_when_asked(tmp_path):

@@ -81,7 +81,9 @@ def stub(monkeypatch):
 
 
 def run_of(workdir, data, table=6, **more):
-    return paper.Run(config_of(), table, data, ("random",), workdir, say=lambda line: None, **more)
+    return paper.TableRun(
+        config_of(), table, data, ("random",), workdir, say=lambda line: None, **more
+    )
 
 
 def table_of(workdir, data, table=6, **more):

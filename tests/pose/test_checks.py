@@ -136,9 +136,9 @@ def test_one_frame_can_be_looked_at():
 
 def test_sentences_name_frames_and_ranges_of_them():
     findings = [
-        checks.Finding(checks.OUT, np.array([3])),
-        checks.Finding(checks.JUMP, np.array([0, 4, 5, 6, 9])),
-        checks.Finding(checks.NOBODY, np.arange(0, 60, 2)),
+        checks.Fault(checks.OUT, np.array([3])),
+        checks.Fault(checks.JUMP, np.array([0, 4, 5, 6, 9])),
+        checks.Fault(checks.NOBODY, np.arange(0, 60, 2)),
     ]
     out, jump, nobody = checks.sentences(findings)
     assert out == "joints are out of the picture in frame 3"

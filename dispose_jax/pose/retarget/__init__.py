@@ -17,7 +17,7 @@ class Fitted(NamedTuple):
     """Poses on the reference's body, and how they came there."""
 
     pose: Pose  # n + 1 frames, frame 0 the reference
-    fit: mimicmotion.Fit | musepose.Alignment | unchanged.Kept
+    fit: mimicmotion.Fit | musepose.Alignment | unchanged.Unchanged
     warnings: list[str]  # why it deserves a look, one clause each
 
 

@@ -13,7 +13,7 @@ from dispose_jax.types import Pose
 LARGEST_STRETCH = 1.1  # of the pictures' shapes, before a look is advised; chosen
 
 
-class Kept(NamedTuple):
+class Unchanged(NamedTuple):
     """What is to be known of poses that nothing was done to."""
 
     stretch: float  # by how much the reference's picture is wider than the video's, for its height
@@ -22,7 +22,7 @@ class Kept(NamedTuple):
 
 def fit(
     reference: Pose, driving: Pose, *, video_size: tuple[int, int], target_size: tuple[int, int]
-) -> Kept:
+) -> Unchanged:
     """Compare the pictures' shapes; sizes are (width, height), as for the other procedures.
 
     Raises ValueError unless the reference has one frame and the driving pose any.
@@ -33,15 +33,15 @@ def fit(
         raise ValueError("the driving pose has no frames, expected at least 1")
     (video_width, video_height), (width, height) = video_size, target_size
     stretch = (width / height) / (video_width / video_height)
-    return Kept(stretch, int(reference.num_people[0]))
+    return Unchanged(stretch, int(reference.num_people[0]))
 
 
-def apply(kept: Kept, driving: Pose) -> Pose:
+def apply(kept: Unchanged, driving: Pose) -> Pose:
     """The driving poses themselves."""
     return driving
 
 
-def warnings(report: Kept) -> list[str]:
+def warnings(report: Unchanged) -> list[str]:
     """Why the poses deserve a look, one clause each; empty if nothing is odd."""
     found = []
     if report.reference_people > 1:
