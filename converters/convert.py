@@ -191,7 +191,7 @@ def check(folder: Path, config, named: str, *, verify: bool = False):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(settings.at_home(arguments))
     try:
         config = settings.load(options.config)
         if options.command == "check":

@@ -22,7 +22,8 @@ _SUFFIXES = (".pth", ".tar", ".bin", ".safetensors", ".ckpt", ".pt")
 
 
 class Finding(NamedTuple):
-    """One expected or found thing. state: "ok", "missing", "wrong", "unused" or "unknown"."""
+    """One expected or found thing. state: "ok", "missing", "optional", "wrong", "unused" or
+    "unknown"."""
 
     name: str
     state: str
@@ -86,6 +87,13 @@ def check_weights(folder: str | Path, networks: Mapping[str, Network], base: str
             place = Path(folder) / releases.POSE_FOLDER / released
             detail = f"expected {place}; optional, not needed with pose files"
             findings.append(Finding(name, "missing", detail))
+    measuring = [row.name for row in RELEASES if row.for_evaluation and row.name not in found]
+    if measuring:
+        detail = (
+            f"only evaluate.py measures with {', '.join(measuring)}; python -m "
+            f"converters.download --to {folder} --only {releases.EVALUATION}"
+        )
+        findings.append(Finding(releases.EVALUATION, "optional", detail))
     known = {path for paths in every.values() for path in paths}
     known |= {part for path in known if shards.is_split(path) for part in _parts(path)}
     others = [p for p in _walk(Path(folder)) if p not in known and p.suffix in _SUFFIXES]

@@ -28,7 +28,6 @@ from converters import hub, releases
 from dispose_jax import settings
 from dispose_jax.pose import dwpose
 
-EVALUATION = "evaluation"  # --only: all networks that measure
 FETCHED = "downloads.json"  # beside the files: where each came from
 
 
@@ -53,7 +52,7 @@ def items(base: str, only: Sequence[str] = ()) -> list[Item]:
     """What sampling with a base needs, or the named releases ("dwpose" among them)."""
     every = {row.name: [_item(row)] for row in releases.RELEASES if row.repository}
     measuring = [row for row in releases.RELEASES if row.for_evaluation and row.repository]
-    every[EVALUATION] = [_item(row) for row in measuring]
+    every[releases.EVALUATION] = [_item(row) for row in measuring]
     every["dwpose"] = [
         Item(
             "dwpose",
@@ -77,7 +76,7 @@ def _item(row: releases.Release) -> Item:
 
 def by_hand(only: Sequence[str]) -> list[str]:
     """What no program can fetch of the evaluation's files, one sentence each."""
-    if EVALUATION not in only:
+    if releases.EVALUATION not in only:
         return []
     rows = [row for row in releases.RELEASES if row.for_evaluation and not row.repository]
     return [f"{row.name}: by hand, {row.file} from {row.page}; {row.licence}" for row in rows]
@@ -189,8 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="names, separated by commas")
     parser.add_argument("--revision", default="", help="REVISION, or NAME=REVISION,...")
     parser.add_argument("--accept-licences", action="store_true")
-    options = parser.parse_args(arguments)
-    folder = options.to.expanduser()
+    options = parser.parse_args(settings.at_home(arguments))
+    folder = options.to
     try:
         config = settings.load(options.config)
         only = tuple(filter(None, options.only.split(",")))

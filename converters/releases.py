@@ -267,6 +267,7 @@ RELEASES = (
 )
 
 # DWPose stays ONNX and is copied as it is (dispose_jax/pose/dwpose.py has the names).
+EVALUATION = "evaluation"  # what stands for all files that measure, in --only and the doctor
 POSE_FOLDER = "dwpose"
 POSE_REPOSITORY = "yzd-v/DWPose"
 POSE_LICENCE = "Apache-2.0"

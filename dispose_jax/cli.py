@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -33,7 +33,7 @@ def run(main: Callable[[object], None]) -> None:
         print(_usage())
         return
     try:
-        overrides, arguments = settings.take_overrides(at_home(sys.argv))
+        overrides, arguments = settings.take_overrides(settings.at_home(sys.argv))
         rest = flags.FLAGS(arguments)[1:]
         if rest:
             raise ValueError(f"unexpected argument {rest[0]!r}; options start with --")
@@ -77,15 +77,6 @@ def program(main: Callable[[object], None]) -> None:
             sys.stderr.flush()
             os._exit(end.code)
         raise
-
-
-def at_home(arguments: Sequence[str]) -> list[str]:
-    """Arguments with the ~ of --flag=~/a,~/b replaced, which a shell leaves alone there."""
-    home = lambda match: os.path.expanduser(match[0])
-    return [
-        re.sub(r"(?<=[=,])~[\w.-]*(?=/|,|$)", home, argument) if argument[:1] == "-" else argument
-        for argument in arguments
-    ]
 
 
 def parse_shard(text: str) -> tuple[int, int]:

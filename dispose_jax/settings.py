@@ -11,6 +11,7 @@ import ast
 import difflib
 import importlib.util
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -149,6 +150,16 @@ def load(argument: str):
     if not hasattr(module, "get_config"):
         raise ValueError(f"--config {argument}: the file has no function get_config(argument)")
     return module.get_config(rest if colon else None)
+
+
+def at_home(arguments: Sequence[str] | None = None) -> list[str]:
+    """Arguments, by default the command line's, with the ~ of --flag=~/a,~/b replaced, which a
+    shell leaves alone there."""
+    home = lambda match: os.path.expanduser(match[0])
+    return [
+        re.sub(r"(?<=[=,])~[\w.-]*(?=/|,|$)", home, argument) if argument[:1] == "-" else argument
+        for argument in (sys.argv[1:] if arguments is None else arguments)
+    ]
 
 
 def take_overrides(arguments: Sequence[str]) -> tuple[list[tuple[str, str | None]], list[str]]:

@@ -9,7 +9,7 @@ import pytest
 from absl.testing import flagsaver
 
 import sample
-from dispose_jax import cli
+from dispose_jax import cli, settings
 
 CONFIG = "def get_config(argument):\n    return {'argument': argument}\n"
 
@@ -37,7 +37,7 @@ def start(monkeypatch, capsys, tmp_path):
 def test_a_tilde_after_an_equals_sign_is_the_home_folder(start, monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     told = ["--output=~/a.mp4", "--weights=~/one,two,~", "--config.x=a~b", "~/rest"]
-    assert cli.at_home(told) == [
+    assert settings.at_home(told) == [
         "--output=/home/somebody/a.mp4",
         "--weights=/home/somebody/one,two,/home/somebody",
         "--config.x=a~b",

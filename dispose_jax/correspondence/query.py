@@ -164,11 +164,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("target")
     parser.add_argument("--output", type=Path, default=Path("output/correspondence.png"))
     parser.add_argument("--config", default="configs/svd.py:size=tiny", help="file.py[:argument]")
-    parser.add_argument("--weights", help="bundles, later ones win; or 'random'")
+    parser.add_argument(
+        "--weights", help="bundles, a later one overriding an earlier one; or 'random'"
+    )
     parser.add_argument("--explain", action="store_true", help="look for some joints too")
     parser.add_argument("--reference_pose", help="pose file of the reference, for --explain")
     try:
-        print(f"wrote {run(parser.parse_args(arguments))}")
+        print(f"wrote {run(parser.parse_args(settings.at_home(arguments)))}")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

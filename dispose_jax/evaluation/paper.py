@@ -292,7 +292,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("config", "configs/svd.py", "Configuration file and its argument.")
     flags.DEFINE_integer("table", 1, f"Table of the paper: {', '.join(map(str, TABLES))}.")
     flags.DEFINE_string("data", None, "Folder of TikTok's sequences, or of NAME.png with NAME.mp4.")
-    flags.DEFINE_list("weights", None, "Bundle folders, later ones win.")
+    flags.DEFINE_list("weights", None, "Bundle folders, a later one overriding an earlier one.")
     flags.DEFINE_list("ablation", [], "VARIANT=BUNDLE of models trained without a part.")
     flags.DEFINE_string("workdir", None, "Folder for frames and tables; run again to go on.")
     flags.DEFINE_string("shard", "0/1", "i/n: of n machines this is number i, counted from 0.")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dispose_jax import settings
 from dispose_jax.media import image, output, video
 from dispose_jax.pose import estimate, files
 
@@ -73,10 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("sources", nargs="+", type=Path, metavar="VIDEO|PICTURE")
     parser.add_argument("--weights", type=Path, required=True, help="folder with DWPose's files")
     parser.add_argument("--output", type=Path, help="the pose file, of one source")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(settings.at_home(arguments))
     try:
-        named = None if options.output is None else options.output.expanduser()
-        places = targets(options.sources, named)
+        places = targets(options.sources, options.output)
         models = estimate.open_models(options.weights)
         for source, target in zip(options.sources, places):
             count = extract(source, target, models)

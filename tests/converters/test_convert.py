@@ -158,6 +158,8 @@ def test_the_doctor_is_content_with_a_complete_folder_and_names_the_next_command
     status, out, err = run(capsys, "check", released)
     assert (status, err) == (0, "")
     assert out.count("ok  ") == len(ROWS) + 2 and "missing" not in out
+    (optional,) = [line for line in out.splitlines() if line.startswith("optional")]
+    assert "lpips" in optional and f"--to {released} --only evaluation" in optional
     assert f"{size_of(traced, 'unet', 'pose_encoder')} tensors (float16)" in out
     assert "holds unet and pose_encoder" in out
     assert f"next: python -m converters.convert to-flax --from {released}" in out
@@ -170,7 +172,8 @@ def test_flow_weights_are_converted_where_they_lie_and_missed_by_nobody(capsys, 
         if not entry.name.startswith("raft"):
             (without / entry.name).symlink_to(entry)
     status, out, _ = run(capsys, "check", without)
-    assert status == 0 and "raft" not in out and "next: python -m converters.convert" in out
+    assert status == 0 and "next: python -m converters.convert" in out
+    assert "raft" not in {line.split()[1] for line in out.splitlines()}
     status, out, _ = run(capsys, "to-flax", "--from", without, "--to", tmp_path / "b")
     assert status == 0 and "raft" not in out
     status, out, _ = run(capsys, "check", tmp_path / "b")
@@ -187,6 +190,12 @@ def test_flow_weights_are_converted_where_they_lie_and_missed_by_nobody(capsys, 
     written = files.read(tmp_path / "again" / releases.release("raft").file)
     for key, tensor in files.read(alone / releases.release("raft").file).items():
         np.testing.assert_array_equal(written[key], tensor)
+
+
+def test_a_tilde_after_an_equals_sign_is_the_home_folder(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _, _, err = run(capsys, "to-flax", "--from=~/weights", "--to=~/bundle")
+    assert f"{tmp_path}/weights: no such folder" in err
 
 
 def test_the_doctor_says_what_is_missing_wrong_or_unknown(capsys, tmp_path, released):
