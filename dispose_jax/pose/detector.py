@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dispose_jax.pose import detected, estimate
+from dispose_jax.pose.dwpose import RELEASED_AS
 from dispose_jax.types import Pose
 
 
@@ -31,7 +32,7 @@ class Detector:
             if self.folder is None:
                 raise ValueError(
                     f"{source}: its keypoints are not given and no weights folder holds DWPose's "
-                    f"detector.onnx and whole_body.onnx; {remedy}"
+                    f"{' and '.join(RELEASED_AS)}; {remedy}"
                 )
             self.models = estimate.open_models(self.folder)
         return self.models

@@ -15,10 +15,8 @@ import cv2
 import numpy as np
 
 from dispose_jax.pose import people
+from dispose_jax.pose.dwpose import DETECTOR, RELEASED_AS, WHOLE_BODY
 from dispose_jax.types import VISIBLE_SCORE, Pose
-
-DETECTOR_FILE = "detector.onnx"  # released as yolox_l.onnx
-WHOLE_BODY_FILE = "whole_body.onnx"  # released as dw-ll_ucoco_384.onnx
 
 STRIDES = (8, 16, 32)  # of YOLOX's three output levels
 LETTERBOX_GREY = 114
@@ -53,12 +51,12 @@ def open_models(folder: str | Path) -> Models:
     it should be.
     """
     folder = Path(folder)
-    absent = [name for name in (DETECTOR_FILE, WHOLE_BODY_FILE) if not (folder / name).is_file()]
+    absent = [name for name in RELEASED_AS if not (folder / name).is_file()]
     if absent:
+        places = " and ".join(f"{there} there as {name}" for name, there in RELEASED_AS.items())
         raise ValueError(
-            f"{folder}: no {' and no '.join(absent)}; to detect poses put DWPose's yolox_l.onnx"
-            f" there as {DETECTOR_FILE} and dw-ll_ucoco_384.onnx as {WHOLE_BODY_FILE}, or pass"
-            " pose files instead"
+            f"{folder}: no {' and no '.join(absent)}; to detect poses put DWPose's {places}, or "
+            "pass pose files instead"
         )
     try:
         import onnxruntime
@@ -71,7 +69,7 @@ def open_models(folder: str | Path) -> Models:
     # Not every provider on offer: TensorRT, for one, would build engines for minutes.
     providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
     sessions = []
-    for path in (folder / DETECTOR_FILE, folder / WHOLE_BODY_FILE):
+    for path in (folder / name for name in RELEASED_AS):
         try:
             sessions.append(onnxruntime.InferenceSession(path, providers=providers))
         except Exception as error:  # onnxruntime's own types share no narrower base
@@ -81,8 +79,8 @@ def open_models(folder: str | Path) -> Models:
     return Models(
         detector=detector,
         whole_body=whole_body,
-        detector_size=_input_size(detector, folder / DETECTOR_FILE),
-        crop_size=_input_size(whole_body, folder / WHOLE_BODY_FILE),
+        detector_size=_input_size(detector, folder / DETECTOR),
+        crop_size=_input_size(whole_body, folder / WHOLE_BODY),
     )
 
 
@@ -151,7 +149,7 @@ def find_keypoints(
         outputs = _run(models.whole_body, crop(frame, *box, size))[:2]
         if [out.shape for out in outputs] != [(1, NUM_COCO, bins[0]), (1, NUM_COCO, bins[1])]:
             raise ValueError(
-                f"{WHOLE_BODY_FILE}: outputs of shapes {[out.shape for out in outputs]}, expected"
+                f"{WHOLE_BODY}: outputs of shapes {[out.shape for out in outputs]}, expected"
                 f" (1, {NUM_COCO}, {bins[0]}) and (1, {NUM_COCO}, {bins[1]}) as DWPose gives"
             )
         responses.append(outputs)
@@ -187,7 +185,7 @@ def decode_boxes(raw: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np
     stride = np.concatenate([np.full((w * h, 1), s) for w, h, s in levels])
     if raw.ndim != 2 or raw.shape[0] != len(corner) or raw.shape[1] < 6:
         raise ValueError(
-            f"{DETECTOR_FILE}: output of shape {raw.shape}, expected ({len(corner)}, 85) as YOLOX"
+            f"{DETECTOR}: output of shape {raw.shape}, expected ({len(corner)}, 85) as YOLOX"
             f" gives for {size[0]} x {size[1]} pixels"
         )
     raw = raw.astype(np.float64)
