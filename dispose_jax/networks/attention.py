@@ -36,11 +36,11 @@ class ReferenceTokens(NamedTuple):
 class Attention(nn.Module):
     """Multi-head attention; queries, keys and values without bias, heads are contiguous channels.
 
-    implementation: a name of `ops.attention`.
+    between_frames: x and context (b, f, s, c) alike, each position attending over its frames.
     """
 
     heads: int
-    implementation: str = "auto"
+    between_frames: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -75,9 +75,10 @@ class Attention(nn.Module):
                 k = jnp.concatenate([k, shared(to_k(tokens))], axis=1)
                 v = jnp.concatenate([v, shared(to_v(tokens))], axis=1)
                 lengths = context.shape[1] + tokens.shape[1] * shared(reference.read)
-            out = ops.attention(
-                split(q), split(k), split(v), lengths=lengths, implementation=self.implementation
-            ).reshape(x.shape)
+            if self.between_frames:
+                out = ops.between_frames(split(q), split(k), split(v)).reshape(x.shape)
+            else:
+                out = ops.attention(split(q), split(k), split(v), lengths=lengths).reshape(x.shape)
         return dense(features, name="to_out_0", dtype=self.dtype)(out)
 
 

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer, variance_scaling, zeros
 from jax.typing import DTypeLike
 
+from dispose_jax.ops.blocks import block_of, in_blocks
+
 Array = jax.Array
 
 # PyTorch's default for convolutions and linear layers: uniform within 1 / sqrt(fan_in).
@@ -239,14 +241,23 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Gated feed-forward layer of every transformer block, hidden width four times the channels."""
+    """Gated feed-forward layer of every transformer block, hidden width four times the channels.
+
+    at_once: no blocks of tokens (ops/blocks.py), which a TPU would otherwise use.
+    """
 
     dtype: DTypeLike = jnp.float32
+    at_once: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """x (..., c) -> the same shape."""
+        """x (..., s, c) -> the same shape."""
         channels = x.shape[-1]
+        at_once = self.at_once or self.is_initializing()
+        if not at_once and (size := block_of(x, 8 * channels)):
+            plain = self.clone(parent=None, at_once=True)
+            some = lambda params, x: plain.apply({"params": params}, x)
+            return in_blocks(some, self.variables["params"], x.astype(self.dtype), size)
         x = GEGLU(4 * channels, self.dtype, name="net_0")(x)
         return dense(channels, name="net_2", dtype=self.dtype)(x)
 

@@ -1,8 +1,8 @@
 """What makes a picture model a video model: SVD's spatio-temporal transformer, AnimateDiff's motion
 module.
 
-Activations stay (b, f, s, c): all but the attention over frames acts on single tokens, so only its
-input and output are transposed. Names are the released ones.
+Activations stay (b, f, s, c): all but the attention over frames acts on single tokens. Names are
+the released ones.
 """
 
 from __future__ import annotations
@@ -51,19 +51,6 @@ def context_of_positions(values: Array, positions: int, group: int) -> Array:
     return grouped.reshape(b, 1, positions, c)
 
 
-def over_frames(heads: int, x: Array, dtype: DTypeLike, name: str) -> Array:
-    """Self-attention between the frames of each position; makes its submodule in the calling
-    module.
-
-    x (b, f, s, c) -> the shape of x.
-    """
-    b, f, s, c = x.shape
-    rows = x.transpose(0, 2, 1, 3).reshape(b * s, f, c)
-    # Sequences of a few frames and a batch of all positions: explicit products beat any kernel.
-    y = Attention(heads, "explicit", dtype, name=name)(rows, rows)
-    return y.reshape(b, s, f, c).transpose(0, 2, 1, 3)
-
-
 class TemporalTransformerBlock(nn.Module):
     """Feed-forward, attention over frames, cross-attention, feed-forward; no mask, no position
     code."""
@@ -78,7 +65,8 @@ class TemporalTransformerBlock(nn.Module):
         b, f, s, c = x.shape
         norm = lambda name: layer_norm(name=name, dtype=self.dtype)
         x = x + FeedForward(self.dtype, name="ff_in")(norm("norm_in")(x))
-        x = x + over_frames(self.heads, norm("norm1")(x), self.dtype, "attn1")
+        y = norm("norm1")(x)
+        x = x + Attention(self.heads, True, self.dtype, name="attn1")(y, y)
         attn2 = Attention(self.heads, dtype=self.dtype, name="attn2")
         if is_constant(self, context):
             x = x + context_of_positions(attn2(None, context, c), s, self.context_group)
@@ -163,7 +151,7 @@ class MotionBlock(nn.Module):
         code = jnp.asarray(position_code(self.positions, c)[:, :f, None], self.dtype)
         for i in range(2):
             y = norm(f"norms_{i}")(x) + code
-            x = x + over_frames(self.heads, y, self.dtype, f"attention_blocks_{i}")
+            x = x + Attention(self.heads, True, self.dtype, name=f"attention_blocks_{i}")(y, y)
         return x + FeedForward(self.dtype, name="ff")(norm("ff_norm")(x))
 
 

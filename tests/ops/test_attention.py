@@ -297,3 +297,26 @@ def test_unknown_and_unfit_implementations_are_refused():
         ops.attention(q, k, v, implementation="flash")
     with pytest.raises(ValueError, match="chunked attention has no causal mask"):
         ops.attention(q, k, v, implementation="chunked", causal=True)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_between_frames_every_position_attends_over_its_own(monkeypatch, platform, dtype):
+    """Also as a TPU computes it, with the gradients of the formula."""
+    monkeypatch.setattr(ops, "target", lambda x: (platform, ""))
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.standard_normal((2, 5, 7, 3, 4), np.float32), dtype) for _ in "qkv")
+    rows = lambda x: x.swapaxes(1, 2).reshape(14, 5, 3, 4)
+    back = lambda y: y.reshape(2, 7, 5, 3, 4).swapaxes(1, 2)
+    ours, tolerance = ops.between_frames(q, k, v), 2e-2 if dtype == jnp.bfloat16 else 1e-5
+    assert ours.dtype == dtype
+    np.testing.assert_allclose(ours, back(formula(*map(rows, (q, k, v)))), atol=tolerance)
+    loss = lambda function: lambda *args: jnp.sin(function(*args).astype(jnp.float32)).sum()
+    plain = lambda *args: back(ops.attention(*map(rows, args), implementation="explicit"))
+    found, expected = (
+        jax.grad(loss(f), argnums=(0, 1, 2))(q, k, v) for f in (ops.between_frames, plain)
+    )
+    for one, other in zip(found, expected):
+        np.testing.assert_allclose(
+            one.astype(np.float32), other.astype(np.float32), atol=2 * tolerance
+        )
