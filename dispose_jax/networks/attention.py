@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from dispose_jax.networks.by_tokens import by_tokens
 from dispose_jax.networks.layers import FeedForward, GroupNorm, dense, layer_norm
 from dispose_jax.ops import attention as ops
 
@@ -154,7 +155,8 @@ class TransformerBlock(nn.Module):
         else:
             y = norm("norm2")(x).reshape(b, f * s, c)
             x = x + attn2(y, context).reshape(x.shape)
-        return x + FeedForward(self.dtype, name="ff")(norm("norm3")(x))
+        layer = lambda norm, ff, x: x + ff(norm(x))
+        return by_tokens(self, layer, (norm("norm3"), FeedForward(self.dtype, name="ff")), x)
 
     def _reference(self, x: Array) -> ReferenceTokens | None:
         """Write x (b, f, s, c) as tokens, or read those of this block."""

@@ -15,8 +15,6 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer, variance_scaling, zeros
 from jax.typing import DTypeLike
 
-from dispose_jax.ops.blocks import block_of, in_blocks
-
 Array = jax.Array
 
 # PyTorch's default for convolutions and linear layers: uniform within 1 / sqrt(fan_in).
@@ -158,14 +156,17 @@ class GroupNorm(nn.Module):
             raise ValueError(f"{channels} channels do not divide into {self.groups} norm groups")
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", zeros, (channels,))
-        wide = x.astype(jnp.float32)
-        mean = moments[0] if moments else group_mean(wide, self.groups, self.over)
-        centred = wide - mean
-        variance = (
-            moments[1] if moments else group_mean(jnp.square(centred), self.groups, self.over)
-        )
+        mean, variance = moments or group_moments(x, self.groups, self.over)
         rstd = jax.lax.rsqrt(variance + self.epsilon)
+        centred = x.astype(jnp.float32) - mean
         return (centred * (rstd * scale.astype(jnp.float32)) + bias).astype(self.dtype)
+
+
+def group_moments(x: Array, groups: int, over: int) -> tuple[Array, Array]:
+    """Means and variances, float32, of what `group_mean` takes the means of."""
+    wide = x.astype(jnp.float32)
+    mean = group_mean(wide, groups, over)
+    return mean, group_mean(jnp.square(wide - mean), groups, over)
 
 
 def group_mean(x: Array, groups: int, over: int) -> Array:
@@ -241,23 +242,14 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Gated feed-forward layer of every transformer block, hidden width four times the channels.
-
-    at_once: no blocks of tokens (ops/blocks.py), which a TPU would otherwise use.
-    """
+    """Gated feed-forward layer of every transformer block, hidden width four times the channels."""
 
     dtype: DTypeLike = jnp.float32
-    at_once: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """x (..., s, c) -> the same shape."""
+        """x (..., c) -> the same shape."""
         channels = x.shape[-1]
-        at_once = self.at_once or self.is_initializing()
-        if not at_once and (size := block_of(x, 8 * channels)):
-            plain = self.clone(parent=None, at_once=True)
-            some = lambda params, x: plain.apply({"params": params}, x)
-            return in_blocks(some, self.variables["params"], x.astype(self.dtype), size)
         x = GEGLU(4 * channels, self.dtype, name="net_0")(x)
         return dense(channels, name="net_2", dtype=self.dtype)(x)
 

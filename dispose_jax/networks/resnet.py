@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from dispose_jax.networks.layers import GroupNorm, conv, dense, temporal_conv
+from dispose_jax.networks.by_tokens import by_tokens
+from dispose_jax.networks.layers import GroupNorm, conv, dense, group_moments, temporal_conv
 
 Array = jax.Array
 
@@ -52,16 +53,20 @@ class TemporalResnetBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, emb: Array | None = None) -> Array:
         """x (b, f, s, c), emb (b, d) or None -> the same shape as x."""
-        channels = x.shape[-1]
-        norm = lambda name: GroupNorm(
-            self.epsilon, self.groups, over=2, dtype=self.dtype, name=name
-        )
-        y = temporal_conv(channels, name="conv1", dtype=self.dtype)(nn.silu(norm("norm1")(x)))
+        y = self._layer(1, x)
         if emb is not None:
-            shift = dense(channels, name="time_emb_proj", dtype=self.dtype)(nn.silu(emb))
+            shift = dense(x.shape[-1], name="time_emb_proj", dtype=self.dtype)(nn.silu(emb))
             y = y + shift[:, None, None]
-        y = temporal_conv(channels, name="conv2", dtype=self.dtype)(nn.silu(norm("norm2")(y)))
-        return x + y
+        return x + self._layer(2, y)
+
+    def _layer(self, i: int, x: Array) -> Array:
+        """Norm, activation, convolution number i; only the norm's moments join positions. (At once,
+        a TPU's compiler brings the clip into another order for the convolution, in float32.)"""
+        norm = GroupNorm(self.epsilon, self.groups, 2, self.dtype, name=f"norm{i}")
+        conv = temporal_conv(x.shape[-1], name=f"conv{i}", dtype=self.dtype)
+        layer = lambda norm, conv, x, moments: conv(nn.silu(norm(x, moments)))
+        moments = group_moments(x, self.groups, 2)
+        return by_tokens(self, layer, (norm, conv), x.astype(self.dtype), moments)
 
 
 class AlphaBlender(nn.Module):

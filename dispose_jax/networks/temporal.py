@@ -19,6 +19,7 @@ from jax.nn.initializers import zeros
 from jax.typing import DTypeLike
 
 from dispose_jax.networks.attention import Attention, TransformerBlock, is_constant
+from dispose_jax.networks.by_tokens import by_tokens
 from dispose_jax.networks.layers import (
     FeedForward,
     GroupNorm,
@@ -103,10 +104,13 @@ class SpatioTemporalTransformer(nn.Module):
         if not self.spatial_only:
             frames = sinusoid(jnp.arange(f), c).astype(self.dtype)  # index within this window
             frames = TimeMLP(4 * c, c, self.dtype, name="time_pos_embed")(frames)
-            z = TemporalTransformerBlock(
+            block = TemporalTransformerBlock(
                 self.heads, self.context_group, self.dtype, name="temporal_transformer_blocks_0"
-            )(y + frames[:, None], context)
-            y = AlphaBlender(name="time_mixer")(y, z)
+            )
+            blend = AlphaBlender(name="time_mixer")
+            layer = lambda block, blend, y, shift, context: blend(y, block(y + shift, context))
+            # Which context a position reads repeats with the group, which divides every block.
+            y = by_tokens(self, layer, (block, blend), y, frames[:, None], context)
         return x + dense(c, name="proj_out", dtype=self.dtype)(y).reshape(x.shape)
 
 
@@ -179,7 +183,8 @@ class MotionModule(nn.Module):
             )
         y = GroupNorm(1e-6, self.groups, dtype=self.dtype, name="norm")(x)
         y = dense(c, name="proj_in", dtype=self.dtype)(y.reshape(b, f, h * w, c))
-        y = MotionBlock(self.heads, self.positions, self.dtype, name="transformer_blocks_0")(y)
+        block = MotionBlock(self.heads, self.positions, self.dtype, name="transformer_blocks_0")
+        y = by_tokens(self, lambda block, y: block(y), (block,), y)
         y = dense(c, name="proj_out", dtype=self.dtype, kernel_init=zeros)(y)
         return x + y.reshape(x.shape)
 

@@ -53,17 +53,3 @@ def on(platform: str, shape: tuple[int, ...], devices: int = 1) -> jax.Array:
 def test_blocks_are_for_tpus_and_fill_the_fast_memory(platform, shape, devices, size):
     x = on(platform, shape, devices)
     assert blocks.block_of(x, 8 * shape[-1]) == size
-
-
-def test_the_layer_takes_blocks_where_they_are_meant_and_is_the_same(network, monkeypatch):
-    module, params, x = network
-    whole = module.apply({"params": params}, x)
-    asked = []
-    monkeypatch.setattr(layers, "block_of", lambda x, width: asked.append(width) or 16)
-    loops = str(jax.make_jaxpr(lambda x: module.apply({"params": params}, x))(x))
-    assert "scan" in loops or "while" in loops
-    np.testing.assert_allclose(module.apply({"params": params}, x), whole, rtol=0, atol=1e-6)
-    assert set(asked) == {64}
-    grad = jax.grad(lambda p: module.apply({"params": p}, x).sum())(params)
-    expected = jax.grad(lambda p: module.clone(at_once=True).apply({"params": p}, x).sum())(params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), grad, expected)
