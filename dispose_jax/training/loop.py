@@ -9,66 +9,32 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
 
 from dispose_jax import flops
 from dispose_jax.media import image, output
-from dispose_jax.models import bundle, networks
-from dispose_jax.training import multihost, objectives, optimizer, rundir, sharding, state, step
+from dispose_jax.models import bundle
+from dispose_jax.training import multihost, rundir, sharding, start, step
 from dispose_jax.training.checkpoint import Checkpoints
 from dispose_jax.training.metrics import Metrics
-from dispose_jax.training.sources import Prefetcher, Source, check_weights, held_out, open_source
+from dispose_jax.training.run import SHOWING, TRAINING, Run
+from dispose_jax.training.sources import Prefetcher, check_weights, held_out, open_source
 from dispose_jax.training.state import TrainState
 from dispose_jax.types import Batch, Params
-from dispose_jax.weights import RANDOM, Weights, offered
 
-TRAINING, SHOWING = range(2)  # purposes of the seed
 FINISH_BATCHES = 16  # that the last touch of a stage may look at
-
-
-@dataclass
-class Run:
-    """A training run: what the config says, in workdir.
-
-    given: bundles of the frozen networks and, if `continues`, of trainable ones to start from.
-    Raises ValueError for settings that do not fit each other or the devices.
-    """
-
-    config: object
-    given: tuple[str, ...]
-    workdir: Path
-    continues: bool = False
-    say: Callable[[str], None] = print
-    stopped: bool = field(default=False, init=False)
-
-    def __post_init__(self):
-        config = self.config
-        self.mesh = sharding.make_mesh(config)
-        dtype = networks.compute_dtype(config.train.dtype)
-        self.networks = networks.build(config, dtype, training=True)
-        self.objective = objectives.build(config, self.networks)
-        self.trainable = tuple(config.train.trainable)
-        self.optimizer = optimizer.build(config.train)
-        self.place = partial(sharding.of_tree, self.mesh, smallest=config.train.mesh.smallest)
-        if not multihost.is_lead():
-            self.say = lambda _: None
-
-    def key(self, purpose: int) -> jax.Array:
-        return jax.random.fold_in(jax.random.key(self.config.seed), purpose)
 
 
 def train(run: Run) -> None:
     """Train to the last step, or until the process is told to end."""
     config, train = run.config, run.config.train
     source = open_source(config, sharding.rows(run.mesh, train.batch))
-    weights = open_weights(run)
+    weights = start.open_weights(run)
     digests = {} if weights is None else weights.digests
     check_weights(source, config, digests)
     with ExitStack() as leaving:
@@ -78,7 +44,7 @@ def train(run: Run) -> None:
             leaving.enter_context(lock)
         checkpoints = Checkpoints(run.workdir / "checkpoints", train.keep)
         leaving.callback(checkpoints.close)
-        current, frozen = start(run, weights, checkpoints, source)
+        current, frozen = start.start(run, weights, checkpoints, source)
         batches = leaving.enter_context(closing(Prefetcher(source)))
         with _told_to_stop(run):
             current = _steps(run, checkpoints, current, frozen, batches)
@@ -89,85 +55,6 @@ def train(run: Run) -> None:
         else:
             params, done = multihost.on_host((current.result, current.step))
             multihost.by_lead(partial(_write_bundle, run, params, int(done), batches))
-
-
-def start(
-    run: Run, weights: Weights | None, checkpoints: Checkpoints, source: Source
-) -> tuple[TrainState, Params]:
-    """The state to go on from, with the source set to its position, and the frozen networks."""
-    frozen, given = load(run, weights)
-    shapes = {name: run.networks[name].shapes for name in run.trainable}
-    averaged = run.config.train.average > 0
-    create = partial(state.create, optimizer=run.optimizer, averaged=averaged)
-    shapes = jax.eval_shape(create, shapes)
-    if checkpoints.latest is not None:
-        current, position = checkpoints.restore(shapes, run.place(shapes))
-        source.restore(position)
-        run.say(f"continuing after step {int(current.step)}")
-    else:
-        params = state.initial(
-            run.networks,
-            run.trainable,
-            {**frozen, **given},
-            run.config.seed,
-            control_start=run.config.train.control_start,
-            copy_add_embedding=run.config.train.copy_add_embedding,
-            start=run.config.train.start,
-        )
-        # What learns is kept in float32, whatever it is read in and computes in.
-        params = sharding.place(params, run.place(shapes.params), np.float32)
-        current = jax.jit(create, out_shardings=run.place(shapes))(params)
-    return current, {name: _placed(run, name, tree) for name, tree in frozen.items()}
-
-
-def _placed(run: Run, name: str, tree: Params) -> Params:
-    """A frozen network on the mesh, in the type that it computes in."""
-    dtype = run.networks[name].dtype
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), tree)
-    return sharding.place(tree, run.place(shapes), dtype)
-
-
-def open_weights(run: Run) -> Weights | None:
-    """The bundles of the run, None if it needs nothing of them.
-
-    Raises ValueError naming what is missing; no weight is read.
-    """
-    frozen, known = _from_bundles(run)
-    needed = (*frozen, *run.objective.goes_on, *run.objective.starts_from)
-    missing = [] if RANDOM in run.given else [name for name in needed if name not in _held(run)]
-    if missing:
-        raise ValueError(
-            f"this run needs --weights with the networks {', '.join(missing)}; bundles come from "
-            "the stages before it (docs/training.md) or from python -m converters.convert"
-        )
-    if not frozen and not known:
-        return None
-    return Weights(run.given, {n: run.networks[n] for n in (*frozen, *known)}, run.config)
-
-
-def load(run: Run, weights: Weights | None) -> tuple[Params, Params]:
-    """Weights on the host as the files have them: the frozen networks, and those that trainable
-    ones start from."""
-    if weights is None:
-        return {}, {}
-    if weights.random:
-        run.say(f"random weights: {', '.join(weights.random)}")
-    frozen, known = _from_bundles(run)
-    read = lambda names: {name: weights.read(name) for name in names}
-    return read(frozen), read(known)
-
-
-def _from_bundles(run: Run) -> tuple[list[str], list[str]]:
-    """Names of the frozen networks, and of those in a bundle that others start from."""
-    frozen = [name for name in run.objective.networks if name not in run.trainable]
-    held, goes_on = _held(run), run.objective.goes_on
-    known = [n for n in run.trainable if n in held and (run.continues or n in goes_on)]
-    return frozen, known + [n for n in run.objective.starts_from if n not in frozen]
-
-
-def _held(run: Run) -> set[str]:
-    """Names of all networks in the bundles given that may serve this run."""
-    return offered([folder for folder in run.given if folder != RANDOM], run.config)
 
 
 def _steps(

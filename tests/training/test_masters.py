@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from dispose_jax.models import bundle
+from dispose_jax.models import bundle, networks
 from dispose_jax.models.networks import Network
-from dispose_jax.training import loop, step
+from dispose_jax.training import loop, objectives, start, step
 from dispose_jax.training.objectives import Objective
 from tests.training import toy
 
@@ -46,8 +46,8 @@ def objective(_, networks):
 def begun(request, monkeypatch, tmp_path):
     """A run of eight devices that has read a bundle, and what the bundle's files hold."""
     toy.install(monkeypatch.setattr)
-    monkeypatch.setattr(loop.networks, "build", build)
-    monkeypatch.setattr(loop.objectives, "build", objective)
+    monkeypatch.setattr(networks, "build", build)
+    monkeypatch.setattr(objectives, "build", objective)
     config = toy.config(batch=8, warmup=0, learning_rate=1e-6)
     config.train.mesh.update({"fsdp": 2, "smallest": 0.0})
     rng = np.random.default_rng(0)
@@ -62,7 +62,7 @@ def begun(request, monkeypatch, tmp_path):
     run = loop.Run(config, (str(tmp_path / "bundle"),), tmp_path, continues=True, say=print)
     source = toy.Noise(config)
     nothing = SimpleNamespace(latest=None)
-    current, frozen = loop.start(run, loop.open_weights(run), nothing, source)
+    current, frozen = start.start(run, start.open_weights(run), nothing, source)
     return SimpleNamespace(run=run, file=file, current=current, frozen=frozen, source=source)
 
 

@@ -16,8 +16,9 @@ from flax import linen as nn
 import train
 from configs import svd
 from dispose_jax import cli
+from dispose_jax.models import networks
 from dispose_jax.models.networks import Network
-from dispose_jax.training import loop
+from dispose_jax.training import loop, objectives
 from dispose_jax.training.objectives import Objective
 from dispose_jax.types import Batch
 
@@ -102,8 +103,8 @@ class Noise:
 
 def install(patch=setattr) -> None:
     """Put the toy in the place of the real networks, objective and data; patch as setattr."""
-    patch(loop.networks, "build", build)
-    patch(loop.objectives, "build", objective)
+    patch(networks, "build", build)
+    patch(objectives, "build", objective)
     patch(loop, "open_source", Noise)
     patch(loop, "held_out", lambda config: next(Noise(config)))
 
