@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from converters import hub, releases
 from dispose_jax import settings
+from dispose_jax.media import output
 from dispose_jax.pose import dwpose
 
 FETCHED = "downloads.json"  # beside the files: where each came from
@@ -137,9 +138,7 @@ def _note(folder: Path, item: Item, remote: hub.Remote) -> None:
         "revision": remote.commit,
         "digest": remote.digest,
     }
-    partial = path.with_name(f".{FETCHED}.partial")
-    partial.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-    partial.replace(path)
+    output.write_json(path, dict(sorted(known.items())))
 
 
 def _gate(repository: str) -> str:

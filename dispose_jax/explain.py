@@ -10,15 +10,14 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
-from dispose_jax.media import image, video
+from dispose_jax.media import image, page, video
 from dispose_jax.motion import color
 from dispose_jax.pose.draw import COLORS, LIMBS
 
@@ -26,8 +25,8 @@ SHEET_SIDE, VIDEO_SIDE = 256, 384  # pixels of the longer side of a picture
 SHEET_FRAMES = 8
 GAP, MARGIN, TITLE, LABEL = 6, 12, 34, 44  # pixels between, around, above and left of pictures
 LEGEND, LINE = 88, 18  # pixels: height of the foot, of a line in it
+LEAST_WIDTH = 480  # pixels, of what lies between the margins: the legend's lines
 JOINT_COLORS = COLORS[:, ::-1]  # as the skeleton column shows them
-PAPER, INK, FAINT = (250, 250, 248), (30, 30, 34), (110, 110, 116)
 SMALLEST_MARK = 7  # pixels of a cell, as a large picture's own would hardly show its colour
 SCALE_QUANTILE = 0.9  # of the frames' longest vectors: a single wild frame does not pale the others
 
@@ -97,21 +96,16 @@ def contact_sheet(run: Run, *, num_frames: int = SHEET_FRAMES, note: str = "") -
     """
     panels = _Panels(run, SHEET_SIDE)
     last = len(run.skeletons) - 1
-    frames = np.unique(np.rint(np.linspace(1, last, min(num_frames, last))).astype(int))
-    page = _page(panels, len(frames), note)
-    for row, frame in enumerate(frames):
-        _place(page, panels, row, frame)
-    return page
+    shown = np.unique(np.rint(np.linspace(1, last, min(num_frames, last))).astype(int))
+    return _page(panels, shown, _legend(panels, note))
 
 
 def frames(run: Run, *, note: str = "") -> Iterator[np.ndarray]:
     """The same columns in motion: frames 1.. one by one, (rows, columns, 3) uint8."""
     panels = _Panels(run, VIDEO_SIDE)
-    empty = _page(panels, 1, note)
+    legend = _legend(panels, note)
     for frame in range(1, len(run.skeletons)):
-        page = empty.copy()
-        _place(page, panels, 0, frame)
-        yield page
+        yield _page(panels, [frame], legend)
 
 
 def write(
@@ -124,7 +118,7 @@ def write(
 ) -> None:
     """Write the contact sheet (PNG) and the video (MP4), each whole or not at all."""
     image.write_png(sheet, contact_sheet(run, note=note))
-    video.write(movie, (page[None] for page in frames(run, note=note)), fps)
+    video.write(movie, (frame[None] for frame in frames(run, note=note)), fps)
 
 
 class _Panels:
@@ -238,26 +232,32 @@ def _check(run: Run) -> None:
             raise ValueError(f"{name} has {len(part)} frames, expected {shape[0]}")
 
 
-def _page(panels: _Panels, rows: int, note: str) -> np.ndarray:
-    """An empty page with titles and legend, (rows, columns, 3) uint8, both sides even for video."""
-    columns, lines = len(panels.columns), [*panels.legend, note]
-    width = 2 * MARGIN + LABEL + columns * (panels.width + GAP) - GAP
-    height = MARGIN + TITLE + rows * (panels.height + GAP) + LEGEND
-    width = max(width, 2 * MARGIN + 480)
-    page = Image.new("RGB", (width + width % 2, height + height % 2), PAPER)
-    pen = ImageDraw.Draw(page)
-    size = int(np.clip(panels.width / 8.5, 11, 17))
-    for i, title in enumerate(panels.columns):
-        left = MARGIN + LABEL + i * (panels.width + GAP)
-        place = (left + panels.width / 2, MARGIN + TITLE - 8)
-        pen.text(place, title, INK, ImageFont.load_default(size), anchor="ms")
-    top = MARGIN + TITLE + rows * (panels.height + GAP) + 4
-    wheel = Image.fromarray(_legend_wheel(LEGEND - 16))
-    page.paste(wheel, (MARGIN, top))
-    for i, line in enumerate(filter(None, lines)):
-        place = (MARGIN + wheel.width + 14, top + LINE * i)
-        pen.text(place, line, FAINT, ImageFont.load_default(13))
-    return np.array(page)
+def _page(panels: _Panels, frames: Sequence[int], legend: np.ndarray) -> np.ndarray:
+    """Titles, a row of each frame with its number, and the legend; both sides even for video."""
+    font = float(np.clip(panels.width / 8.5, 11, 17))
+    width = panels.width + GAP
+    titled = lambda title: page.written(title, width, TITLE, font=font, align="middle")
+    titles = [page.empty(LABEL, TITLE), *map(titled, panels.columns)]
+    blocks = [np.concatenate(titles, axis=1)]
+    for frame in frames:
+        number = page.written(str(frame), LABEL, panels.height + GAP, font=15, align="right")
+        blocks.append(page.row(np.stack(panels.at(frame)), GAP, before=[number]))
+    inner = page.below([*blocks, legend])
+    height, width = (length + length % 2 for length in inner.shape[:2])
+    whole = page.empty(width + 2 * MARGIN, height + MARGIN)
+    # The legend ends where the page does.
+    whole[-len(inner) :, MARGIN : MARGIN + inner.shape[1]] = inner
+    return whole
+
+
+def _legend(panels: _Panels, note: str) -> np.ndarray:
+    """The foot of a page: the directions' colours, what the columns show, a note."""
+    side = LEGEND - 16
+    width = max(LEAST_WIDTH, LABEL + len(panels.columns) * (panels.width + GAP))
+    write = lambda text: page.written(text, width - side, LINE, font=13, ink=page.FAINT)
+    texts = [*panels.legend, note, "", "", "", ""][: side // LINE]
+    lines = page.row(page.below([*map(write, texts)])[None], gap=0, before=[_legend_wheel(side)])
+    return page.below([page.empty(width, GAP), lines, page.empty(width, LEGEND - GAP - side)])
 
 
 def _legend_wheel(side: int) -> np.ndarray:
@@ -265,21 +265,9 @@ def _legend_wheel(side: int) -> np.ndarray:
     steps = np.linspace(-1, 1, 4 * side)
     flow = np.stack(np.meshgrid(steps, steps), -1)
     length = np.hypot(flow[..., 0], flow[..., 1])[..., None]
-    disc = np.where(length < 1, color.picture(flow / np.maximum(length, 1), least=1.0), PAPER)
+    painted = color.picture(flow / np.maximum(length, 1), least=1.0)
+    disc = np.where(length < 1, painted, page.PAPER)
     return _resize(disc.astype(np.uint8), side, side)
-
-
-def _place(page: np.ndarray, panels: _Panels, row: int, frame: int) -> None:
-    """Put the pictures of a frame and its number into a row of the page, in place."""
-    top = MARGIN + TITLE + row * (panels.height + GAP)
-    label = Image.new("RGB", (LABEL, 24), PAPER)
-    font = ImageFont.load_default(15)
-    ImageDraw.Draw(label).text((LABEL - 10, 12), str(frame), INK, font, anchor="rm")
-    middle = top + panels.height // 2 - 12
-    page[middle : middle + 24, MARGIN : MARGIN + LABEL] = np.array(label)
-    for i, picture in enumerate(panels.at(frame)):
-        left = MARGIN + LABEL + i * (panels.width + GAP)
-        page[top : top + panels.height, left : left + panels.width] = picture
 
 
 def _resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 from dispose_jax import control_signals, settings, weights
 from dispose_jax.correspondence import dift, nearest
 from dispose_jax.correspondence.nearest import Match
-from dispose_jax.media import image, output
+from dispose_jax.media import image, output, page
 from dispose_jax.models import networks
 from dispose_jax.pose import files
 
@@ -72,21 +72,16 @@ def sheet(
     heat = np.asarray(Image.fromarray(level).resize(shape, Image.Resampling.BILINEAR))[..., None]
     faded = target // 3 + np.uint8([160, 90, 0]) * (heat / 255)
     found = np.array([match.xy for match in matches])
-    panels = [
+    panels = (
         _marked(reference, points),
         _marked(target, found),
         _marked(faded.clip(0, 255).astype(np.uint8), found[:1]),
-    ]
-    width = sum(panel.width for panel in panels) + _GAP * (len(panels) - 1)
-    page = Image.new("RGB", (width, _SIDE), (250, 250, 248))
-    left = 0
-    for panel in panels:
-        page.paste(panel, (left, 0))
-        left += panel.width + _GAP
-    return np.asarray(page)
+    )
+    gap = page.empty(_GAP, _SIDE)
+    return np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1)
 
 
-def _marked(picture: np.ndarray, points: np.ndarray) -> Image.Image:
+def _marked(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
     """A picture _SIDE high with a ring around each point."""
     h, w = picture.shape[:2]
     panel = Image.fromarray(picture).resize((max(1, round(w * _SIDE / h)), _SIDE))
@@ -95,7 +90,7 @@ def _marked(picture: np.ndarray, points: np.ndarray) -> Image.Image:
         x, y = x * panel.width, y * _SIDE
         for radius, ink in ((9, (255, 255, 255)), (7, _INKS[i % len(_INKS)])):
             canvas.ellipse((x - radius, y - radius, x + radius, y + radius), outline=ink, width=3)
-    return panel
+    return np.asarray(panel)
 
 
 def _point(text: str, picture: np.ndarray, path: str) -> np.ndarray:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from dispose_jax.media import output
 from dispose_jax.pose import normalise, people
 from dispose_jax.types import Pose
 
@@ -70,7 +70,8 @@ def write(path: str | os.PathLike, pose: Pose, *, width: int, height: int) -> No
     half-written stays.
 
     Absent points are written as zeros, absent people and hands or faces without a point not at all.
-    Faces get 70 points, the last two zero. Raises ValueError if the file cannot be written.
+    Faces get 70 points, the last two zero. Raises ValueError for numbers that are not finite, and
+    OSError with one sentence if the file cannot be written.
     """
     xy, score = people.flatten(pose)
     present = score > 0
@@ -86,7 +87,7 @@ def write(path: str | os.PathLike, pose: Pose, *, width: int, height: int) -> No
         }
         for frame, frame_present in zip(numbers, present)
     ]
-    _replace(Path(path), json.dumps(entries, separators=(",", ":")))
+    output.write_bytes(path, json.dumps(entries, separators=(",", ":")).encode())
 
 
 def _entries(path: str | os.PathLike) -> list[dict]:
@@ -206,20 +207,3 @@ def _person(points: np.ndarray) -> dict:
         person[key] = part.ravel().tolist() if is_body or part[:, 2].any() else None
         start += kept
     return person
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write under a temporary name in the same folder, then rename."""
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise ValueError(f"{path}: cannot write this pose file: {error.strerror}") from error
