@@ -260,7 +260,9 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     # Frames of every clip through the autoencoder at a time.
     train.encode_chunk = 16 if drawn else 4
     train.start = "shallow" if drawn else "released"  # of fresh networks (training/state.py)
-    train.control_start = "unet"  # whose encoder a ControlNet starts as a copy of; or "dift_unet"
+    # Whose encoder a ControlNet starts as a copy of: the base's own "unet"; "svd_encoder", as the
+    # paper, or "auto", that where the weights have it, both on SVD; "dift_unet" on SD1.5.
+    train.control_start = "unet"
     train.copy_add_embedding = True  # ControlNet; the released one starts this part at random
 
     # What is minimised.

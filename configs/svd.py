@@ -106,6 +106,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     sample.conditioning_fps = 7  # told to the network (as one less), whatever the video's
     sample.motion_bucket = 127  # told to the network: how much moves
     common.at_speed(sample, choice["speed"], "sigmas")
+    if not drawn:
+        config.train.control_start = "auto"  # paper: from Stable Video Diffusion
     # On the reference: a deviation, or mean and deviation of its logarithm.
     config.train.noise_aug = FieldReference(0.02, field_type=object)
     return config

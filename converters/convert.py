@@ -23,14 +23,16 @@ from dispose_jax.models import bundle, evaluation_networks
 from dispose_jax.models import networks as model_networks
 from dispose_jax.pose import dwpose
 
+PARTS = ("svd_encoder",)  # releases whose network is but a part of the file that is read
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
 def all_networks(config) -> dict[str, model_networks.Network]:
-    """What can be converted: the networks of a config, and those that give its training data flow
-    or measure."""
+    """What can be converted: the networks of a config, what its ControlNet starts from, and those
+    that give its training data flow or measure."""
     fixed = {name: evaluation_networks.build(name) for name in evaluation_networks.NAMES}
-    return model_networks.build(config) | fixed
+    start = {"svd_encoder": model_networks.svd_encoder(config)} if config.base == "svd" else {}
+    return model_networks.build(config) | start | fixed
 
 
 def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dtype=None):
@@ -119,6 +121,8 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
     held = set(owner)
     rows, claimed = [], set()
     for row in releases.serving(config.base):
+        if row.name in PARTS:
+            continue
         if held.issuperset(row.networks) and not claimed.intersection(row.networks):
             rows.append(row)
             claimed.update(row.networks)
@@ -160,6 +164,8 @@ def _not_written(name: str, held: set[str], base: str) -> str:
     row = next((row for row in releases.serving(base) if name in row.networks), None)
     if row is None:
         return f"{name}, which no released file holds"
+    if row.name in PARTS:
+        return f"{name}, a part of {row.file}, whose rest a bundle does not hold"
     others = ", ".join(other for other in row.networks if other not in held)
     return f"{name}, because {Path(row.file).name} needs {others} too; add a bundle that has it"
 

@@ -136,6 +136,15 @@ RELEASES = (
         constants=_POSITION_IDS,
     ),
     _folder_release("svd", "unet", "unet", rules.UNET_VIDEO, only_if_asked=True),
+    _folder_release(  # what the ControlNet's training starts from (paper section 5.1)
+        "svd",
+        "unet",
+        "svd_encoder",
+        rules.UNET_VIDEO,
+        name="svd_encoder",
+        unused=(r"^(up_blocks|conv_norm_out|conv_out)\.",),
+        for_training=True,
+    ),
     *_animate_anyone(
         "musepose",
         root=_MUSEPOSE,

@@ -106,7 +106,7 @@ CHOICES = {
     "control.motion_into": ("controlnet", "unet"),
     "control.points_into": ("controlnet", "unet"),
     "train.sigmas": ("lognormal", "cosine", "times"),
-    "train.control_start": ("unet", "dift_unet"),
+    "train.control_start": ("auto", "unet", "svd_encoder", "dift_unet"),
     "train.dropout": ("joint", "svd_xtend"),
     "train.region": ("none", "hands", "face", "joints", "limbs"),
     "train.guides": ("flow", "joints"),

@@ -45,6 +45,7 @@ RELEASED_IN = {
         "point_encoder": "DisPose.pth",
         "vae": "stable-video-diffusion-img2vid-xt-1-1/vae",
         "image_encoder": "stable-video-diffusion-img2vid-xt-1-1/image_encoder",
+        "svd_encoder": "stable-video-diffusion-img2vid-xt-1-1/unet",
         **_HELPERS,
     },
     "sd15": {

@@ -79,9 +79,27 @@ def build(config, dtype: DTypeLike = jnp.float32, *, training: bool = False) -> 
     features = _dift(sizes.dift, dtype)
     if control.points:
         networks |= features
-    elif training and "controlnet" in networks and config.train.control_start in features:
-        networks[config.train.control_start] = features[config.train.control_start]
+    if training and "controlnet" in networks:  # what it may start from
+        if config.train.control_start == "dift_unet":
+            networks["dift_unet"] = features["dift_unet"]
+        elif config.train.control_start in ("auto", "svd_encoder"):
+            networks["svd_encoder"] = svd_encoder(config, dtype)
     return networks
+
+
+def svd_encoder(config, dtype: DTypeLike = jnp.float32) -> Network:
+    """The part of Stable Video Diffusion's own U-Net that a ControlNet starts as a copy of (paper
+    section 5.1): all but the way back up. Nothing runs it."""
+    sizes = config.model
+    flavour = Flavour(groups=sizes.unet.groups, temporal="mixed", dtype=dtype)
+    whole = _mimicmotion(sizes, flavour)["unet"]
+
+    def init(key: Array) -> dict:
+        params = whole.init(key)["params"]
+        back = ("up_blocks_", "conv_norm_out", "conv_out")
+        return {"params": {k: tree for k, tree in params.items() if not k.startswith(back)}}
+
+    return whole._replace(init=init)
 
 
 def flow_network(dtype: DTypeLike = jnp.float32) -> Network:

@@ -76,7 +76,12 @@ def _video(config, networks: Mapping[str, Network]) -> Objective:
     used = tuple(name for name in networks if name in wanted)
     loss = video.VideoLoss(model, recipe, FrozenConfigDict(config.train))
     start = config.train.control_start
-    copied = "controlnet" in config.train.trainable and start not in used
+    if start not in CONTROL_STARTS[config.base]:
+        raise ValueError(
+            f"train.control_start is {start!r}, a U-Net of another base; expected "
+            f"{' or '.join(map(repr, CONTROL_STARTS[config.base]))}"
+        )
+    copied = "controlnet" in config.train.trainable and start not in ("auto", *used)
     return Objective(
         used,
         loss,
@@ -121,5 +126,7 @@ def _cmp(config, networks: Mapping[str, Network]) -> Objective:
     return Objective(("cmp",), loss, partial(previews.completions, loss), finish)
 
 
+# What the ControlNet of a base may start from; "auto": see start.control_start.
+CONTROL_STARTS = {"svd": ("auto", "svd_encoder", "unet"), "sd15": ("dift_unet", "unet")}
 OBJECTIVES = {"video": _video, "autoencoder": _autoencoder, "image": _image, "cmp": _cmp}
 NEEDED = {"image": ("dift_unet",), "cmp": ("cmp",)}  # networks that not every variant has

@@ -6,8 +6,8 @@ The weights of a network come from the first of these sources that has it:
    and the position in the data, so that the run goes on as if it had not been interrupted;
 2. the bundles of --weights, the last folder that has it: frozen networks always, networks that
    learn if the user named the bundles or they cannot start from nothing (Objective.goes_on);
-3. another network, for a ControlNet: the encoder of the U-Net that `train.control_start` names,
-   which comes from 2 as if it were frozen (state.from_unet);
+3. another network, for a ControlNet: the encoder of the U-Net that `control_start` names, which
+   comes from 2 and is read even if it has no other part in the run (state.from_unet);
 4. random numbers that follow from the seed and the network's name: frozen networks if --weights
    begins with "random", networks that learn as `train.start` says.
 
@@ -30,6 +30,8 @@ from dispose_jax.training.state import TrainState
 from dispose_jax.types import Params
 from dispose_jax.weights import RANDOM, Weights, offered
 
+SVD_ENCODER = "svd_encoder"
+
 
 def start(
     run: Run, weights: Weights | None, checkpoints: Checkpoints, source: Source
@@ -45,12 +47,14 @@ def start(
         source.restore(position)
         run.say(f"continuing after step {int(current.step)}")
     else:
+        if "controlnet" in run.trainable and "controlnet" not in given:
+            run.say(f"the ControlNet starts as a copy of the encoder of {control_start(run)}")
         params = state.initial(
             run.networks,
             run.trainable,
             {**frozen, **given},
             run.config.seed,
-            control_start=run.config.train.control_start,
+            control_start=control_start(run),
             copy_add_embedding=run.config.train.copy_add_embedding,
             start=run.config.train.start,
         )
@@ -102,7 +106,23 @@ def _from_bundles(run: Run) -> tuple[list[str], list[str]]:
     frozen = [name for name in run.objective.networks if name not in run.trainable]
     held, goes_on = _held(run), run.objective.goes_on
     known = [n for n in run.trainable if n in held and (run.continues or n in goes_on)]
-    return frozen, known + [n for n in run.objective.starts_from if n not in frozen]
+    others = [n for n in run.objective.starts_from if n not in frozen]
+    is_fresh = "controlnet" in run.trainable and "controlnet" not in known
+    if is_fresh and control_start(run) == SVD_ENCODER:
+        others = [SVD_ENCODER]
+    return frozen, known + others
+
+
+def control_start(run: Run) -> str:
+    """The network whose encoder a fresh ControlNet copies, as `train.control_start` says.
+
+    "auto" is Stable Video Diffusion's own U-Net, as the paper says (section 5.1), where a bundle
+    has it; else the run's own U-Net, as the official loader does.
+    """
+    named = run.config.train.control_start
+    if named != "auto":
+        return named
+    return SVD_ENCODER if SVD_ENCODER in _held(run) else "unet"
 
 
 def _held(run: Run) -> set[str]:

@@ -148,7 +148,8 @@ def test_every_network_names_the_file_it_comes_from_when_it_is_absent():
         assert sum(len(row.networks) for row in given) == len(rows), "a network in two files"
         for network, row in rows.items():
             assert bundle.RELEASED_IN[base][network] in row.file
-        assert {name for name in rows if releases.is_optional(name)} == {"raft"}
+        optional = {"raft", "svd_encoder"} if base == "svd" else {"raft"}
+        assert {name for name in rows if releases.is_optional(name)} == optional
     assert bundle.source_of("sd15", "controlnet") == "a training run"
 
 

@@ -19,6 +19,7 @@ ROWS = [
     for row in releases.serving("svd")
     if not row.only_if_asked and (row.for_training or not row.for_evaluation)
 ]
+WRITTEN = [row for row in ROWS if row.name not in convert.PARTS]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,11 @@ def released(tmp_path_factory, traced):
     """A folder of weights as downloaded: .pth, half precision in safetensors and .bin, ONNX."""
     folder = tmp_path_factory.mktemp("weights")
     params = model_networks.random(traced, 3, np.float16)
-    for row in ROWS:
+    # Its file is Stable Video Diffusion's whole U-Net, of which the encoder is taken.
+    whole = {"unet": params["unet"] | params["svd_encoder"]}
+    tensors = checkpoints.to_torch(releases.release("svd_unet"), whole, "random")
+    files.write(folder / releases.release("svd_unet").file, tensors)
+    for row in WRITTEN:
         place = {
             "svd_vae": row.file.replace(".safetensors", ".fp16.safetensors"),
             "sd15_text_encoder": row.file.replace("model.safetensors", "pytorch_model.bin"),
@@ -68,7 +73,8 @@ def size_of(traced, *names):
 
 
 def tensors_of(folder):
-    return {row.name: files.read(path) for row in ROWS if (path := doctor.find(folder)[row.name])}
+    found = doctor.find(folder)
+    return {row.name: files.read(found[row.name]) for row in WRITTEN}
 
 
 def test_released_files_become_a_bundle_and_come_back_bit_for_bit(
@@ -88,6 +94,7 @@ def test_released_files_become_a_bundle_and_come_back_bit_for_bit(
         capsys, "to-torch", "--from", tmp_path / "bundle", "--to", tmp_path / "again"
     )
     assert (status, err) == (0, "") and "the encoder only" in out
+    assert "not written: svd_encoder, a part of stable-video-diffusion" in out
     before, after = tensors_of(released), tensors_of(tmp_path / "again")
     before["sd15_vae"].pop("decoder.conv_in.weight")
     for name, tensors in before.items():
@@ -157,7 +164,8 @@ def test_the_doctor_is_content_with_a_complete_folder_and_names_the_next_command
 ):
     status, out, err = run(capsys, "check", released)
     assert (status, err) == (0, "")
-    assert out.count("ok  ") == len(ROWS) + 2 and "missing" not in out
+    # Two of DWPose's, and the whole U-Net that the encoder was taken from.
+    assert out.count("ok  ") == len(ROWS) + 3 and "missing" not in out
     (optional,) = [line for line in out.splitlines() if line.startswith("optional")]
     assert "lpips" in optional and f"--to {released} --only evaluation" in optional
     assert f"{size_of(traced, 'unet', 'pose_encoder')} tensors (float16)" in out

@@ -70,7 +70,7 @@ def test_only_the_named_releases_are_fetched(served, tmp_path):
         "DisPose.pth",
         "diffusion_pytorch_model.fp16.safetensors",
     ]
-    assert set(doctor.find(target)) == {"dispose", "svd_unet"}
+    assert set(doctor.find(target)) == {"dispose", "svd_unet", "svd_encoder"}
 
 
 def test_the_commit_of_every_file_is_kept_for_the_bundle(served, tmp_path):
