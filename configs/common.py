@@ -305,6 +305,8 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     train.save_every = 200 if drawn else 500  # steps between checkpoints; 0: at the end
     train.keep = 2  # checkpoints on disk
     train.sample_every = 500 if drawn else 1000  # steps between pictures of the progress; 0: none
+    # Steps between losses of clips that are held out, with the same noise each time; 0: none.
+    train.validate_every = 500 if drawn else 1000
 
     data = config.data = ConfigDict()
     data.source = "synthetic" if drawn else ""  # drawn people, or a folder of data.prepare
@@ -312,6 +314,9 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     data.apart = 0.9 if train.objective == "video" else 0.5
     # Of drawn people, in those of the picture.
     data.heights = (0.8, 0.98) if side == 128 else (0.68, 0.92)
+    # Clips that only pictures of the progress and validation see: of a set whole videos' clips, at
+    # least so many, are kept back; drawn people are others. 0: none are kept back or validated on.
+    data.held_out = 16
     data.clips_per_video = 8  # cut from each
     data.stride = 2  # every n-th frame, times one more per 24 fps
     data.reference = "near"  # where frame 0 comes from: ref_window frames around, or "first"

@@ -232,7 +232,7 @@ def decode(
     num_frames, place = latents.shape[1], placement(devices)
     params = jax.device_put(params, place.whole)
     done = 0
-    for group in _groups(_pieces(num_frames, chunk, rest), place.rows):
+    for group in _groups(pieces(num_frames, chunk, rest), place.rows):
         numbers = np.stack([numbers for numbers, _ in group])
         rows = jax.device_put(latents[0][numbers], place.spread)  # (rows, n, h, w, c)
         decoded = np.asarray(_decode(model, place.whole, params, rows))
@@ -277,18 +277,18 @@ def decode_pictures(model: Model, params: Params, latents: np.ndarray) -> list[n
 Piece = tuple[np.ndarray, slice]  # frames that are decoded together, which of them are new
 
 
-def _pieces(num_frames: int, chunk: int, rest: str) -> list[Piece]:
+def pieces(num_frames: int, chunk: int, rest: str) -> list[Piece]:
     """How a clip is cut for decoding; see `decode`."""
-    pieces = []
+    found = []
     for start in range(0, num_frames, chunk):
         left = num_frames - start
         if left >= chunk or rest == "short":
-            pieces.append((np.arange(start, min(start + chunk, num_frames)), slice(None)))
+            found.append((np.arange(start, min(start + chunk, num_frames)), slice(None)))
         else:  # a clip shorter than a chunk ends with repetitions of its last frame
             first = max(0, num_frames - chunk)
             numbers = np.minimum(first + np.arange(chunk), num_frames - 1)
-            pieces.append((numbers, slice(start - first, start - first + left)))
-    return pieces
+            found.append((numbers, slice(start - first, start - first + left)))
+    return found
 
 
 def _groups(pieces: list[Piece], rows: int) -> Iterator[list[Piece]]:
@@ -312,10 +312,16 @@ def _condition_frames(model, whole: NamedSharding, params, skeletons, signals) -
     return jax.lax.with_sharding_constraint(parts, whole)
 
 
+def pictures(model: Model, params: Params, latents: Array) -> Array:
+    """Latents (b, f, h, w, c) -> frames (b, f, 8 h, 8 w, 3) uint8 (device code); levels are
+    truncated, as released."""
+    frames = jnp.clip(model.decode(params, latents) / 2 + 0.5, 0, 1)
+    return (frames * 255).astype(jnp.uint8)
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def _decode(model, whole: NamedSharding, params, latents: Array) -> Array:
-    frames = jnp.clip(model.decode(params, latents) / 2 + 0.5, 0, 1)
-    return jax.lax.with_sharding_constraint((frames * 255).astype(jnp.uint8), whole)
+    return jax.lax.with_sharding_constraint(pictures(model, params, latents), whole)
 
 
 def _step(

@@ -233,7 +233,7 @@ def test_importing_the_package_loads_no_library_and_no_device():
 
 
 def test_decoding_is_cut_into_whole_chunks():
-    pieces = lambda *size: [(list(n), list(n[new])) for n, new in sampling._pieces(*size)]
+    pieces = lambda *size: [(list(n), list(n[new])) for n, new in sampling.pieces(*size)]
     assert pieces(6, 3, "short") == [([0, 1, 2], [0, 1, 2]), ([3, 4, 5], [3, 4, 5])]
     assert pieces(4, 3, "short")[1] == ([3], [3])
     assert pieces(4, 3, "whole")[1] == ([1, 2, 3], [3])

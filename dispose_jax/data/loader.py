@@ -33,6 +33,22 @@ class Share:
         return i // len(self.rows) * self.batch + self.rows[i % len(self.rows)]
 
 
+def kept_back(clips: PreparedClips, count: int) -> np.ndarray:
+    """Which clips of a set nothing is learnt from, (clips,) bool: at least `count`, none for 0.
+
+    All clips of a video are, or none, as they are alike. Which videos follows from the digests of
+    their files' names.
+    """
+    names, ends = clips.names, clips.ends
+    numbers = np.arange(len(clips))
+    back = np.zeros(len(clips), bool)
+    for file in sorted(range(len(names)), key=lambda i: zlib.crc32(names[i].encode())):
+        if back.sum() >= count:
+            break
+        back |= np.searchsorted(ends, numbers, side="right") == file
+    return back
+
+
 @dataclass(frozen=True)
 class ExampleMaker:
     """A clip of the set -> an example of a layout; a class, as it is sent to reading processes."""
@@ -62,25 +78,42 @@ class ExampleMaker:
 
 
 class PreparedBatches:
-    """Batches of clips, for ever; every epoch in another order."""
+    """Batches of the clips that are learnt from, for ever; every epoch in another order.
 
-    def __init__(self, folder: str | os.PathLike, config, rows: Sequence[int] | None = None):
+    held_out: those that are kept back instead, all if none are, always in the set's order.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        config,
+        rows: Sequence[int] | None = None,
+        *,
+        held_out: bool = False,
+    ):
         """rows: which clips of every batch to make, all if None. Raises ValueError if the set does
-        not fit the config or holds less than a batch."""
+        not fit the config or holds less than a batch to learn from."""
         batch, data = config.train.batch, config.data
         self.meta = records.check(folder, config)
         clips = PreparedClips(folder)
-        if len(clips) < batch:
+        back = kept_back(clips, data.held_out)
+        chosen = np.flatnonzero(back if held_out else ~back)
+        if not held_out and len(chosen) < batch:
+            kept = f", of which {back.sum()} are kept back (data.held_out)" if back.any() else ""
             raise ValueError(
-                f"{folder}: holds {len(clips)} clips, less than a batch of {batch}; prepare more "
-                "videos, raise data.clips_per_video, or lower train.batch"
+                f"{folder}: holds {len(clips)} clips{kept}, less than a batch of {batch} to learn "
+                "from; prepare more videos, raise data.clips_per_video, or lower train.batch"
+                + (" or data.held_out" if kept else "")
             )
+        if not len(chosen):
+            chosen = np.arange(len(clips))
         self._share = Share(batch, tuple(range(batch)) if rows is None else tuple(rows))
         self._workers, self._ahead = data.workers, data.prefetch
         self._identity = {
             "set": zlib.crc32(" ".join(clips.names).encode()),
             "seed": config.seed,
             "batch": batch,
+            "held_out": data.held_out,
         }
         maker = ExampleMaker(
             layout=examples.layout(config),
@@ -88,9 +121,10 @@ class PreparedBatches:
             use_guides=records.has_guides(config),
             use_features=bool(config.control.points),
         )
-        order = grain.MapDataset.range(len(clips)).seed(config.seed).shuffle().repeat(None)
+        order = grain.MapDataset.range(len(chosen))
+        order = (order if held_out else order.seed(config.seed).shuffle()).repeat(None)
         place = self._share.place
-        made = lambda i: maker(clips[int(order[place(i)])])
+        made = lambda i: maker(clips[int(chosen[order[place(i)]])])
         endless = grain.MapDataset.range(sys.maxsize // batch)
         self._examples = endless.map(made)
         self._next = 0

@@ -16,14 +16,14 @@ from functools import partial
 import jax
 import numpy as np
 
-from dispose_jax import flops
-from dispose_jax.media import image, output
+from dispose_jax import flops, memory
 from dispose_jax.models import bundle
 from dispose_jax.training import multihost, rundir, sharding, start, step
 from dispose_jax.training.checkpoint import Checkpoints
-from dispose_jax.training.metrics import Metrics
-from dispose_jax.training.run import SHOWING, TRAINING, Run
-from dispose_jax.training.sources import Prefetcher, check_weights, held_out, open_source
+from dispose_jax.training.metrics import VALIDATION, Metrics
+from dispose_jax.training.progress import Progress
+from dispose_jax.training.run import TRAINING, Run
+from dispose_jax.training.sources import Prefetcher, check_weights, open_source
 from dispose_jax.training.state import TrainState
 from dispose_jax.types import Batch, Params
 
@@ -31,7 +31,10 @@ FINISH_BATCHES = 16  # that the last touch of a stage may look at
 
 
 def train(run: Run) -> None:
-    """Train to the last step, or until the process is told to end."""
+    """Train to the last step, or until the process is told to end.
+
+    Raises OutOfMemory with what helps; of several processes all end then, with that sentence.
+    """
     config, train = run.config, run.config.train
     source = open_source(config, sharding.rows(run.mesh, train.batch))
     weights = start.open_weights(run)
@@ -44,6 +47,8 @@ def train(run: Run) -> None:
             leaving.enter_context(lock)
         checkpoints = Checkpoints(run.workdir / "checkpoints", train.keep)
         leaving.callback(checkpoints.close)
+        leaving.enter_context(multihost.ending_all(memory.OutOfMemory))
+        leaving.enter_context(memory.explained("training", _what_helps(train)))
         current, frozen = start.start(run, weights, checkpoints, source)
         batches = leaving.enter_context(closing(Prefetcher(source)))
         with _told_to_stop(run):
@@ -55,6 +60,16 @@ def train(run: Run) -> None:
         else:
             params, done = multihost.on_host((current.result, current.step))
             multihost.by_lead(partial(_write_bundle, run, params, int(done), batches))
+
+
+def _what_helps(train) -> str:
+    """What a step that does not fit a device can be changed to."""
+    remat = "" if train.remat == "layer" else ", or --config.train.remat=layer"
+    return (
+        f"raise --config.train.accumulate (now {train.accumulate}), which works through the same "
+        f"batch in parts, or --config.train.mesh.fsdp (now {train.mesh.fsdp}), which shares the "
+        f"parameters out over several devices{remat}"
+    )
 
 
 def _steps(
@@ -81,6 +96,7 @@ def _steps(
     compiled = traced.lower().compile()
     folder = run.workdir if multihost.is_lead() else None
     metrics = Metrics(folder, done, train.steps, train.batch, useful)
+    progress = Progress(run, frozen)
     try:
         while True:
             stopped = multihost.ask(run.stopped)  # before the step: the answer need not wait for it
@@ -88,17 +104,19 @@ def _steps(
             done += 1
             metrics.add(done, scalars)
             last = done >= train.steps or bool(stopped)
-            log, save, show = (
-                _due(interval, done)
-                for interval in (train.log_every, train.save_every, train.sample_every)
-            )
-            if last or log or save or show:
-                _write(run, metrics, checkpoints)
+            due = lambda interval, done=done: interval > 0 and done % interval == 0
+            save, show = due(train.save_every), due(train.sample_every)
+            more = {}
+            if due(train.validate_every) and run.config.data.held_out:
+                with metrics.paused():
+                    more = {VALIDATION: progress.validate(current)}
+            if last or due(train.log_every) or save or show or more:
+                _write(run, metrics, checkpoints, more)
             if save and not last:
                 checkpoints.save(current, batches.position)
             if show:
-                _show(run, current, frozen)
-                metrics.pause()
+                with metrics.paused():
+                    progress.show(current)
             if last:
                 return current
             batch = place_batch(next(batches))
@@ -106,14 +124,10 @@ def _steps(
         metrics.close()
 
 
-def _due(interval: int, done: int) -> bool:
-    return interval > 0 and done % interval == 0
-
-
-def _write(run: Run, metrics: Metrics, checkpoints: Checkpoints) -> None:
-    """Write what was measured; a loss that is not finite ends the run."""
+def _write(run: Run, metrics: Metrics, checkpoints: Checkpoints, more: dict[str, float]) -> None:
+    """Write what was measured, and more; a loss that is not finite ends the run."""
     try:
-        metrics.write()
+        metrics.write(**more)
     except FloatingPointError as error:
         checkpoints.wait()
         good = checkpoints.latest
@@ -123,20 +137,6 @@ def _write(run: Run, metrics: Metrics, checkpoints: Checkpoints) -> None:
             f"{error}; training stopped, {where}; a lower --config.train.learning_rate in another "
             "--workdir may help"
         ) from error
-
-
-def _show(run: Run, current: TrainState, frozen: Params) -> None:
-    """A picture of what the networks can do by now, of a clip that is not learnt from."""
-    params, step = multihost.on_host(({**frozen, **current.result}, current.step))
-
-    def show() -> None:
-        picture = run.objective.show(params, held_out(run.config), run.key(SHOWING))
-        folder = run.workdir / "samples"
-        with output.explained(folder):
-            folder.mkdir(exist_ok=True)
-            image.write_png(folder / f"{int(step):07d}.png", picture)
-
-    multihost.by_lead(show)
 
 
 def _write_bundle(run: Run, params: Params, done: int, batches: Iterator[Batch]) -> None:

@@ -11,7 +11,8 @@ import os
 import socket
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import jax
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from dispose_jax.media import output
 
 FILE, BOARD = "metrics.jsonl", "tensorboard"
+VALIDATION = "validation_loss"  # of clips that are held out, in lines of steps that have one
 
 
 class Metrics:
@@ -67,9 +69,13 @@ class Metrics:
         self._log(steps[-1], line)
         return line
 
-    def pause(self) -> None:
-        """Start the clock again: what came before is no part of the steps' time."""
-        self._seconds = time.perf_counter()
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside is no part of the steps' time; the steps added are waited for."""
+        jax.block_until_ready([scalars for _, scalars in self._pending])
+        start = time.perf_counter()
+        yield
+        self._seconds += time.perf_counter() - start
 
     def close(self) -> None:
         self._bar.close()
@@ -79,6 +85,8 @@ class Metrics:
 
     def _log(self, step: int, line: dict[str, float]) -> None:
         shown = f"loss {line['loss']:.4f}, {line['tflops_per_second']:.3g} TFLOP/s"
+        if VALIDATION in line:
+            shown = f"validation loss {line[VALIDATION]:.4f}, {shown}"
         self._bar.set_postfix_str(shown)
         if self._folder is None:
             return

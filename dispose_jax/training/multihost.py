@@ -5,19 +5,29 @@ Each process runs the same program on its own devices. One of them, the lead, wr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import distributed  # no public name leads to what the processes tell each other
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 Result = TypeVar("Result")
 
 SHUTDOWN_SECONDS = 30  # that a process which ends waits for the others
+ARRIVE_SECONDS = 60  # that one waits to learn whether the others met the same trouble
+LOOK_SECONDS = 1.0  # between looks at whether another process has to end
+_TROUBLE = "dispose_jax/trouble"  # key of what made a process end
 
 
 def start(
@@ -60,6 +70,7 @@ def start(
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"could not connect to the other processes: {reason}") from error
+    threading.Thread(target=_listen, daemon=True).start()
 
 
 def is_lead() -> bool:
@@ -95,6 +106,61 @@ def ask(flag: bool):
     everywhere, any_of = _asking()
     flags = np.full(jax.local_device_count(), flag)
     return any_of(jax.make_array_from_process_local_data(everywhere, flags))
+
+
+@contextmanager
+def ending_all(kind: type[Exception]) -> Iterator[None]:
+    """If an error of a kind leaves the block in one of several processes, all of them end.
+
+    The others may wait for this one within a computation, where nothing else would reach them; each
+    prints the error's message in one line and ends with exit code 1.
+    """
+    try:
+        yield
+    except kind as error:
+        if jax.process_count() == 1:
+            raise
+        try:
+            text = f"{jax.process_index()} {' '.join(str(error).split())}"
+            distributed.global_state.client.key_value_set(_TROUBLE, text)
+        except jax.errors.JaxRuntimeError:
+            pass  # another process was first
+        threading.Event().wait()  # for _listen, which ends this one too
+
+
+def all_arrive(what: str) -> bool:
+    """Whether every process calls this for the same thing before long; True with one process."""
+    if jax.process_count() == 1:
+        return True
+    try:
+        distributed.global_state.client.wait_at_barrier(what, 1000 * ARRIVE_SECONDS)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+def _listen() -> None:
+    """End this process when one of the run says that it has to."""
+    while True:
+        time.sleep(LOOK_SECONDS)
+        client = distributed.global_state.client
+        if client is None:
+            return  # the run is over
+        try:
+            text = client.key_value_try_get(_TROUBLE)
+        except jax.errors.JaxRuntimeError as error:
+            if "NOT_FOUND" in str(error):
+                continue
+            return  # the run is over, or JAX itself ends it
+        index, _, message = text.partition(" ")
+        if int(index) != jax.process_index():
+            message = f"process {index} of this run had to stop: {message}"
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
+        # What follows from it is not told: connections break as the processes end, the lead last,
+        # as the others hear of it through that one.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        time.sleep((4 if is_lead() else 2) * LOOK_SECONDS)
+        os._exit(1)
 
 
 def on_host(tree):

@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+from jax.sharding import NamedSharding
 from ml_collections import FrozenConfigDict
 
 from dispose_jax import control_signals
@@ -17,14 +18,15 @@ from dispose_jax.training.losses import cmp, image, video
 from dispose_jax.training.step import Loss
 from dispose_jax.types import Array, Batch, Params
 
-Show = Callable[[Params, Batch, Array], np.ndarray]
+Show = Callable[[Params, Batch, Array, NamedSharding], np.ndarray]
 Finish = Callable[[Params, Iterable[Batch]], Params]
 
 
 class Objective(NamedTuple):
     """A loss over the networks named, a picture of what they can do, and the last touch.
 
-    show(all params, a batch, key) -> (h, w, 3) uint8. finish(trained params, some training batches)
+    show(all params where they lie, a batch, key, the mesh's sharding of what all devices have) ->
+    (h, w, 3) uint8, in every process (previews.py). finish(trained params, some training batches)
     -> what the bundle gets; it may hold more networks. goes_on: networks that learn but cannot
     start from nothing. starts_from: networks that others are copied from.
     """

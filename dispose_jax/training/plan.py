@@ -10,6 +10,7 @@ anything: it needs less. Moving arrays between devices needs memory that is not 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -140,7 +141,8 @@ def batch_shapes(config, clips: int) -> Batch:
     would find in a set without stored latents and features."""
     train = config.train
     if config.data.source not in ("", "synthetic"):
-        found = sources.held_out(config)
+        with closing(sources.held_out(config, clips=1)) as source:
+            found = next(source)
         return jax.tree.map(lambda x: _struct((clips, *x.shape[1:]), x.dtype), found)
     f, size = train.frames, (train.height, train.width)
     drawn = config.data.source == "synthetic" and train.objective in ("autoencoder", "cmp")

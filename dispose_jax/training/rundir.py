@@ -23,7 +23,7 @@ CONFIG, ABOUT, LOCK = "config.json", "run.json", ".lock"
 FREE = (
     *("train.log_every", "train.save_every", "train.keep", "train.sample_every", "train.remat"),
     *("train.mesh.data", "train.mesh.fsdp", "train.mesh.frames", "train.mesh.smallest"),
-    *("data.workers", "data.prefetch", "train.steps"),
+    *("train.validate_every", "data.workers", "data.prefetch", "train.steps"),
 )
 # Of sampling, but told to the networks in training too: these must not change.
 TOLD = ("sample.conditioning_fps", "sample.motion_bucket", "sample.control_scale")
@@ -120,6 +120,8 @@ def _check(workdir: Path, config, weights: Mapping, prepared: str | None) -> lis
             f"{workdir}: its {CONFIG} or {ABOUT} cannot be read ({error}); name another --workdir"
         ) from error
     new = dict(settings.leaves(json.loads(config.to_json(), parse_constant=str)))
+    if new["data.source"] == "synthetic":  # where learning never meets those that are held out
+        known["data.held_out"] = new["data.held_out"]
     if known_set and known_set == prepared:
         known["data.source"] = new["data.source"]  # wherever it lies now
     changed = [

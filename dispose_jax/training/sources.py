@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import queue
 import threading
 from collections.abc import Mapping, Sequence
@@ -71,15 +72,17 @@ def check_weights(source: Source, config, digests: Mapping[str, str]) -> None:
                 )
 
 
-def held_out(config) -> Batch:
-    """A batch to look at: drawn people whom training never shows, else the set's first clips."""
+def held_out(config, clips: int, rows: Sequence[int] | None = None) -> Source:
+    """Batches of so many clips that nothing is learnt from, always the same ones in one order.
+
+    Drawn people whom training never shows, or the clips that a prepared set keeps back
+    (`data.held_out`), over and over; all of the set's if it keeps none. rows: as in open_source.
+    """
+    config = copy.deepcopy(config)
+    config.train.batch = clips
     if config.data.source == "synthetic":
-        return next(DrawnBatches(config, people=HELD_OUT))
-    source = PreparedBatches(config.data.source, config)
-    try:
-        return next(source)
-    finally:
-        source.close()
+        return DrawnBatches(config, rows, people=HELD_OUT)
+    return PreparedBatches(config.data.source, config, rows, held_out=True)
 
 
 class Prefetcher:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -31,6 +32,23 @@ def compiled(tmp_path_factory):
     for name, value in zip(names, before):
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """A mesh of one device among the eight of the tests, unless a test says otherwise."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    make_mesh = jax.make_mesh
+    some = lambda shape, *rest, **more: make_mesh(
+        shape, *rest, devices=jax.devices()[: int(np.prod(shape))], **more
+    )
+    monkeypatch.setattr(jax, "make_mesh", some)
+
+
+@pytest.fixture
+def devices(monkeypatch):
+    """devices(n): as if the machine had so many."""
+    return lambda count: monkeypatch.setattr(jax, "device_count", lambda: count)
 
 
 @pytest.fixture

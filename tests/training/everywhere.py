@@ -32,7 +32,7 @@ def config(stage: str, mesh: str):
     made.bundled = ()
     made.dift.ensemble = made.dift.chunk = 1
     sizes = {"steps": 3, "batch": 8, "frames": 2, "log_every": 1, "save_every": 0, "warmup": 1}
-    made.train.update({**sizes, "sample_every": 0, "learning_rate": 1e-3})
+    made.train.update({**sizes, "sample_every": 0, "validate_every": 0, "learning_rate": 1e-3})
     made.data.source = "synthetic"
     axes = (1, 1, 1) if mesh == "single" else map(int, mesh.split(","))
     made.train.mesh.update(dict(zip(("data", "fsdp", "frames"), axes)) | {"smallest": 0.0})

@@ -13,27 +13,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from dispose_jax.models import bundle
-from dispose_jax.training import loop, multihost
+from dispose_jax.training import loop, multihost, progress
 from dispose_jax.training.checkpoint import Checkpoints
 from tests.training import toy
 from tests.training.conftest import losses, wait_for
 
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-    """A mesh of one device among the eight of the tests, unless a test says otherwise."""
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-    make_mesh = jax.make_mesh
-    some = lambda shape, *rest, **more: make_mesh(
-        shape, *rest, devices=jax.devices()[: int(np.prod(shape))], **more
-    )
-    monkeypatch.setattr(jax, "make_mesh", some)
-
-
-@pytest.fixture
-def devices(monkeypatch):
-    """devices(n): as if the machine had so many."""
-    return lambda count: monkeypatch.setattr(jax, "device_count", lambda: count)
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 def stop_after(monkeypatch, step):
@@ -94,11 +79,11 @@ def test_the_bundle_and_the_pictures_get_the_average_which_survives_an_interrupt
     run, tmp_path, monkeypatch
 ):
     shown = []
-    show = lambda run, current, frozen: shown.append(jax.device_get(current.result))
+    show = lambda self, current: shown.append(jax.device_get(current.result))
     settings = {"average": 0.8, "learning_rate": 0.1, "sample_every": 6}
     run("last", learning_rate=0.1)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_show", show)
+        patch.setattr(loop.Progress, "show", show)
         run("whole", **settings)
         with monkeypatch.context() as stopping:
             stop_after(stopping, 3)
@@ -233,12 +218,6 @@ def test_a_run_continues_on_other_devices(run, tmp_path, monkeypatch, devices, a
     assert run("parts", steps=8)[-1].startswith("trained to step 8")
 
 
-def test_pictures_of_the_progress_appear_when_they_are_due(run, tmp_path):
-    run(sample_every=3)
-    names = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
-    assert names == ["0000003.png", "0000006.png"]
-
-
 def full_disk(*_, **__):
     raise OSError(28, "No space left on device")
 
@@ -250,7 +229,7 @@ def test_a_full_disk_is_one_sentence(run, tmp_path, monkeypatch):
         with pytest.raises(OSError, match="metrics.jsonl: cannot write this file: No space left"):
             run("metrics")
     with monkeypatch.context() as patch:
-        patch.setattr(loop.image, "write_png", full_disk)
+        patch.setattr(progress.image, "write_png", full_disk)
         with pytest.raises(OSError, match="samples: cannot write this file: No space left"):
             run("samples", sample_every=2)
     with monkeypatch.context() as patch:

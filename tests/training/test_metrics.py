@@ -68,10 +68,12 @@ def test_pauses_do_not_count(metrics, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     measured = metrics()
-    now[0] = 100.0
-    measured.pause()
+    with measured.paused():
+        now[0] = 100.0
     now[0] = 102.0
     measured.add(1, {"loss": jnp.array(1.0)})
+    with measured.paused():
+        now[0] = 103.0
     assert measured.write()["steps_per_second"] == 0.5
 
 

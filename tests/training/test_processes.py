@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -70,6 +71,23 @@ def test_what_stops_the_first_process_stops_the_others(pair, tmp_path):
     assert first.returncode == second.returncode == 1
     assert texts[0].count("holds something that is no run; name another") == 1
     assert "its message says why" in texts[1] and "Traceback" not in texts[0] + texts[1]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_process_without_memory_ends_all_with_one_sentence(pair, monkeypatch, process):
+    monkeypatch.setenv("TOY_OUT_OF_MEMORY", f"{process},4")
+    both = pair("full", "--config.train.save_every=2")
+    start = time.monotonic()
+    texts = [one.communicate(timeout=200)[1] for one in both]
+    assert time.monotonic() - start < 60, "nobody waits for a timeout"
+    assert [one.returncode for one in both] == [1, 1]
+    for index, text in enumerate(texts):
+        lines = [line for line in text.splitlines() if not line.startswith("step ")]
+        assert len(lines) == 1 and "raise --config.train.accumulate (now 1)" in lines[0], text
+        other = f"toy.py: process {process} of this run had to stop: out of memory while training"
+        own = "toy.py: out of memory while training"
+        assert lines[0].startswith(own if index == process else other)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,9 @@ command it is train.py with this network:
 
 from __future__ import annotations
 
+import copy
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +21,7 @@ from configs import svd
 from dispose_jax import cli
 from dispose_jax.models import networks
 from dispose_jax.models.networks import Network
-from dispose_jax.training import loop, objectives
+from dispose_jax.training import loop, objectives, sources
 from dispose_jax.training.objectives import Objective
 from dispose_jax.types import Batch
 
@@ -36,7 +39,9 @@ def config(**train):
     made = svd.get_config("size=tiny,stage=vae")
     made.bundled = ()
     small = {"steps": 6, "batch": 8, "frames": 4, "log_every": 1, "save_every": 2, "warmup": 2}
-    made.train.update({**small, "sample_every": 0, "decay": "constant", **train})
+    made.train.update(
+        {**small, "sample_every": 0, "validate_every": 0, "decay": "constant", **train}
+    )
     return made
 
 
@@ -67,7 +72,7 @@ def objective(_, networks):
         target = batch.region.mean((1, 2, 3))[:, None]
         return jnp.square(found + noise - target).mean(), {"largest": jnp.abs(found).max()}
 
-    picture = lambda params, batch, key: np.asarray(batch.frames[0, 0])
+    picture = lambda params, batch, key, whole: np.asarray(batch.frames[0, 0])
     return Objective(("vae",), loss, picture)
 
 
@@ -101,14 +106,40 @@ class Noise:
         """Nothing is held."""
 
 
+def held_out(config, clips, rows=None):
+    """Clips of another seed."""
+    config = copy.deepcopy(config)
+    config.seed, config.train.batch = config.seed + 1, clips
+    return Noise(config, rows)
+
+
 def install(patch=setattr) -> None:
     """Put the toy in the place of the real networks, objective and data; patch as setattr."""
     patch(networks, "build", build)
     patch(objectives, "build", objective)
     patch(loop, "open_source", Noise)
-    patch(loop, "held_out", lambda config: next(Noise(config)))
+    patch(sources, "held_out", held_out)
+
+
+def exhausted() -> jax.errors.JaxRuntimeError:
+    """What a device says that has no memory left."""
+    return jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+
+def run_out_of_memory(process: int, step: int) -> None:
+    """Let one process of several meet a full device after a step."""
+    add = loop.Metrics.add
+
+    def measured(self, done, scalars):
+        if done == step and jax.process_index() == process:
+            raise exhausted()
+        add(self, done, scalars)
+
+    loop.Metrics.add = measured
 
 
 if __name__ == "__main__":
     install()
+    if "TOY_OUT_OF_MEMORY" in os.environ:
+        run_out_of_memory(*map(int, os.environ["TOY_OUT_OF_MEMORY"].split(",")))
     cli.run(train.main)
