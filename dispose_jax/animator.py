@@ -20,7 +20,16 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dispose_jax import ahead, control_signals, inputs, sampling, settings, weights, windowed
+from dispose_jax import (
+    ahead,
+    control_signals,
+    inputs,
+    memory,
+    sampling,
+    settings,
+    weights,
+    windowed,
+)
 from dispose_jax.clip import Clip, padding
 from dispose_jax.control_signals import Trajectories
 from dispose_jax.diffusion import windows
@@ -141,7 +150,8 @@ class Animator:
         seed: in place of the config's. progress is told the stage of STAGES and how much of it is
         done. preview is shown some frames after every step, as they would be without their noise;
         it keeps the decoder beside the denoiser. Raises ValueError for a clip of another config and
-        for numbers that are not finite; what the callbacks raise ends this clip alone.
+        for numbers that are not finite, OutOfMemory (a ValueError) with what helps where a stage
+        does not fit; what the callbacks raise ends this clip alone.
         """
         latents = self.latents(clip, seed=seed, progress=progress, preview=preview)
         yield from self.decode(clip, latents, progress=progress)
@@ -167,16 +177,21 @@ class Animator:
         model, shape = self.model, self.model.latent_shape(*size)
         key = _key(seed, LATENT_NOISE)
         noise = sampling.initial_noise(model, key, count, shape, self.sampler.window)
-        latents = sampling.sample(
-            model,
-            self._load(model.stages["sampling"]),
-            conditioning,
-            noise,
-            self.sampler,
-            progress=told("sampling", self.sampler.steps),
-            watch=preview and self._watch(preview),
-            devices=self.devices,
+        helps = (
+            f"lower --config.sample.window_batch (now {self.sampler.window_batch}), or choose a "
+            "smaller picture or a shorter --config.sample.window"
         )
+        with memory.explained("sampling", helps):
+            latents = sampling.sample(
+                model,
+                self._load(model.stages["sampling"]),
+                conditioning,
+                noise,
+                self.sampler,
+                progress=told("sampling", self.sampler.steps),
+                watch=preview and self._watch(preview),
+                devices=self.devices,
+            )
         if not np.isfinite(latents).all():
             raise ValueError(
                 "sampling gave numbers that are not finite; try --config.sample.dtype=float32, and "
@@ -189,17 +204,19 @@ class Animator:
     ) -> Iterator[np.ndarray]:
         """Frames (n, h, w, 3) uint8 of a clip's latents, at the size of the video to write."""
         sample = self.config.sample
-        parts = sampling.decode(
-            self.model,
-            self._load(self.model.stages["decoding"]),
-            latents,
-            sample.decode_chunk,
-            rest=sample.decode_rest,
-            devices=self.devices,
-            progress=_told(progress, "decoding", latents.shape[1]),
-        )
-        for frames in parts:
-            yield _at_size(frames, clip.shown)
+        helps = f"lower --config.sample.decode_chunk (now {sample.decode_chunk})"
+        with memory.explained("decoding", helps):
+            parts = sampling.decode(
+                self.model,
+                self._load(self.model.stages["decoding"]),
+                latents,
+                sample.decode_chunk,
+                rest=sample.decode_rest,
+                devices=self.devices,
+                progress=_told(progress, "decoding", latents.shape[1]),
+            )
+            for frames in parts:
+                yield _at_size(frames, clip.shown)
 
     def fields(self, clip: Clip) -> Iterator[ControlSignals]:
         """What DisPose derives of the poses, block by block on the host, to be looked at.

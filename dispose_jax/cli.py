@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from dispose_jax import ahead, settings
+from dispose_jax import ahead, memory, settings
 
 OUT_OF_MEMORY = "out of memory: choose a smaller size or fewer frames; --dry_run tells the needs"
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -51,7 +51,7 @@ def run(main: Callable[[object], None]) -> None:
     except (ValueError, OSError) as error:
         fail(error, 1)
     except RuntimeError as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+        if memory.is_exhausted(error):
             fail(OUT_OF_MEMORY, 1)
         if not any(words in str(error) for words in _NO_DEVICE):
             raise

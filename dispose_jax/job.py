@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from dispose_jax import dry_run, explain, inputs, provenance, settings
+from dispose_jax import dry_run, explain, inputs, memory, provenance, settings
 from dispose_jax.animator import Animator
 from dispose_jax.clip import Clip, padding
 from dispose_jax.media import image, output, video
@@ -104,7 +104,8 @@ class Stages:
 
 
 def run(job: Job) -> Path:
-    """Animate. Returns the video's path; raises ValueError or OSError with one sentence."""
+    """Animate. Returns the video's path; raises ValueError or OSError with one sentence, which
+    names what helps where a stage ran out of memory."""
     config, animator, stages = job.config, job.animator, Stages(job)
     try:
         stages("reading inputs", 0, 1)
@@ -163,11 +164,18 @@ def _latents(job: Job, clip: Clip, stages: Stages) -> np.ndarray:
 def _decode(job: Job, clip: Clip, latents: np.ndarray, stages: Stages) -> explain.Strip | None:
     """Latents -> the video; its frames too, reduced, if they are to be shown."""
     shown = explain.Strip(clip.reference.shape[:2]) if job.explain else None
-    with video.writer(job.output, clip.fps, sound=clip.sound) as write:
-        for frames in job.animator.decode(clip, latents, progress=stages):
-            write(frames)
-            if shown is not None:
-                shown.append(frames)
+    try:
+        with video.writer(job.output, clip.fps, sound=clip.sound) as write:
+            for frames in job.animator.decode(clip, latents, progress=stages):
+                write(frames)
+                if shown is not None:
+                    shown.append(frames)
+    except memory.OutOfMemory as error:
+        if not job.path(LATENTS).exists():
+            raise
+        raise memory.OutOfMemory(
+            f"{error}; {job.path(LATENTS)} keeps the latents, so that the same command only decodes"
+        ) from error
     return shown
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from dispose_jax import inputs, job, provenance, settings
+from dispose_jax import inputs, job, memory, provenance, settings
 from dispose_jax.job import Job
 
 FILES = ("reference", "reference_pose", "driving", "poses")
@@ -136,10 +136,10 @@ def run(
             shared, built = made.animator, line.sample
             job.run(made)
         except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
-            out_of_memory = "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError)
-            if isinstance(error, jax.errors.JaxRuntimeError) and not out_of_memory:
+            told = isinstance(error, (ValueError, OSError))
+            if not told and not memory.is_exhausted(error):
                 raise
-            reason = "out of memory" if out_of_memory else " ".join(str(error).split())
+            reason = " ".join(str(error).split()) if told else "out of memory"
             say(f"{name}: failed: {reason}")
             failed.append(line.number)
     if failed:

@@ -99,11 +99,12 @@ class PreparedBatches:
         back = kept_back(clips, data.held_out)
         chosen = np.flatnonzero(back if held_out else ~back)
         if not held_out and len(chosen) < batch:
-            kept = f", of which {back.sum()} are kept back (data.held_out)" if back.any() else ""
+            left = f"{back.sum()} are kept back (data.held_out) and {len(chosen)} are left"
+            kept = f", of which {left}" if back.any() else ""
+            lower = "train.batch or data.held_out" if kept else "train.batch"
             raise ValueError(
-                f"{folder}: holds {len(clips)} clips{kept}, less than a batch of {batch} to learn "
-                "from; prepare more videos, raise data.clips_per_video, or lower train.batch"
-                + (" or data.held_out" if kept else "")
+                f"{folder}: holds {len(clips)} clips{kept}, less than a batch of {batch}; prepare "
+                f"more videos, raise data.clips_per_video, or lower {lower}"
             )
         if not len(chosen):
             chosen = np.arange(len(clips))

@@ -13,6 +13,7 @@ def config(**data):
     config = svd.get_config("size=tiny,variant=no_point")
     config.train.update({"frames": 4, "height": 64, "width": 128, "batch": 4, "guides": "flow"})
     small = {"clips_per_video": 3, "ref_window": 6, "flow_short_side": 128, "prefetch": 4}
+    small["held_out"] = 0
     config.data.update({**small, "source": "", **data})
     return config
 

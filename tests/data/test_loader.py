@@ -98,6 +98,43 @@ def test_processes_share_the_rows_of_the_same_batches(start, parts):
         same(batch, jax.tree.map(lambda *leaves: np.concatenate(leaves)[order], *shares))
 
 
+def test_whole_videos_are_kept_back_and_never_learnt_from(folder):
+    learnt, seen = set(), set()
+    config = clipped.config(held_out=2)
+    config.train.batch = 2
+    source = loader.PreparedBatches(folder, config)
+    learnt.update(identities(take(source, 9), folder))
+    source.close()
+    for batch in (1, 2):
+        config.train.batch = batch
+        source = loader.PreparedBatches(folder, config, held_out=True)
+        found = identities(take(source, 6 // batch), folder)
+        source.close()
+        assert found == sorted(found[:3]) * 2, "in the set's order, over and over"
+        seen.update(found)
+    assert learnt | seen == {*range(9)} and not learnt & seen
+    video = lambda i: records.PreparedClips(folder)[i].video
+    assert len({video(i) for i in seen}) == 1 and len(seen) == 3, "at least two: a video's clips"
+
+
+def test_which_videos_are_kept_back_does_not_depend_on_the_seed(folder):
+    clips = records.PreparedClips(folder)
+    counts = [loader.kept_back(clips, count).sum() for count in (0, 1, 3, 4, 7, 100)]
+    assert counts == [0, 3, 3, 6, 9, 9]
+    fewer, more = (loader.kept_back(clips, count) for count in (1, 4))
+    assert not (fewer & ~more).any(), "more keep back what fewer do"
+
+
+def test_a_set_that_keeps_back_too_much_says_so(folder):
+    config = clipped.config(held_out=7)
+    with pytest.raises(ValueError, match="9 clips, of which 9 are kept back .*data.held_out"):
+        loader.PreparedBatches(folder, config)
+    config.data.held_out = 0
+    source = loader.PreparedBatches(folder, config, held_out=True)
+    assert len(identities([next(source)], folder)) == 4, "without any kept back, the set's own"
+    source.close()
+
+
 @pytest.mark.parametrize("done", [0, 1, 5])
 def test_a_restored_source_continues_as_the_first_would_have(start, done):
     source = start()

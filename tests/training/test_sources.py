@@ -128,4 +128,15 @@ def test_held_out_people_are_not_those_of_training():
     config = clipped.config(source="synthetic")
     config.train.update({"batch": 1, "frames": 1, "guides": "joints"})
     first = next(sources.open_source(config))
-    assert not np.array_equal(first.frames, sources.held_out(config).frames)
+    assert not np.array_equal(first.frames, next(sources.held_out(config, 1)).frames)
+
+
+def test_held_out_clips_come_in_parts_of_their_own_size(folder):
+    config = clipped.config(source=str(folder))
+    config.train.batch = 3
+    whole, part = sources.held_out(config, 2), sources.held_out(config, 2, rows=(1,))
+    expected, found = next(whole), next(part)
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[[1]], y), expected, found)
+    assert len(expected.frames) == 2 and config.train.batch == 3
+    whole.close()
+    part.close()
