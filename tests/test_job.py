@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import sample
-from dispose_jax import inputs, job, provenance, sampling
+from dispose_jax import inputs, job, memory, provenance, sampling
 from dispose_jax.media import image, output, video
 from dispose_jax.models import networks
 from dispose_jax.pose import files
@@ -90,6 +90,31 @@ def failed(tmp_path, broken_off):
 
 def refuse(*_, **__):
     raise OSError("broken")
+
+
+def without_room(*_, **__):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+
+def test_decoding_that_does_not_fit_names_its_chunk_and_keeps_the_latents(failed, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "decode", without_room)
+        with pytest.raises(memory.OutOfMemory) as error:
+            job.run(prepared(failed)[0])
+    message = str(error.value)
+    assert message.startswith(
+        "out of memory while decoding: lower --config.sample.decode_chunk (now 8); --dry_run"
+    )
+    assert f"{failed / 'a.latents.safetensors'} keeps the latents" in message
+    monkeypatch.setattr(sampling, "sample", refuse)
+    job.run(prepared(failed, config(decode_chunk=2))[0])
+    assert "a.mp4" in names(failed) and "a.latents.safetensors" not in names(failed)
+
+
+def test_sampling_that_does_not_fit_names_its_windows(tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling, "sample", without_room)
+    with pytest.raises(memory.OutOfMemory, match=r"while sampling: lower .*window_batch \(now 3\)"):
+        job.run(prepared(tmp_path, config(window_batch=3))[0])
 
 
 def test_a_run_leaves_the_video_its_record_and_a_preview(whole):

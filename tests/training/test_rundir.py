@@ -64,6 +64,11 @@ def test_what_changes_no_number_may_change(claim, name, value):
     claim(lambda config: config.update_from_flattened_dict({name: value}))
 
 
+def test_how_many_drawn_people_are_held_out_changes_nothing_that_is_learnt(claim):
+    claim()
+    claim(lambda config: config.data.update({"held_out": 3}))
+
+
 def test_other_weights_are_refused(claim):
     claim()
     with pytest.raises(ValueError, match="the weights of unet are others"):
@@ -128,6 +133,9 @@ def test_a_prepared_set_may_move_but_not_change(claim, tmp_path):
     (tmp_path / "set").rename(tmp_path / "moved")
     claim(lambda config: config.data.update({"source": str(tmp_path / "moved")}))
     assert read(tmp_path, rundir.CONFIG)["data"]["source"] == str(tmp_path / "moved")
+    moved = {"source": str(tmp_path / "moved"), "held_out": 3}
+    with pytest.raises(ValueError, match="data.held_out was 16, is 3"):
+        claim(lambda config: config.data.update(moved))
     with pytest.raises(ValueError, match="the prepared set .*other is another one or was changed"):
         claim(made("other", size=6))
     with pytest.raises(ValueError, match="data.source was .*moved', is 'synthetic'"):
