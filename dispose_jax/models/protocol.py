@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from dispose_jax.diffusion.samplers import Schedule
@@ -106,13 +106,17 @@ def condition(
     skeletons: Array,
     signals: ControlSignals | None,
     key: Array,
+    share: Callable = lambda tree: tree,
 ) -> Conditioning:
     """All that no step changes, of whole clips at once: what training does in its loss.
 
     reference (b, h, w, 3), skeletons (b, f, h, w, 3), both in -1..1; signals of the f frames, None
-    for the base model alone.
+    for the base model alone. share: what shares the generated frames, leaves (b, n, ..), out over
+    devices before they are encoded.
     """
     frames = slice(generated_frames(model, skeletons.shape[1]).start, None)
-    chosen = None if signals is None else signals.at(frames)
-    parts = model.condition_frames(params, skeletons[:, frames], chosen)
+    if signals is not None:
+        signals = signals.at(frames)
+        signals = signals.replace(**share(signals.per_frame))
+    parts = model.condition_frames(params, share(skeletons[:, frames]), signals)
     return model.condition_reference(params, reference, key).replace(**parts)

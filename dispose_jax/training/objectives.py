@@ -39,9 +39,14 @@ class Objective(NamedTuple):
     starts_from: tuple[str, ...] = ()
 
 
-def build(config, networks: Mapping[str, Network]) -> Objective:
-    """The objective that `config.train` names. Raises ValueError if a network that is to learn does
-    not exist in this configuration, or has no part in the objective."""
+def build(
+    config, networks: Mapping[str, Network], share: Callable = lambda tree: tree
+) -> Objective:
+    """The objective that `config.train` names; share: see VideoLoss.
+
+    Raises ValueError if a network that is to learn does not exist in this configuration, or has no
+    part in the objective.
+    """
     train = config.train
     for name in NEEDED.get(train.objective, ()):
         if name not in networks:
@@ -49,7 +54,8 @@ def build(config, networks: Mapping[str, Network]) -> Objective:
                 f"stage={train.stage} needs the network {name}, which this variant of the model "
                 "does not have; leave variant out of the config's argument"
             )
-    objective = OBJECTIVES[train.objective](config, networks)
+    make = OBJECTIVES[train.objective]
+    objective = make(config, networks, share) if make is _video else make(config, networks)
     if not train.trainable:
         raise ValueError(
             "train.trainable names no network: variant=base has nothing of DisPose that could "
@@ -64,7 +70,7 @@ def build(config, networks: Mapping[str, Network]) -> Objective:
     return objective
 
 
-def _video(config, networks: Mapping[str, Network]) -> Objective:
+def _video(config, networks: Mapping[str, Network], share: Callable) -> Objective:
     model = registry.build(config, networks, training=True)
     if config.train.sigmas not in model.schedule.draws:
         raise ValueError(
@@ -76,7 +82,7 @@ def _video(config, networks: Mapping[str, Network]) -> Objective:
     stages = (*model.stages.values(), recipe.networks if controlled else ())
     wanted = {name for stage in stages for name in stage}
     used = tuple(name for name in networks if name in wanted)
-    loss = video.VideoLoss(model, recipe, FrozenConfigDict(config.train))
+    loss = video.VideoLoss(model, recipe, FrozenConfigDict(config.train), share)
     start = config.train.control_start
     if start not in CONTROL_STARTS[config.base]:
         raise ValueError(

@@ -91,7 +91,7 @@ def make(config) -> StepPlan:
     """The plan of a config's training step. Raises ValueError as the run itself would."""
     train = config.train
     mesh = sharding.mesh_shape(train, jax.device_count())
-    sharding.check_shares(train, mesh)
+    sharding.check_shares(config, mesh)
     data, fsdp, over_frames = mesh
     clips = train.batch // (data * fsdp * train.accumulate)
     dtype = networks.compute_dtype(train.dtype)
@@ -224,7 +224,8 @@ def traced(config, mesh) -> jax.stages.Traced:
     """The loop's step for the devices of a mesh, which need not exist."""
     train = config.train
     built = networks.build(config, networks.compute_dtype(train.dtype), training=True)
-    objective, transformation = objectives.build(config, built), optimizer.build(train)
+    objective = objectives.build(config, built, sharding.share_frames(mesh))
+    transformation = optimizer.build(train)
     shapes = {name: built[name].shapes for name in objective.networks}
     place = partial(sharding.of_tree, mesh, smallest=train.mesh.smallest)
     put = lambda tree, places: jax.tree.map(

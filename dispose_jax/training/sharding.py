@@ -6,6 +6,8 @@ out the frames of a clip. One device is the mesh (1, 1, 1); nothing else knows h
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -27,7 +29,7 @@ def make_mesh(config) -> Mesh:
             f"train.mesh is {shape}: {data * fsdp * frames} devices, there are {count}; set "
             "--config.train.mesh.data, .fsdp and .frames so that their product is that"
         )
-    check_shares(config.train, sizes)
+    check_shares(config, sizes)
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3)
 
 
@@ -37,9 +39,12 @@ def mesh_shape(train, count: int) -> tuple[int, int, int]:
     return mesh.data or max(1, count // (mesh.fsdp * mesh.frames)), mesh.fsdp, mesh.frames
 
 
-def check_shares(train, sizes: tuple[int, int, int]) -> None:
-    """Raise ValueError if a batch or a clip does not divide over a mesh of these sizes."""
-    data, fsdp, frames = sizes
+def check_shares(config, sizes: tuple[int, int, int]) -> None:
+    """Raise ValueError if a batch or a clip does not divide over a mesh of these sizes.
+
+    Of a clip the frames that are generated have to: on SD1.5 all but the reference.
+    """
+    train, (data, fsdp, frames) = config.train, sizes
     parts = data * fsdp * train.accumulate
     if train.batch % parts:
         raise ValueError(
@@ -47,9 +52,13 @@ def check_shares(train, sizes: tuple[int, int, int]) -> None:
             f"mesh (data x fsdp) times {train.accumulate} parts (train.accumulate); choose a "
             f"multiple of {parts}"
         )
-    if train.frames % frames:
+    has_reference = config.base == "sd15" and train.objective == "video"
+    shared = train.frames - 1 if has_reference else train.frames
+    if shared % frames:
+        besides = f", of which {shared} are generated" if has_reference else ""
         raise ValueError(
-            f"train.frames is {train.frames}: not a multiple of train.mesh.frames, {frames}"
+            f"train.frames is {train.frames}{besides}: not a multiple of train.mesh.frames, "
+            f"{frames}"
         )
 
 
@@ -59,9 +68,27 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def of_clips(mesh: Mesh, shape: tuple[int, ...], num_frames: int) -> NamedSharding:
-    """Sharding of a batch's leaf (b, ...): clips over data and fsdp, a frame axis over frames."""
-    framed = len(shape) > 1 and shape[1] == num_frames
+    """Sharding of a batch's leaf (b, ...): clips over data and fsdp, a frame axis over frames, if
+    it divides."""
+    framed = len(shape) > 1 and shape[1] == num_frames and num_frames % mesh.shape["frames"] == 0
     return NamedSharding(mesh, PartitionSpec(_CLIPS, *("frames",) * framed))
+
+
+def share_frames(mesh: Mesh) -> Callable:
+    """A function for programs over the mesh: leaves (b, f, ..) of a tree are shared out as those of
+    a batch are, b where it divides.
+
+    For clips whose reference is not generated: with it their frames need not divide, so that such
+    batches come whole, and are shared out from here on.
+    """
+    frames, clips = mesh.shape["frames"], mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def place(x):
+        if len(x) % clips or x.shape[1] % frames:
+            return x
+        return jax.lax.with_sharding_constraint(x, of_clips(mesh, x.shape, x.shape[1]))
+
+    return lambda tree: tree if frames == 1 else jax.tree.map(place, tree)
 
 
 def of_parameter(mesh: Mesh, shape: tuple[int, ...], itemsize: int, smallest: float):

@@ -162,11 +162,12 @@ def denoised(made: SimpleNamespace, params: Params, batch: Batch) -> np.ndarray:
 
 def _started(name: str, network, unet: Params) -> Params:
     """Where training starts from; networks that variants have in common are initialised once."""
-    if network.module not in _KEPT:
+    key = name, network.module  # two networks may be parts of one module
+    if key not in _KEPT:
         given = {} if name == "unet" else {"unet": unet}
         made = state.initial({name: network}, (name,), given, seed=1, copy_add_embedding=True)
-        _KEPT[network.module] = made[name]
-    return _KEPT[network.module]
+        _KEPT[key] = made[name]
+    return _KEPT[key]
 
 
 _KEPT: dict = {}

@@ -32,7 +32,7 @@ def build(*_, **__):
     return {"vae": part(Layer(8), 3), "cmp": part(Layer(16), 8)}
 
 
-def objective(_, networks):
+def objective(_, networks, *share):
     def loss(params, batch, key):
         x = batch.frames.mean((1, 2, 3)) / 255
         for name in ("vae", "cmp"):

@@ -206,4 +206,4 @@ def test_a_plan_of_what_cannot_run_is_refused():
     with pytest.raises(ValueError, match="stage=base, or choose another variant"):
         plan.make(config("base"))
     with pytest.raises(ValueError, match="not a multiple of train.mesh.frames, 2"):
-        sharding.check_shares(config().train, (1, 1, 2))
+        sharding.check_shares(config(), (1, 1, 2))

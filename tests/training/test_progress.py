@@ -60,7 +60,7 @@ def test_the_loss_of_held_out_clips_is_the_mean_of_whole_batches_on_any_mesh(
 def test_a_picture_is_made_of_the_arrays_that_lie_on_the_mesh(run, tmp_path, monkeypatch, devices):
     seen = []
 
-    def build(config, networks):
+    def build(config, networks, *share):
         made = toy.objective(config, networks)
         return made._replace(
             show=lambda params, *rest: seen.append(share(params)) or made.show(params, *rest)
@@ -86,7 +86,7 @@ def failing(monkeypatch, error):
     def show(*_):
         raise error
 
-    made = lambda config, networks: toy.objective(config, networks)._replace(show=show)
+    made = lambda config, networks, *share: toy.objective(config, networks)._replace(show=show)
     monkeypatch.setattr(objectives, "build", made)
 
 

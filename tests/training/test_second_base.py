@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from jax.sharding import AxisType
 from ml_collections import FrozenConfigDict
 
+from configs import sd15, svd
 from dispose_jax.diffusion import prediction
 from dispose_jax.diffusion.samplers import Ddim
 from dispose_jax.models import networks
-from dispose_jax.training import objectives
+from dispose_jax.training import objectives, sharding
 from dispose_jax.training.losses import video
 from dispose_jax.training.losses.video import VideoLoss
 from dispose_jax.types import Batch, Conditioning
@@ -150,3 +153,64 @@ def test_single_frames_learn_as_if_there_were_no_motion_modules():
     whole = light.run("base", "sd15", trainable=("motion_modules",))  # begin as the identity
     same = light.denoised(whole, whole.params | made.params, batch)
     np.testing.assert_allclose(same, alone, atol=1e-5 * np.abs(alone).max())
+
+
+class Watched:
+    """A model that notes how the latents lie that its U-Net gets."""
+
+    def __init__(self, model, seen):
+        self.model, self.seen = model, seen
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def denoise(self, params, x, t, conditioning):
+        for leaf in (x, conditioning.pose_features):
+            note = lambda found, shape=leaf.shape: self.seen.append(found.shard_shape(shape)[:2])
+            jax.debug.inspect_array_sharding(leaf, callback=note)
+        return self.model.denoise(params, x, t, conditioning)
+
+
+@pytest.mark.parametrize("of", [jax.jit, pytest.param(jax.value_and_grad, marks=pytest.mark.full)])
+def test_generated_frames_are_shared_out_though_a_batch_has_the_reference_too(of):
+    """3 frames in a batch, of which 2 are generated, on a mesh that has 2 devices for them."""
+    made = light.run("base", "sd15")
+    batch, key = light.batch(made.config), jax.random.key(7)
+    value = lambda loss: of(
+        lambda params, batch: loss(light.everything(made, params), batch, key)[0]
+    )
+    expected = light.quick(value(made.loss), made.params, batch)(made.params, batch)
+
+    kinds, some = (AxisType.Auto,) * 3, jax.devices()[:4]
+    mesh = jax.make_mesh((2, 1, 2), sharding.AXES, axis_types=kinds, devices=some)
+    seen = []
+    share = sharding.share_frames(mesh)
+    loss = replace(made.loss, model=Watched(made.loss.model, seen), share=share)
+    placed = sharding.place_batch(mesh, batch, light.B, light.F)
+    assert placed.frames.addressable_shards[0].data.shape[:2] == (1, 3)
+    params = sharding.place(made.params, sharding.of_tree(mesh, made.params, smallest=0.0))
+    found = light.quick(value(loss), params, placed)(params, placed)
+    assert seen == [(1, 1)] * 2, "a clip and a frame on each device"
+    close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4 * np.abs(y).max())
+    jax.tree.map(close, jax.device_get(found), jax.device_get(expected))
+
+
+@pytest.mark.parametrize(
+    "base, stage, frames, devices, fits",
+    [
+        ("sd15", "dispose", 17, 4, True),
+        ("sd15", "dispose", 17, 17, False),
+        ("sd15", "dispose", 16, 2, False),
+        ("sd15", "vae", 16, 2, True),
+        ("svd", "dispose", 16, 4, True),
+        ("svd", "dispose", 17, 2, False),
+    ],
+)
+def test_the_frames_that_are_generated_have_to_divide(base, stage, frames, devices, fits):
+    config = {"svd": svd, "sd15": sd15}[base].get_config(f"size=tiny,stage={stage}")
+    config.train.update({"frames": frames, "batch": 1})
+    check = partial(sharding.check_shares, config, (1, 1, devices))
+    if fits:
+        return check()
+    with pytest.raises(ValueError, match=f"frames is {frames}.*: not a multiple of .*, {devices}"):
+        check()

@@ -63,7 +63,7 @@ def build(*_, **__):
     return {"vae": Network(module, lambda key: module.init(key, frames), jnp.float32)}
 
 
-def objective(_, networks):
+def objective(_, networks, *share):
     """Regress on the region's mean; noise that depends on the key makes every step its own."""
 
     def loss(params, batch, key):

@@ -19,7 +19,7 @@ from ml_collections import FrozenConfigDict
 from dispose_jax import control_signals
 from dispose_jax.diffusion import schedules
 from dispose_jax.models.control_path import map_frames
-from dispose_jax.models.protocol import Model, condition
+from dispose_jax.models.protocol import Model, condition, generated_frames
 from dispose_jax.ops.levels import to_float
 from dispose_jax.types import Array, Batch, Conditioning, ControlSignals, Params
 
@@ -34,12 +34,13 @@ class VideoLoss:
     its own target and weight, which are those of `model.schedule`.
 
     recipe: how control signals are made, None for the base model alone. train: `config.train`,
-    frozen.
+    frozen. share: what shares the generated frames, leaves (b, f, ..), out over devices.
     """
 
     model: Model
     recipe: control_signals.Recipe | None
     train: FrozenConfigDict
+    share: Callable = lambda tree: tree
 
     def __call__(self, params: Params, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         model, train = self.model, self.train
@@ -47,8 +48,6 @@ class VideoLoss:
         clean = self.latents(params, batch, keys[0])
         _, conditioning = self.condition(params, batch, keys[1])
         conditioning = drop(model, conditioning, keys[2], train.dropout, train.drop_rate)
-        if not model.generates_reference:
-            clean = clean[:, 1:]
         schedule, each = model.schedule, (-1, 1, 1, 1, 1)
         level = noise_levels(train, keys[3], len(clean))
         noise = jax.random.normal(keys[4], clean.shape)
@@ -72,11 +71,15 @@ class VideoLoss:
         return (error[:, 1:] if self.train.skip_reference and has_reference else error).mean()
 
     def latents(self, params: Params, batch: Batch, key: Array) -> Array:
-        """The clip as it is diffused, (b, f, h/8, w/8, c) float32; nothing here learns."""
-        posterior = batch.posterior
-        if posterior is None:
+        """The generated frames as they are diffused, (b, f, h/8, w/8, c) float32; nothing here
+        learns."""
+        made = slice(generated_frames(self.model, batch.skeletons.shape[1]).start, None)
+        if batch.posterior is None:
             encode = lambda frames: self.model.encode(params, to_float(frames))
-            posterior = map_frames(encode, batch.frames, self.train.encode_chunk)
+            frames = self.share(batch.frames[:, made])
+            posterior = map_frames(encode, frames, self.train.encode_chunk)
+        else:
+            posterior = self.share(batch.posterior[:, made])
         return jax.lax.stop_gradient(self.model.latents(posterior, key))
 
     def condition(
@@ -96,7 +99,9 @@ class VideoLoss:
                 point_drop_rate=self.train.point_drop_rate,
             )
         skeletons = to_float(batch.skeletons)
-        conditioning = condition(self.model, params, reference, skeletons, signals, condition_key)
+        conditioning = condition(
+            self.model, params, reference, skeletons, signals, condition_key, self.share
+        )
         return signals, conditioning
 
 
