@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
+from dispose_jax import memory
 from dispose_jax.training.state import TrainState
 
 _REASONS = ("No space left on device", "Disk quota exceeded", "File too large")
@@ -59,7 +60,9 @@ class Checkpoints:
         )
         try:
             restored = self._manager.restore(self.latest, args=items)
-        except (ValueError, KeyError, OSError) as error:
+        except Exception as error:  # orbax and its threads raise any kind
+            if memory.is_exhausted(error):
+                raise
             raise ValueError(
                 f"{self._folder / str(self.latest)}: cannot be restored ({_first_line(error)}); "
                 "remove this checkpoint to continue from an earlier one, or choose another "
@@ -92,11 +95,14 @@ class Checkpoints:
 @cache
 def _ignore_late_reports() -> None:
     """From now on, do not print what follows a failed read or write, which is told itself: others
-    still report to orbax's event loop when that has been closed, even after the last one's end."""
+    still report to orbax's event loop when that has been closed, even after the last one's end,
+    and coroutines that nobody waited for tell of their own failure when they are given up."""
     before = sys.unraisablehook
 
     def tell(unraisable) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
+        is_orbax = code is not None and "orbax" in code.co_filename
+        if not is_orbax and str(unraisable.exc_value) != "Event loop is closed":
             before(unraisable)
 
     sys.unraisablehook = tell
@@ -104,6 +110,6 @@ def _ignore_late_reports() -> None:
 
 def _first_line(error: Exception) -> str:
     """What went wrong; of a full disk that alone, as orbax hides it behind long paths."""
-    text = str(error)
+    text = str(error.__cause__ or error)  # orbax wraps what was wrong in what it tried
     known = next((reason for reason in _REASONS if reason in text), None)
     return known or (text.splitlines() or [type(error).__name__])[0][:200]

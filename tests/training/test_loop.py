@@ -250,9 +250,14 @@ def test_files_that_cannot_be_written_to_the_end_are_one_line_of_the_command(sta
 
 
 @pytest.mark.full
-def test_a_damaged_checkpoint_is_one_line_of_the_command(start, run, tmp_path):
+@pytest.mark.parametrize("damage", ["every file is empty", "one file is cut"])
+def test_a_damaged_checkpoint_is_one_line_of_the_command(start, run, tmp_path, damage):
     assert start(stay=6).wait(120) == 0
-    for path in (tmp_path / "run" / "checkpoints" / "6" / "state" / "d").iterdir():
+    state = tmp_path / "run" / "checkpoints" / "6" / "state"
+    if damage == "one file is cut":
+        largest = max(state.rglob("d/*"), key=lambda path: path.stat().st_size)
+        largest.write_bytes(largest.read_bytes()[:9000])
+    for path in (state / "d").iterdir() if damage == "every file is empty" else ():
         path.write_bytes(b"")
     process = start(stay=9)
     out, err = process.communicate(timeout=120)
@@ -292,7 +297,9 @@ def test_a_directory_that_disappears_ends_the_run_with_a_sentence(run, tmp_path,
         run()
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "no metadata", "no data"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "empty", "noise", "one is cut", "no metadata", "no data"]
+)
 def test_a_damaged_checkpoint_is_named(run, tmp_path, monkeypatch, damage):
     with monkeypatch.context() as patch:
         stop_after(patch, 4)
@@ -300,7 +307,10 @@ def test_a_damaged_checkpoint_is_named(run, tmp_path, monkeypatch, damage):
     newest = tmp_path / "run" / "checkpoints" / str(steps_saved(tmp_path / "run")[-1])
     files = [path for path in newest.rglob("*") if path.is_file() and path.stat().st_size > 500]
     tensors = [path for path in files if path.parent.name == "d"]
-    if damage == "no metadata":
+    if damage == "one is cut":
+        largest = max(tensors, key=lambda path: path.stat().st_size)
+        largest.write_bytes(largest.read_bytes()[:9000])
+    elif damage == "no metadata":
         (newest / "state" / "_METADATA").unlink()
     elif damage == "no data":
         for path in (newest / "data").iterdir():
