@@ -199,6 +199,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     options = _parser().parse_args(settings.at_home(arguments))
     try:
+        names = {"folder": "the folder", "source": "--from", "to": "--to"}
+        given = vars(options)
+        settings.refuse_addresses({flag: given.get(name) for name, flag in names.items()})
         config = settings.load(options.config)
         if options.command == "check":
             findings, following = check(

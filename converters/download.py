@@ -190,6 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(settings.at_home(arguments))
     folder = options.to
     try:
+        settings.refuse_addresses({"--to": options.to})
         config = settings.load(options.config)
         only = tuple(filter(None, options.only.split(",")))
         wanted = items(config.base, only)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,6 @@ from absl import flags
 from dispose_jax import ahead, memory, settings
 
 OUT_OF_MEMORY = "out of memory: choose a smaller size or fewer frames; --dry_run tells the needs"
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NO_DEVICE = ("nable to initialize backend", "Unknown backend")  # in what JAX says
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dispose_jax"
 
@@ -37,7 +35,9 @@ def run(main: Callable[[object], None]) -> None:
         rest = flags.FLAGS(arguments)[1:]
         if rest:
             raise ValueError(f"unexpected argument {rest[0]!r}; options start with --")
-        _refuse_addresses(overrides)
+        given = {f"--{name}": flags.FLAGS[name].value for name in flags.FLAGS}
+        given |= {f"--config.{name}": text for name, text in overrides}
+        settings.refuse_addresses(given)
         config = settings.load(flags.FLAGS.config)
         for name, text in overrides:
             settings.override(config, name, text)
@@ -87,20 +87,6 @@ def parse_shard(text: str) -> tuple[int, int]:
             f"--shard {text}: expected i/n with i from 0 to n - 1, such as 0/8 for the first of 8"
         )
     return int(number), int(count)
-
-
-def _refuse_addresses(overrides: list[tuple[str, str | None]]) -> None:
-    """Raise ValueError for an address such as gs://bucket/x, which a path would take for a folder
-    here."""
-    given = {f"--{name}": flags.FLAGS[name].value for name in flags.FLAGS}
-    given |= {f"--config.{name}": text for name, text in overrides}
-    for flag, value in given.items():
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and _ADDRESS.match(text):
-                raise ValueError(
-                    f"{flag} {text}: only paths of this machine can be used; mount the bucket (for "
-                    "gs:// with gcsfuse) and give the path that it is mounted at"
-                )
 
 
 def fail(error: Exception | str, code: int) -> None:

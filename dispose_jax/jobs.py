@@ -84,6 +84,7 @@ def _line(path: Path, number: int, text: str) -> Line:
             raise ValueError(f"{where}: {name} is {given[name]!r}: expected a file's name")
     if not given.get("output"):
         raise ValueError(f"{where}: has no output; name the video to write")
+    settings.refuse_addresses({f"{where}: {name}": given.get(name) for name in (*FILES, "output")})
     seed, sample = given.get("seed"), given.get("sample", {})
     if seed is not None and not (isinstance(seed, int) and not isinstance(seed, bool)):
         raise ValueError(f"{where}: seed is {seed!r}: expected a whole number")

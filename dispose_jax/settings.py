@@ -14,12 +14,13 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent  # where configs/ lies in an installed package
 CHECKOUT = PACKAGE.parent  # and in a checkout
 OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?", re.DOTALL)
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has one slash less than was given
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 # Least and greatest sensible value; what depends on the clip is checked with it (sampling.check).
@@ -204,6 +205,22 @@ def override(config, name: str, text: str | None) -> None:
     for section in sections:
         node = node[section]
     node[key] = _value(flag, text, node.get_type(key))
+
+
+def refuse_addresses(given: Mapping[str, object]) -> None:
+    """Raise ValueError for an address such as gs://bucket/x, which a path would take for a folder
+    here.
+
+    given: texts, paths or lists of them by the flag, or other name, that has them.
+    """
+    for flag, value in given.items():
+        for one in value if isinstance(value, list) else [value]:
+            for text in str(one).split(","):
+                if isinstance(one, (str, Path)) and ADDRESS.match(text):
+                    raise ValueError(
+                        f"{flag} {text}: only paths of this machine can be used; mount the bucket "
+                        "(for gs:// with gcsfuse) and give the path that it is mounted at"
+                    )
 
 
 def leaves(config, prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -46,6 +46,7 @@ MISTAKES = [
     ("[1]", "line 1: expected an object"),
     ({"output": "a.mp4", "drivng": "x"}, "line 1: 'drivng' is none of reference, "),
     ({"driving": "x.mp4"}, "line 1: has no output"),
+    ({"output": "gs://b/a.mp4"}, "line 1: output gs://b/a.mp4: only paths of this machine"),
     ({"output": 3}, "line 1: output is 3: expected a file's name"),
     ({"output": "a.mp4", "seed": "x"}, "line 1: seed is 'x': expected a whole number"),
     ({"output": "a.mp4", "seed": True}, "line 1: seed is True: expected a whole number"),

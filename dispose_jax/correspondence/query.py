@@ -164,8 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--explain", action="store_true", help="look for some joints too")
     parser.add_argument("--reference_pose", help="pose file of the reference, for --explain")
+    options = parser.parse_args(settings.at_home(arguments))
     try:
-        print(f"wrote {run(parser.parse_args(settings.at_home(arguments)))}")
+        settings.refuse_addresses({f"--{name}": value for name, value in vars(options).items()})
+        print(f"wrote {run(options)}")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -76,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="the pose file, of one source")
     options = parser.parse_args(settings.at_home(arguments))
     try:
+        files_given = {"a source": options.sources, "--weights": options.weights}
+        settings.refuse_addresses({**files_given, "--output": options.output})
         places = targets(options.sources, options.output)
         models = estimate.open_models(options.weights)
         for source, target in zip(options.sources, places):

@@ -140,6 +140,21 @@ def test_a_trained_control_replaces_the_released_one_on_export(capsys, tmp_path,
     assert status == 0 and [path.name for path in (tmp_path / "one").iterdir()] == ["DisPose.pth"]
 
 
+def test_addresses_are_refused_and_never_become_local_folders(
+    capsys, tmp_path, released, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for arguments in (
+        ("to-flax", "--from", released, "--to", "gs://bucket/b"),
+        ("to-torch", "--from", f"{tmp_path},s3://bucket/b", "--to", tmp_path / "again"),
+        ("check", "gs://bucket/b"),
+    ):
+        status, out, err = run(capsys, *arguments)
+        assert status == 1 and out == ""
+        assert "bucket/b: only paths of this machine can be used" in err and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_part_of_the_files_makes_a_part_of_a_bundle_and_says_what_is_absent(
     capsys, tmp_path, released
 ):

@@ -26,6 +26,11 @@ def dance(tmp_path):
     return tmp_path / "dance.mp4"
 
 
+def test_an_address_is_no_local_file(capsys):
+    assert extract.main(["gs://b/a.mp4", "--weights", "w"]) == 1
+    assert "a source gs:/b/a.mp4: only paths of this machine" in capsys.readouterr().err
+
+
 def test_a_videos_poses_are_those_of_its_frames(dance, weights, tmp_path, capsys):
     target = tmp_path / "found.poses.json"
     arguments = [str(dance), "--weights", str(weights), "--output", str(target)]
