@@ -166,6 +166,14 @@ def test_arrangement_of_windows_does_not_change_the_result(arrangement):
     assert_same(ours, plain_loop(Toy(), params, conditioning, noise, sampler))
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.4, (0.2, 0.9)])
+def test_guidance_below_1_lies_between_the_two_halves(scale):
+    params, conditioning, noise = toy_clip(num_frames=6)
+    sampler = sampling.Sampler(2, 4, 1, scale)
+    ours = sampling.sample(Toy(), params, conditioning, noise, sampler)
+    assert_same(ours, plain_loop(Toy(), params, conditioning, noise, sampler))
+
+
 @pytest.mark.parametrize("num_frames", [2, 3, 5, 6])
 def test_clips_around_the_length_of_a_window(num_frames):
     params, conditioning, noise = toy_clip(num_frames)
