@@ -24,7 +24,16 @@ from jax.sharding import AbstractMesh
 from dispose_jax import flops
 from dispose_jax.flops import Work, in_bytes, in_flops, line
 from dispose_jax.models import networks
-from dispose_jax.training import objectives, optimizer, sharding, sources, state, step
+from dispose_jax.training import (
+    objectives,
+    optimizer,
+    previews,
+    sharding,
+    sources,
+    state,
+    step,
+)
+from dispose_jax.training.losses.video import VideoLoss
 from dispose_jax.training.objectives import Objective
 from dispose_jax.types import Batch, Impulses, Params
 
@@ -122,6 +131,20 @@ def make(config) -> StepPlan:
         most=whole + share(most - whole),
         work=flops.work_by(jaxpr, lambda stack: (flops.module_of(stack), phase(stack))),
     )
+
+
+def of_picture(config) -> int | None:
+    """The most bytes of intermediate results of a picture of the progress, on each device; None
+    where no pictures are wanted, or they are of less than a step's clips (previews.py)."""
+    built = networks.build(config, networks.compute_dtype(config.train.dtype), training=True)
+    objective = objectives.build(config, built)
+    if not config.train.sample_every or not isinstance(objective.loss, VideoLoss):
+        return None
+    shapes = {name: built[name].shapes for name in objective.networks}
+    learnt = {name: shapes[name] for name in config.train.trainable}
+    params = learnt | _frozen(built, shapes, config.train.trainable)
+    one = batch_shapes(config, 1)
+    return previews.live_bytes(objective.loss, config.sample, params, one)
 
 
 def report(config, *, compiled: bool = False) -> str:
@@ -298,6 +321,10 @@ def _lines(config, plan: StepPlan) -> Iterator[str]:
     note = "gradients too; before the compiler fuses anything"
     yield line("intermediate results, at most", in_bytes(plan.most), note)
     yield line("in all, at most", in_bytes(plan.total))
+    picture = of_picture(config)
+    if picture is not None:
+        need = in_bytes(plan.static + picture)
+        yield line("a picture of the progress", need, "in all; left out where it does not fit")
     yield ""
     yield f"Arithmetic of {plan.clips} clips: convolutions and matrix products, multiply + add = 2"
     modules = dict.fromkeys(module for module, _ in plan.work)

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from dispose_jax import explain, sampling, windowed
+from dispose_jax import explain, flops, sampling, windowed
 from dispose_jax.correspondence import dift
 from dispose_jax.diffusion import guidance, solvers
 from dispose_jax.diffusion.plan import plan
 from dispose_jax.diffusion.solvers import Call
 from dispose_jax.media import page
-from dispose_jax.models.protocol import Model
+from dispose_jax.models.protocol import Model, generated
 from dispose_jax.motion import color
 from dispose_jax.networks.vae import VAE
 from dispose_jax.ops.levels import to_float, to_uint8
@@ -124,6 +124,32 @@ def denoised(
     for call, halves, _, _ in plan(model.schedule, sampler, guided=(scale != 1).any()):
         x = np.asarray(_move(model, whole, halves, params, conditioning, x, scale, call))
     return x
+
+
+def live_bytes(loss: VideoLoss, sample, params: Params, batch: Batch) -> int:
+    """The most bytes of intermediate results that `animation` has alive at once, of shapes alone.
+
+    params, batch: shapes, the batch of one clip.
+    """
+    model, key = loss.model, jax.eval_shape(lambda: jax.random.key(0))
+    conditioned = jax.make_jaxpr(loss.condition, return_shape=True)(params, batch, key)
+    program, (_, conditioning) = conditioned
+    frames, (h, w) = generated(model, batch.skeletons.shape[1]), batch.skeletons.shape[2:4]
+    shape = 1, frames, *model.latent_shape(h, w)
+    latents = jax.ShapeDtypeStruct(shape, jnp.float32)
+    some = jax.ShapeDtypeStruct((1, min(sample.decode_chunk, frames), *shape[2:]), jnp.float32)
+    halves = 2 if np.any(np.asarray(sample.guidance_scale) != 1) else 1
+
+    def call(params: Params, conditioning: Conditioning, x: Array) -> Array:
+        rows = windowed.guided(model, conditioning, halves)
+        return model.denoise(params, jnp.repeat(x, halves, axis=0), jnp.zeros(halves), rows)
+
+    programs = (
+        program,
+        jax.make_jaxpr(call)(params, conditioning, latents),
+        jax.make_jaxpr(partial(sampling.pictures, model))(params, some),
+    )
+    return max(flops.live_bytes(made.jaxpr) for made in programs)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -186,7 +186,7 @@ def test_the_report_adds_up_and_the_compiler_has_its_say(monkeypatch):
         return total(params) * total(batch) * jax.random.uniform(key), {}
 
     toy = Objective(("pose_encoder",), loss, None)
-    monkeypatch.setattr(plan.objectives, "build", lambda config, built: toy)
+    monkeypatch.setattr(plan.objectives, "build", lambda *_: toy)
     made = config("base", trainable=("pose_encoder",), batch=8)
     made.train.mesh.update(data=8)
     text = plan.report(made, compiled=True)
@@ -207,3 +207,19 @@ def test_a_plan_of_what_cannot_run_is_refused():
         plan.make(config("base"))
     with pytest.raises(ValueError, match="not a multiple of train.mesh.frames, 2"):
         sharding.check_shares(config(), (1, 1, 2))
+
+
+def test_a_picture_of_the_progress_is_counted_beside_the_state():
+    made = unet(frames=8)
+    found = {}
+    for chunk in (1, 8):  # of decoding, which decides for the larger one
+        made.sample.decode_chunk = chunk
+        found[chunk] = plan.of_picture(made)
+    # A map of the picture's size and its activation, in float32.
+    widest = 4 * made.train.height * made.train.width * made.model.vae.widths[0]
+    assert found[1] < found[8] and found[8] >= 2 * 8 * widest
+    text = plan.report(made)
+    need = numbers(text, "a picture of the progress")
+    assert need == pytest.approx(plan.make(made).static + found[8], rel=0.01)
+    made.train.sample_every = 0
+    assert plan.of_picture(made) is None
