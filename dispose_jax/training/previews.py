@@ -19,7 +19,7 @@ from dispose_jax.correspondence import dift
 from dispose_jax.diffusion import guidance, solvers
 from dispose_jax.diffusion.plan import plan
 from dispose_jax.diffusion.solvers import Call
-from dispose_jax.media import page
+from dispose_jax.media import montage
 from dispose_jax.models.protocol import Model, generated
 from dispose_jax.motion import color
 from dispose_jax.networks.vae import VAE
@@ -35,7 +35,7 @@ SIDE = 192  # pixels that small pictures are enlarged to, about
 
 def sheet(rows: list[np.ndarray]) -> np.ndarray:
     """Rows of pictures, each (n, h, w, 3) uint8 -> one picture, small ones enlarged."""
-    return page.below([page.row(page.enlarged(row, SIDE), gap=0) for row in rows])
+    return montage.below([montage.row(montage.enlarged(row, SIDE), gap=0) for row in rows])
 
 
 def reconstructions(

@@ -8,7 +8,7 @@ import numpy as np
 
 from dispose_jax.evaluation.ablation.clips import SETS
 from dispose_jax.evaluation.ablation.run import COPY, TRUTH, AblationResults
-from dispose_jax.media import page
+from dispose_jax.media import montage
 
 PICTURE_SIDE = 128  # pixels that small pictures are enlarged to, about
 LABEL = 200  # pixels: width of a row's name
@@ -22,9 +22,9 @@ def sheet(results: AblationResults) -> np.ndarray:
     for kind, clip in _shown(results):
         blocks.append(_title(f"{kind}, clip {clip}"))
         for row in _pictured(results):
-            frames = page.enlarged(results.pictures[kind][row][clip], PICTURE_SIDE)
-            blocks.append(page.row(frames, before=[_name(row, frames.shape[1])]))
-    return page.below(blocks)
+            frames = montage.enlarged(results.pictures[kind][row][clip], PICTURE_SIDE)
+            blocks.append(montage.row(frames, before=[_name(row, frames.shape[1])]))
+    return montage.below(blocks)
 
 
 def movie(results: AblationResults) -> Iterator[np.ndarray]:
@@ -36,14 +36,14 @@ def movie(results: AblationResults) -> Iterator[np.ndarray]:
         blocks = []
         for kind, clip in _shown(results):
             pictures = np.stack([results.pictures[kind][row][clip][frame] for row in rows])
-            pictures = page.enlarged(pictures, PICTURE_SIDE)
+            pictures = montage.enlarged(pictures, PICTURE_SIDE)
             if not blocks:
-                width = pictures.shape[2] + page.GAP
+                width = pictures.shape[2] + montage.GAP
                 heads = [_title(row, width) for row in rows]
                 blocks.append(np.concatenate([_title("", LABEL), *heads], axis=1))
             name = _name(f"{kind}, clip {clip}", pictures.shape[1])
-            blocks.append(page.row(pictures, before=[name]))
-        yield page.below(blocks)[None]
+            blocks.append(montage.row(pictures, before=[name]))
+        yield montage.below(blocks)[None]
 
 
 def _shown(results: AblationResults) -> Iterator[tuple[str, int]]:
@@ -60,9 +60,9 @@ def _pictured(results: AblationResults) -> list[str]:
 
 def _name(text: str, height: int) -> np.ndarray:
     """What stands to the left of pictures."""
-    return page.written(text, LABEL, height + page.GAP)
+    return montage.written(text, LABEL, height + montage.GAP)
 
 
 def _title(text: str, width: int = 2 * LABEL) -> np.ndarray:
     """What stands above pictures."""
-    return page.written(text, width, 22)
+    return montage.written(text, width, 22)

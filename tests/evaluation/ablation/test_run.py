@@ -15,7 +15,7 @@ from dispose_jax.evaluation.ablation.variants import (
     OTHER_REFERENCE,
     SHUFFLED,
 )
-from dispose_jax.media import page, video
+from dispose_jax.media import montage, video
 from tests.evaluation.ablation.conftest import CLIPS, FRAMES, config
 
 
@@ -141,7 +141,7 @@ def test_without_the_full_arm_there_is_a_table_without_differences(sets, monkeyp
 def test_the_sheet_shows_each_row_of_each_clip(results):
     sheet = contact_sheet.sheet(results)
     times = contact_sheet.PICTURE_SIDE // 64
-    side = 64 * times + page.GAP
+    side = 64 * times + montage.GAP
     rows = len(contact_sheet._pictured(results))
     assert rows == 5 and sheet.shape[1] == contact_sheet.LABEL + 3 * side
     assert sheet.shape[0] == 2 * CLIPS * (rows * side + 22)
