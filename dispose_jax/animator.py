@@ -13,6 +13,7 @@ Writing files is not its business (job.py).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -97,6 +98,23 @@ class Animator:
             bundles = [bundles]
         given = weights.choose(bundles and [str(folder) for folder in bundles], config)
         return cls(config, given, devices=devices, say=say)
+
+    def under(self, config) -> Animator:
+        """This model with the weights and programs that it has, under another config.
+
+        Only `seed`, `sample` (but its dtype) and `skeleton` may differ; networks without weights
+        stay those of the first seed. Raises ValueError for anything else, and for impossible
+        values.
+        """
+        settings.check(config)
+        if differing := sorted(_fixed(config) ^ _fixed(self.config)):
+            raise ValueError(
+                f"{differing[0][0]} differs from what this animator was made with; make another"
+            )
+        other = copy.copy(self)
+        other.config, other.sampler = config, sampling.Sampler.of(config.sample)
+        other.model = registry.build(config, self.networks)
+        return other
 
     def prepare(
         self,
@@ -319,6 +337,18 @@ class Animator:
             preview(step, np.concatenate(pictures, axis=1))
 
         return watch
+
+
+def _fixed(config) -> set[tuple[str, str]]:
+    """Names and values of a config that networks and control signals are built with."""
+    values = {
+        name: str(value)
+        for name, value in settings.leaves(config)
+        if not name.startswith(("seed", "sample.", "skeleton."))
+    }
+    values["sample.dtype"] = config.sample.dtype
+    values["whether there is guidance"] = str(networks.context_group(config))
+    return set(values.items())
 
 
 def _told(progress: Progress | None, stage: str, total: int) -> sampling.Progress | None:

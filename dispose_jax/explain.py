@@ -17,7 +17,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dispose_jax.media import image, page, video
+from dispose_jax.media import image, montage, video
 from dispose_jax.motion import color
 from dispose_jax.pose.draw import COLORS, LIMBS
 
@@ -236,15 +236,15 @@ def _page(panels: _Panels, frames: Sequence[int], legend: np.ndarray) -> np.ndar
     """Titles, a row of each frame with its number, and the legend; both sides even for video."""
     font = float(np.clip(panels.width / 8.5, 11, 17))
     width = panels.width + GAP
-    titled = lambda title: page.written(title, width, TITLE, font=font, align="middle")
-    titles = [page.empty(LABEL, TITLE), *map(titled, panels.columns)]
+    titled = lambda title: montage.written(title, width, TITLE, font=font, align="middle")
+    titles = [montage.empty(LABEL, TITLE), *map(titled, panels.columns)]
     blocks = [np.concatenate(titles, axis=1)]
     for frame in frames:
-        number = page.written(str(frame), LABEL, panels.height + GAP, font=15, align="right")
-        blocks.append(page.row(np.stack(panels.at(frame)), GAP, before=[number]))
-    inner = page.below([*blocks, legend])
+        number = montage.written(str(frame), LABEL, panels.height + GAP, font=15, align="right")
+        blocks.append(montage.row(np.stack(panels.at(frame)), GAP, before=[number]))
+    inner = montage.below([*blocks, legend])
     height, width = (length + length % 2 for length in inner.shape[:2])
-    whole = page.empty(width + 2 * MARGIN, height + MARGIN)
+    whole = montage.empty(width + 2 * MARGIN, height + MARGIN)
     # The legend ends where the page does.
     whole[-len(inner) :, MARGIN : MARGIN + inner.shape[1]] = inner
     return whole
@@ -254,10 +254,14 @@ def _legend(panels: _Panels, note: str) -> np.ndarray:
     """The foot of a page: the directions' colours, what the columns show, a note."""
     side = LEGEND - 16
     width = max(LEAST_WIDTH, LABEL + len(panels.columns) * (panels.width + GAP))
-    write = lambda text: page.written(text, width - side, LINE, font=13, ink=page.FAINT)
+    write = lambda text: montage.written(text, width - side, LINE, font=13, ink=montage.FAINT)
     texts = [*panels.legend, note, "", "", "", ""][: side // LINE]
-    lines = page.row(page.below([*map(write, texts)])[None], gap=0, before=[_legend_wheel(side)])
-    return page.below([page.empty(width, GAP), lines, page.empty(width, LEGEND - GAP - side)])
+    lines = montage.row(
+        montage.below([*map(write, texts)])[None], gap=0, before=[_legend_wheel(side)]
+    )
+    return montage.below(
+        [montage.empty(width, GAP), lines, montage.empty(width, LEGEND - GAP - side)]
+    )
 
 
 def _legend_wheel(side: int) -> np.ndarray:
@@ -266,7 +270,7 @@ def _legend_wheel(side: int) -> np.ndarray:
     flow = np.stack(np.meshgrid(steps, steps), -1)
     length = np.hypot(flow[..., 0], flow[..., 1])[..., None]
     painted = color.picture(flow / np.maximum(length, 1), least=1.0)
-    disc = np.where(length < 1, painted, page.PAPER)
+    disc = np.where(length < 1, painted, montage.PAPER)
     return _resize(disc.astype(np.uint8), side, side)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dispose_jax import dry_run, explain, inputs, memory, provenance, settings
-from dispose_jax.animator import Animator
+from dispose_jax.animator import Animator, Preview, Progress
 from dispose_jax.clip import Clip, padding
 from dispose_jax.media import image, output, video
 from dispose_jax.models import networks
@@ -41,8 +41,9 @@ class Job:
     """What to animate, with what, and where the results go.
 
     given: what weights.choose gives. animator: of an earlier job with this config but for its seed,
-    and these weights; None makes one. say: receives sentences for people. Raises ValueError for
-    settings, weights and an output that cannot be worked with.
+    and these weights; None makes one. say: receives sentences for people. progress: is told the
+    stages in place of bars; preview: as of an Animator's call; what they raise ends the job. Raises
+    ValueError for settings, weights and an output that cannot be worked with.
     """
 
     config: object  # of configs/
@@ -52,6 +53,8 @@ class Job:
     explain: bool = False
     say: Callable[[str], None] = print
     animator: Animator | None = None
+    progress: Progress | None = None
+    preview: Preview | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -91,7 +94,10 @@ class Stages:
             self.job.say(f"{stage} ...")
             self.name, self.start = stage, time.perf_counter()
             unit = UNITS.get(stage, "part")
-            self.bar = tqdm(total=total, unit=unit, disable=stage not in UNITS, leave=False)
+            hidden = stage not in UNITS or self.job.progress is not None
+            self.bar = tqdm(total=total, unit=unit, disable=hidden, leave=False)
+        if self.job.progress is not None:
+            self.job.progress(stage, done, total)
         self.bar.total = total  # keypoints are found in the reference, then in the video
         self.bar.update(done - self.bar.n)
 
@@ -106,25 +112,40 @@ class Stages:
 def run(job: Job) -> Path:
     """Animate. Returns the video's path; raises ValueError or OSError with one sentence, which
     names what helps where a stage ran out of memory."""
-    config, animator, stages = job.config, job.animator, Stages(job)
+    return animate(job, prepare(job))
+
+
+def prepare(job: Job) -> Clip:
+    """What would be animated, and its first skeleton over the reference as .preview.png; nothing
+    long but looking for keypoints. Raises as `run`."""
+    stages = Stages(job)
     try:
         stages("reading inputs", 0, 1)
-        clip = animator.prepare_sources(job.sources, progress=stages, kept=job.path(KEYPOINTS))
+        kept = job.path(KEYPOINTS)
+        clip = job.animator.prepare_sources(job.sources, progress=stages, kept=kept)
         preview = draw.preview(clip.reference, clip.pose.at([1]))
         image.write_png(job.path(".preview.png"), preview)
+    finally:
         stages.end()
-        for warning in clip.warnings:
-            job.say(f"warning: {warning}; see {job.path('.preview.png')}")
-        height, width = clip.reference.shape[:2]
-        job.say(
-            f"{clip.num_frames} frames of {width} x {height} at {float(clip.fps):.4g} fps, "
-            f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-        )
+    for warning in clip.warnings:
+        job.say(f"warning: {warning}; see {job.path('.preview.png')}")
+    return clip
+
+
+def animate(job: Job, clip: Clip) -> Path:
+    """The rest of `run`, of what the job's `prepare` gave."""
+    stages = Stages(job)
+    height, width = clip.reference.shape[:2]
+    job.say(
+        f"{clip.num_frames} frames of {width} x {height} at {float(clip.fps):.4g} fps, "
+        f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    )
+    try:
         latents = _latents(job, clip, stages)
         shown = _decode(job, clip, latents, stages)
     finally:
         stages.end()
-    about = provenance.describe(config, clip, job.sources, job.given, job.seconds)
+    about = provenance.describe(job.config, clip, job.sources, job.given, job.seconds)
     output.write_json(job.path(".json"), about)
     if job.explain:
         with closing(shown):
@@ -153,7 +174,7 @@ def _latents(job: Job, clip: Clip, stages: Stages) -> np.ndarray:
         return latents
     size = job.animator.model.latent_shape(*clip.reference.shape[:2])
     output.check_room(kept, clip.num_frames * math.prod(size) * 4)  # float32
-    latents = job.animator.latents(clip, seed=job.config.seed, progress=stages)
+    latents = job.animator.latents(clip, seed=job.config.seed, progress=stages, preview=job.preview)
     try:
         provenance.save_latents(kept, latents, fingerprint)
     except OSError as error:  # no reason to lose them

@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 from dispose_jax import control_signals, settings, weights
 from dispose_jax.correspondence import dift, nearest
 from dispose_jax.correspondence.nearest import Match
-from dispose_jax.media import image, output, page
+from dispose_jax.media import image, montage, output
 from dispose_jax.models import networks
 from dispose_jax.pose import files
 
@@ -77,7 +77,7 @@ def sheet(
         _marked(target, found),
         _marked(faded.clip(0, 255).astype(np.uint8), found[:1]),
     )
-    gap = page.empty(_GAP, _SIDE)
+    gap = montage.empty(_GAP, _SIDE)
     return np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1)
 
 

@@ -58,6 +58,16 @@ def read(path: str | os.PathLike) -> np.ndarray:
     return exact
 
 
+def dimensions(path: str | os.PathLike) -> tuple[int, int] | None:
+    """Height and width that a picture's header tells, nothing decoded; None where `read` says what
+    is wrong with the file."""
+    try:
+        with Image.open(path) as picture:
+            return picture.size[::-1]
+    except Exception:  # as of `read`
+        return None
+
+
 def target_size(height: int, width: int, resolution: int) -> tuple[int, int]:
     """Height and width that the released pipeline gives a height x width picture.
 
@@ -145,6 +155,16 @@ def write_png(path: str | os.PathLike, picture: np.ndarray) -> None:
     content = io.BytesIO()
     Image.fromarray(picture).save(content, format="PNG")
     output.write_bytes(path, content.getvalue())
+
+
+def as_jpeg(picture: np.ndarray, widest: int) -> bytes:
+    """A picture uint8 (h, w, 3) to be looked at: as JPEG, reduced to `widest` pixels of width."""
+    shown = Image.fromarray(picture)
+    if shown.width > widest:
+        shown = shown.resize((widest, round(shown.height * widest / shown.width)))
+    content = io.BytesIO()
+    shown.save(content, format="JPEG", quality=92, subsampling=0)
+    return content.getvalue()
 
 
 class _Unsuited(ValueError):

@@ -1,0 +1,125 @@
+"""A page in the browser to animate from.
+
+python -m dispose_jax.page                                        # the bundled small model
+python -m dispose_jax.page --config configs/svd.py --weights BUNDLE
+python -m dispose_jax.page --weights BUNDLE --host 0.0.0.0 --auth ann:PASSWORD
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from dispose_jax import cli, settings, weights
+from dispose_jax.page import bounds, controls, worker
+from dispose_jax.page.guard import Guard
+from dispose_jax.page.turns import Turns
+from dispose_jax.page.visitors import Visitors, new_root
+
+SHORTEST_PASSWORD = 8
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def accounts(given: Sequence[str]) -> list[tuple[str, str]]:
+    """Names and passwords of NAME:PASSWORD, or of @FILE with such lines. Raises ValueError."""
+    made = []
+    for text in given:
+        lines = [text]
+        if text.startswith("@"):
+            try:
+                lines = Path(text[1:]).read_text(encoding="utf-8").split()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"--auth {text}: cannot read this file: {error}") from error
+        for line in lines:
+            name, _, password = line.partition(":")
+            if not name or len(password) < SHORTEST_PASSWORD:
+                raise ValueError(
+                    f"--auth: expected NAME:PASSWORD with {SHORTEST_PASSWORD} characters or more, "
+                    "or @FILE with one such line for each person"
+                )
+            made.append((name, password))
+    return made
+
+
+def main(_) -> None:
+    given = flags.FLAGS
+    people = accounts(given.auth or [])
+    if not is_local(given.host) and not people:
+        raise ValueError(
+            f"--host {given.host}: others can reach the page there; say who may use it with "
+            "--auth NAME:PASSWORD"
+        )
+    overrides, _ = settings.take_overrides(cli.at_home(sys.argv))
+    configs = controls.at_speeds(given.config, overrides)
+    first = next(iter(configs.values()))
+    chosen = weights.choose(given.weights, first)
+    # The worker goes from folder to folder.
+    folders = [f if f == weights.RANDOM else str(Path(f).resolve()) for f in chosen]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    root = new_root()
+    os.environ["GRADIO_TEMP_DIR"] = str(root / "uploads")
+    try:
+        try:
+            from dispose_jax.page import layout
+        except ImportError as error:
+            raise ValueError("the page needs gradio: pip install 'dispose-jax[page]'") from error
+        print("starting ...")
+        turns = Turns(worker.serve, first, tuple(folders))
+        try:
+            visitors = Visitors(root, turns, layout.example_files())
+            _serve(layout, layout.Page(configs, turns, visitors), people)
+        finally:
+            turns.close()
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _serve(layout, page, people: list[tuple[str, str]]) -> None:
+    """Until the program is told to end."""
+    from starlette.middleware import Middleware
+
+    given = flags.FLAGS
+    blocks = layout.build(page).queue(default_concurrency_limit=None, max_size=64)
+    try:
+        blocks.launch(
+            server_name=given.host,
+            server_port=given.port,
+            auth=people or None,
+            max_file_size=bounds.MOST_BYTES,
+            allowed_paths=[str(page.visitors.root)],
+            app_kwargs={"middleware": [Middleware(Guard, visitors=page.visitors)]},
+            share=False,
+            ssr_mode=False,
+            footer_links=[],
+            theme=layout.THEME,
+            css=layout.CSS,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise ValueError(f"--host {given.host} --port {given.port}: {error}") from error
+    print(f"open {blocks.local_url} in a browser; Ctrl+C ends it", flush=True)
+    blocks.block_thread()
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("config", "configs/svd.py:size=tiny", "Configuration file, its argument.")
+    flags.DEFINE_list("weights", None, "Bundle folders, later ones win; or 'random'.")
+    flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; others than this need --auth.")
+    flags.DEFINE_integer("port", 7860, "Port to listen at.", 1, 65535)
+    flags.DEFINE_list("auth", None, "NAME:PASSWORD of those who may use it, or @FILE with lines.")
+    cli.program(main)

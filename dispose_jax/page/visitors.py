@@ -1,0 +1,211 @@
+"""Who visits, which files are whose, and their end: a session is an open page, a visitor a browser.
+
+A visitor is known by a cookie (guard.py), and reads nothing but what they uploaded themselves and
+what was made for them. Everything lies below one folder and is deleted with the session.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dispose_jax.page.turns import Turn, Turns
+
+IDLE = 3600.0  # seconds after which files of somebody without an open page are deleted
+MOST_BYTES = 2**30  # that a visitor has uploaded
+PREFIX = "dispose_jax_page_"
+
+
+@dataclass
+class Session:
+    """An open page: its folder, and the turn that it took last."""
+
+    visitor: str
+    folder: Path
+    turn: Turn | None = None
+    connections: int = 0  # that the page holds while it is open
+    seen: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_at_work(self) -> bool:
+        return self.turn is not None and not self.turn.state.has_ended
+
+
+@dataclass
+class Upload:
+    """Who uploaded a file, and when last."""
+
+    owners: set[str]
+    size: int
+    seen: float = field(default_factory=time.monotonic)
+
+
+class Visitors:
+    """All sessions and uploads. root: an empty folder of this process alone. Thread-safe."""
+
+    def __init__(self, root: Path, turns: Turns, shared: Iterable[Path] = ()):
+        self.root, self._turns = root.resolve(), turns
+        self._shared = {path.resolve() for path in shared}  # that everybody may read
+        self._sessions: dict[str, Session] = {}
+        self._uploads: dict[Path, Upload] = {}
+        self._lock = threading.RLock()
+
+    def session(self, visitor: str, name: str) -> Session:
+        """The session of a page, a new one if it is not known. Raises ValueError for a page of
+        another browser, OSError where no folder can be made."""
+        self._sweep()
+        with self._lock:
+            found = self._sessions.get(name)
+            if found is None:
+                folder = self.root / secrets.token_urlsafe(24)
+                try:
+                    folder.mkdir(mode=0o700)
+                except OSError as error:
+                    raise OSError(
+                        f"no place for your files: {error.strerror}; free space there"
+                    ) from error
+                found = self._sessions[name] = Session(visitor, folder)
+            if found.visitor != visitor:
+                raise ValueError("this page belongs to another browser; reload it")
+            found.seen = time.monotonic()
+            return found
+
+    def enter(self, visitor: str, name: str) -> bool:
+        """A page was opened; whether it is to be told of with `leave`. What is wrong with it shows
+        when something is asked."""
+        with suppress(ValueError, OSError):
+            self.session(visitor, name).connections += 1
+            return True
+        return False
+
+    def leave(self, name: str) -> None:
+        """A connection of a page has ended; with the last one, delete its files."""
+        with self._lock:
+            session = self._sessions.get(name)
+            if session is not None:
+                session.connections -= 1
+                is_last = session.connections <= 0
+        if session is not None and is_last:
+            self._delete(name)
+
+    def _delete(self, name: str) -> None:
+        """End a session's turn and delete its files."""
+        with self._lock:
+            session = self._sessions.pop(name, None)
+        if session is None:
+            return
+        if session.turn is not None:
+            self._turns.cancel(session.turn)
+            self._turns.await_end(session.turn)
+        shutil.rmtree(session.folder, ignore_errors=True)
+        with self._lock:
+            if not any(other.visitor == session.visitor for other in self._sessions.values()):
+                self._disown(session.visitor)
+
+    def uploaded(self, visitor: str, paths: Iterable[str]) -> None:
+        """Remember whose these files are."""
+        with self._lock:
+            for path in map(self._own, paths):
+                if path is None:
+                    continue
+                with suppress(OSError):
+                    size = path.stat().st_size
+                    self._uploads.setdefault(path, Upload(set(), size)).owners.add(visitor)
+                    self._uploads[path].seen = time.monotonic()
+
+    def room(self, visitor: str) -> int:
+        """Bytes that a visitor may still upload."""
+        with self._lock:
+            own = (up.size for up in self._uploads.values() if visitor in up.owners)
+            return MOST_BYTES - sum(own)
+
+    def may_read(self, visitor: str, path: str | os.PathLike) -> bool:
+        """Whether a file is the visitor's own, or everybody's."""
+        with suppress(OSError, ValueError):
+            place = Path(path).resolve()
+            with self._lock:
+                upload = self._uploads.get(place)
+                folders = [s.folder for s in self._sessions.values() if s.visitor == visitor]
+            owned = upload is not None and visitor in upload.owners
+            return owned or place in self._shared or any(f in place.parents for f in folders)
+        return False
+
+    def lend(self, session: Session, kind: str, path: Path) -> Path:
+        """Make a file appear in a session's folder, in a folder of its kind and by its own name;
+        its path from there. Raises OSError with one sentence where it cannot be."""
+        place = Path(kind) / path.name
+        try:
+            shutil.rmtree(session.folder / kind, ignore_errors=True)
+            (session.folder / kind).mkdir()
+            (session.folder / place).symlink_to(path)
+        except OSError as error:
+            raise OSError(
+                f"{place}: cannot be put where it is read: {error.strerror}; free space there"
+            ) from error
+        return place
+
+    def _own(self, path: str) -> Path | None:
+        """A path below the root; None for any other."""
+        place = Path(path).resolve()
+        return place if self.root in place.parents else None
+
+    def _disown(self, visitor: str) -> None:
+        """Delete what a visitor alone uploaded."""
+        for path, upload in list(self._uploads.items()):
+            upload.owners.discard(visitor)
+            if not upload.owners:
+                del self._uploads[path]
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+                    path.parent.rmdir()
+
+    def _sweep(self) -> None:
+        """Delete what is left of visitors whose page was closed without a word."""
+        long_ago = time.monotonic() - IDLE
+        with self._lock:
+            idle = [
+                name
+                for name, session in self._sessions.items()
+                if not (session.connections or session.is_at_work) and session.seen < long_ago
+            ]
+            known = {session.visitor for session in self._sessions.values()}
+            gone = {
+                owner
+                for upload in self._uploads.values()
+                if upload.seen < long_ago
+                for owner in upload.owners - known
+            }
+            for visitor in gone:
+                self._disown(visitor)
+        for name in idle:
+            self._delete(name)
+
+
+def new_root() -> Path:
+    """A folder for all files of this process; those that killed ones left behind are deleted."""
+    for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        number = old.name.removeprefix(PREFIX).partition("_")[0]
+        with suppress(OSError):
+            if number.isdecimal() and not _is_alive(int(number)):
+                shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}_"))
+
+
+def _is_alive(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except OverflowError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,163 @@
+"""The process that holds the animator: it reads what visitors upload, and animates.
+
+It is apart from the server so that the page answers whatever happens to it: a decoder that
+crashes, a system out of memory, a stage that does not end. Messages go both ways through a pipe,
+one request at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from dispose_jax import cli, inputs, job
+from dispose_jax.animator import Animator
+from dispose_jax.job import Job
+from dispose_jax.media import image
+from dispose_jax.page import bounds
+
+CANCEL = "cancel"  # the message that ends what is going on
+# What it tells: (kind, content).
+READY, STAGE, PREPARED, PICTURE = "ready", "stage", "prepared", "picture"
+DONE, CANCELLED, FAILED = "done", "cancelled", "failed"
+ENDS = (DONE, CANCELLED, FAILED)
+OUTPUT = Path("animation.mp4")  # in the folder of a request
+WIDEST = 1280  # pixels of pictures that are shown while it works
+OUT_OF_MEMORY = "out of memory: choose a smaller size or fewer frames"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to prepare, and to animate unless only its preview is wanted.
+
+    folder: of this visitor alone; sources are named from there, and results lie there. watched:
+    pictures are sent while they form.
+    """
+
+    folder: Path
+    config: object
+    sources: inputs.Sources
+    animate: bool
+    watched: bool = True
+
+
+class About(NamedTuple):
+    """What an animator is, for the page."""
+
+    random: tuple[str, ...]  # networks without weights
+    detects: bool  # whether it finds keypoints itself
+
+
+class Prepared(NamedTuple):
+    """A clip that is ready to be animated."""
+
+    preview: bytes  # JPEG: the first skeleton over the reference
+    num_frames: int
+    size: tuple[int, int]  # width and height of the video
+    fps: float
+    warnings: tuple[str, ...]
+
+
+class Cancelled(Exception):
+    """Raised where an animator reports, to end a clip."""
+
+
+def serve(connection: Connection, config, given: tuple[str, ...]) -> None:
+    """Answer requests until the page is gone. The target of a process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the page ends this process
+    cli.use_compile_cache()
+    home = os.getcwd()
+    try:
+        try:
+            animator = Animator(config, given)
+        except (ValueError, OSError) as error:
+            connection.send((FAILED, _sentence(error)))
+            return
+        detects = animator.weights.pose_folder is not None
+        connection.send((READY, About(animator.weights.random, detects)))
+        while True:
+            request = connection.recv()
+            if request == CANCEL:
+                continue  # it came when the work was done
+            try:
+                end = _answer(connection, animator, given, request)
+            finally:
+                os.chdir(home)
+            connection.send(end)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the page has ended
+
+
+def _answer(connection: Connection, animator: Animator, given, request: Request) -> tuple:
+    """Do what is asked; returns the message that ends it."""
+    try:
+        os.chdir(request.folder)  # messages and records name files as their owner does
+        bounds.check(request.sources)
+        return DONE, _work(connection, animator.under(request.config), given, request)
+    except Cancelled:
+        return CANCELLED, ""
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        raise
+    except (ValueError, OSError) as error:
+        return FAILED, _sentence(error)
+    except MemoryError:
+        return FAILED, OUT_OF_MEMORY
+    except Exception as error:  # a defect: the next visitor shall not suffer from it
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+            return FAILED, OUT_OF_MEMORY
+        traceback.print_exc()
+        return (
+            FAILED,
+            f"an error that should not be ({type(error).__name__}); the server's log "
+            "has the details",
+        )
+
+
+def _work(connection: Connection, animator: Animator, given, request: Request) -> tuple[str, ...]:
+    """Names of the files that a visitor can have of it."""
+
+    def attend() -> None:
+        """Raise Cancelled if that is wanted; the pipe says nothing else meanwhile."""
+        if connection.poll():
+            connection.recv()
+            raise Cancelled
+
+    def progress(stage: str, done: int, total: int) -> None:
+        attend()
+        connection.send((STAGE, (stage, done, total)))
+
+    def preview(step: int, picture) -> None:
+        attend()
+        connection.send((PICTURE, image.as_jpeg(picture, WIDEST)))
+
+    work = Job(
+        request.config,
+        given,
+        request.sources,
+        OUTPUT,
+        explain=True,
+        say=lambda sentence: None,
+        animator=animator,
+        progress=progress,
+        preview=preview if request.watched else None,
+    )
+    clip = job.prepare(work)
+    shown = image.as_jpeg(image.read(work.path(".preview.png")), WIDEST)
+    size, warnings = clip.shown[::-1], tuple(clip.warnings)
+    connection.send((PREPARED, Prepared(shown, clip.num_frames, size, float(clip.fps), warnings)))
+    if not request.animate:
+        return ()
+    job.animate(work, clip)
+    beside = (".explain.png", ".explain.mp4", ".json")
+    return (OUTPUT.name, *(work.path(ending).name for ending in beside))
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split())
