@@ -45,6 +45,6 @@ setup(
         *(f"dispose_jax.{folder}" for folder in FOLDERS),
     ],
     package_dir={f"dispose_jax.{folder}": folder for folder in FOLDERS},
-    package_data={"dispose_jax": ["py.typed"]},
+    package_data={"dispose_jax": ["py.typed"], "dispose_jax.page": ["page.css"]},
     cmdclass={"build_py": BuildPackage},
 )

@@ -61,18 +61,18 @@ def build(page: Page) -> gr.Blocks:
             f"person moving so. <span>Model: <code>{config.name}</code></span></p></header>"
         )
         with gr.Row(equal_height=False):
-            with gr.Column(scale=4, min_width=360):
+            with gr.Column(scale=4, min_width=400):
                 files = _files(page.turns.about.detects)
-                knobs = _knobs(page.configs, usual)
                 with gr.Row():
                     look = gr.Button("Preview", elem_id="preview")
                     animate = gr.Button("Animate", variant="primary", elem_id="animate")
                     cancel = gr.Button(
                         "Cancel", variant="stop", elem_id="cancel", interactive=False
                     )
+                knobs = _knobs(page.configs, usual)
             with gr.Column(scale=6, min_width=420):
                 status = gr.HTML(words.greeting(page.turns.about), elem_id="status")
-                parts = [gr.HTML(elem_id=name) for name in ("fit", "forming", "result")]
+                parts = [gr.HTML(elem_id=name) for name in ("forming", "result", "fit")]
         buttons = [look, animate, cancel]
         given, shown = [*files, *knobs], [*buttons, status, *parts]
         for button, act in ((look, _act(page, False)), (animate, _act(page, True))):
@@ -97,22 +97,20 @@ def build(page: Page) -> gr.Blocks:
             queue=False,
             api_name=False,
         )
+        blocks.unload(lambda: None)  # so that pages hold a connection, which the guard watches
     return blocks
 
 
 def _files(detects: bool) -> list[gr.File]:
     """The inputs, in the order of NAMES."""
-    needed = "found if left out" if detects else "needed with these weights"
+    file = lambda label, name: gr.File(label=label, height=150, elem_id=name)
     with gr.Row():
-        reference = gr.File(label=words.PICTURE, height=120, elem_id="reference")
-        driving = gr.File(label=words.DRIVING, height=120, elem_id="driving")
+        reference = file(words.PICTURE, "reference")
+        driving = file(words.DRIVING, "driving")
     with gr.Row():
-        pose = gr.File(
-            label=f"{words.PICTURE_POSE} ({needed})", height=120, elem_id="reference_pose"
-        )
-        poses = gr.File(
-            label=f"{words.POSES} (or in place of a video)", height=120, elem_id="poses"
-        )
+        pose = file(words.PICTURE_POSE, "reference_pose")
+        poses = file(words.POSES, "poses")
+    gr.HTML(words.about_keypoints(detects))
     files = [reference, driving, pose, poses]
     if example_files():
         button = gr.Button("Use the bundled figure and dance", size="sm", elem_id="example")
@@ -126,58 +124,51 @@ def _files(detects: bool) -> list[gr.File]:
 def _knobs(configs: dict[str, object], usual: Choice) -> list[gr.components.Component]:
     """The settings, in the order of Choice, and whether the picture is shown as it forms."""
     low, high = settings.LIMITS["seed"]
-    with gr.Row():
+    config = configs[usual.speed]
+    with gr.Group():
         speed = gr.Radio(
             list(configs),
             value=usual.speed,
             label="Speed",
             elem_id="speed",
-            info="fast and draft cost some quality",
+            info="fast and draft take less time and cost some quality",
         )
         steps = gr.Slider(
-            1,
-            controls.MOST_STEPS,
-            usual.steps,
-            step=1,
-            label="Steps",
-            elem_id="steps",
-            info="of denoising",
-        )
-    with gr.Row():
-        size = gr.Dropdown(
-            controls.sizes(configs[usual.speed]),
-            value=usual.size,
-            label="Size",
-            elem_id="size",
-            info=f"short side in pixels; the model learnt {usual.size}",
+            1, controls.MOST_STEPS, usual.steps, step=1, label="Steps of denoising", elem_id="steps"
         )
         frames = gr.Slider(
             2,
             controls.MOST_FRAMES,
             usual.frames,
             step=1,
-            label="Frames",
+            label="Frames of the video at most",
             elem_id="frames",
-            info="of the video at most",
         )
-    with gr.Row():
         fit = gr.Radio(
             controls.FITS,
             value=usual.fit,
             label="Alignment",
-            elem_id="fit_choice",
-            info="how the motion comes to this body",
+            elem_id="alignment",
+            info="whose rule brings the motion to this body",
         )
-        seed = gr.Number(
-            usual.seed,
-            label="Seed",
-            precision=0,
-            minimum=low,
-            maximum=high,
-            elem_id="seed",
-            info="another one, another video",
-        )
-    watched = gr.Checkbox(True, label="Show the picture as it forms", elem_id="watched")
+        with gr.Row():
+            size = gr.Dropdown(
+                controls.sizes(config),
+                value=usual.size,
+                label="Size",
+                elem_id="size",
+                info=f"short side; {usual.size} is usual",
+            )
+            seed = gr.Number(
+                usual.seed,
+                label="Seed",
+                precision=0,
+                minimum=low,
+                maximum=high,
+                elem_id="seed",
+                info="another seed, another video",
+            )
+        watched = gr.Checkbox(True, label="Show the picture as it forms", elem_id="watched")
     return [speed, steps, size, fit, frames, seed, watched]
 
 
@@ -211,9 +202,9 @@ def _shown(state: State, before: State | None, session: Session, animate: bool) 
     return [
         *_buttons(not state.has_ended),
         words.progress(state, animate=animate),
-        fit if fresh or state.prepared is not before.prepared else skip,
         formed if fresh or formed != words.forming(before) else skip,
         result if fresh or state.files != before.files else skip,
+        fit if fresh or state.prepared is not before.prepared else skip,
     ]
 
 

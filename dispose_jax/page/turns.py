@@ -142,7 +142,7 @@ class Turns:
                 self._change(turn, phase=kind, seconds=spent, **told)
             with suppress(ValueError):  # the next turn tries it too, and is told
                 self._ready()
-        self._kill()
+        self._kill(patience=2)
 
     def _work(self, turn: Turn) -> tuple:
         """Let the worker do a turn; returns its last message."""
@@ -217,9 +217,9 @@ class Turns:
         """End the worker if there is one, at once or after so many seconds; its exit code."""
         if self._process is None:
             return 0
+        self._connection.close()  # which ends an idle one
         self._process.join(patience)
         self._process.kill()
         self._process.join()
         code, self._process = self._process.exitcode, None
-        self._connection.close()
         return code

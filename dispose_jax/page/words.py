@@ -64,11 +64,6 @@ def spoken(sentence: str) -> str:
 
 def greeting(about: About) -> str:
     """What to do, when the page opens."""
-    needs = (
-        "Keypoints are found in both, unless you give them."
-        if about.detects
-        else "These weights hold no keypoint detector, so keypoints of both are needed as well."
-    )
     random = (
         f"<p class='warning'>No weights for {escape(', '.join(about.random))}: these are random, "
         "so the result is noise.</p>"
@@ -77,9 +72,20 @@ def greeting(about: About) -> str:
     )
     return (
         "<div class='empty'><p>Give a picture of a person and a video of a motion, or begin with "
-        f"the example. {needs}</p><p><b>Preview</b> shows how the motion fits the picture, before "
+        "the example.</p><p><b>Preview</b> shows how the motion fits the picture, before "
         f"anything long begins. <b>Animate</b> makes the video.</p>{random}</div>"
     )
+
+
+def about_keypoints(detects: bool) -> str:
+    """What the keypoint files are for."""
+    need = (
+        "Keypoints that you leave out are found; those of the motion may also stand in place of a "
+        "video."
+        if detects
+        else "These weights hold no detector, so both are needed; the video may be left out."
+    )
+    return f"<p class='note'>Keypoints are OpenPose JSON files. {need}</p>"
 
 
 def error(sentence: str) -> str:
@@ -97,8 +103,8 @@ def progress(state: State, *, animate: bool) -> str:
     if state.phase == worker.CANCELLED:
         return "<div class='ended'>Cancelled. Nothing goes on in the background.</div>"
     if state.phase == worker.DONE:
-        what = "Done" if animate else "The preview is ready"
-        return f"<div class='ended'>{what} after {_duration(state.seconds)}.</div>"
+        what = f"Done after {_duration(state.seconds)}" if animate else "This is what would move"
+        return f"<div class='ended'>{what}.</div>"
     name, done, total = state.stage
     unit = UNITS.get(name)
     of = f" {done} of {total} {unit}s" if unit and total else ""

@@ -20,8 +20,9 @@ import jax
 from dispose_jax import cli, inputs, job
 from dispose_jax.animator import Animator
 from dispose_jax.job import Job
-from dispose_jax.media import image
+from dispose_jax.media import image, montage
 from dispose_jax.page import bounds
+from dispose_jax.pose import draw
 
 CANCEL = "cancel"  # the message that ends what is going on
 # What it tells: (kind, content).
@@ -30,6 +31,7 @@ DONE, CANCELLED, FAILED = "done", "cancelled", "failed"
 ENDS = (DONE, CANCELLED, FAILED)
 OUTPUT = Path("animation.mp4")  # in the folder of a request
 WIDEST = 1280  # pixels of pictures that are shown while it works
+LARGE = 768  # pixels to which a small picture is enlarged
 OUT_OF_MEMORY = "out of memory: choose a smaller size or fewer frames"
 
 
@@ -149,7 +151,9 @@ def _work(connection: Connection, animator: Animator, given, request: Request) -
         preview=preview if request.watched else None,
     )
     clip = job.prepare(work)
-    shown = image.as_jpeg(image.read(work.path(".preview.png")), WIDEST)
+    # Strokes on a picture of 64 pixels would be dots.
+    reference = montage.enlarged(clip.reference[None], LARGE)[0]
+    shown = image.as_jpeg(draw.preview(reference, clip.pose.at([1])), WIDEST)
     size, warnings = clip.shown[::-1], tuple(clip.warnings)
     connection.send((PREPARED, Prepared(shown, clip.num_frames, size, float(clip.fps), warnings)))
     if not request.animate:
