@@ -146,6 +146,33 @@ def test_a_clip_is_animated_by_the_animator_that_prepared_it(animator):
         next(animator(prepare(foreign, 5)))
 
 
+def test_another_config_keeps_weights_and_programs(animator, first):
+    other = config()
+    other.sample.update(steps=1, solver="heun")
+    other.skeleton.fit, other.seed = "musepose", 7
+    made = animator.under(other)
+    assert made.weights is animator.weights and made.networks is animator.networks
+    assert np.concatenate(list(made(prepare(made, 5)))).shape == first.frames.shape
+    np.testing.assert_array_equal(np.concatenate(list(animator(first.clip))), first.frames)
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("model", {"dift": {}}),
+        ("quirks", {"missing_joints": "drop"}),
+        ("motion", {"sigma": 2.0}),
+        ("sample", {"dtype": "bfloat16"}),
+        ("sample", {"guidance_scale": 1.0}),
+    ],
+)
+def test_what_networks_are_built_with_cannot_be_changed(animator, section, values):
+    other = config()
+    other[section].update(values) if section != "model" else other.model.dift.update(layers=2)
+    with pytest.raises(ValueError, match="differs from what this animator was made with"):
+        animator.under(other)
+
+
 def test_windows_are_checked_when_a_clip_is_prepared(animator):
     poses = PoseFile(person(9), 64, 64)
     gaps = config()

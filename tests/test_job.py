@@ -192,6 +192,18 @@ def test_a_name_that_no_file_can_have_is_told_before_any_weight_is_looked_for(tm
     assert not names(tmp_path)
 
 
+def test_progress_and_pictures_are_told_where_they_are_wanted(tmp_path, whole, capfd):
+    work, _ = prepared(tmp_path)
+    stages, steps = [], []
+    work.progress = lambda stage, done, total: stages.append((stage, done, total))
+    work.preview = lambda step, picture: steps.append(step)
+    job.run(work)
+    assert {"reading inputs", "conditioning", "sampling"} <= {stage for stage, _, _ in stages}
+    assert stages[-1] == ("decoding", 3, 3) and steps == [0, 1]
+    assert "frame/s" not in capfd.readouterr().err, "no bars besides"
+    assert (tmp_path / "a.mp4").read_bytes() == (whole / "a.mp4").read_bytes()
+
+
 def test_another_seed_gives_another_video(tmp_path, whole):
     other = config()
     other.seed = 1

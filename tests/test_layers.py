@@ -18,6 +18,7 @@ COMMANDS = {
     "dispose_jax.pose.extract",
     "dispose_jax.correspondence.query",
     "dispose_jax.evaluation.paper",
+    "dispose_jax.page",
 }
 # A module may import lower rows and its own folder, never another member of its row.
 ROWS = [
@@ -125,6 +126,8 @@ PLACES = {
     "orbax": ("dispose_jax.training",),
     "grain": ("dispose_jax.data", "dispose_jax.training"),
     "array_record": ("dispose_jax.data",),
+    "gradio": ("dispose_jax.page.layout",),
+    "starlette": ("dispose_jax.page",),  # what Gradio is a part of
 }
 EVERYWHERE = {"jax", "jaxlib", "numpy", "flax"}
 # Tools beside the package draw and measure with what they need, PyTorch included.

@@ -15,9 +15,9 @@ from dispose_jax import settings, weights  # noqa: E402
 from dispose_jax.inputs import Sources  # noqa: E402
 from dispose_jax.page import controls, guard, words  # noqa: E402
 from dispose_jax.page.controls import Choice  # noqa: E402
+from dispose_jax.page.messages import Request  # noqa: E402
 from dispose_jax.page.turns import State, Turns  # noqa: E402
 from dispose_jax.page.visitors import Session, Visitors  # noqa: E402
-from dispose_jax.page.worker import Request  # noqa: E402
 
 NAMES = ("reference", "driving", "reference_pose", "poses")
 EXAMPLE = (
@@ -197,7 +197,10 @@ def _shown(state: State, before: State | None, session: Session, animate: bool) 
     """The page in a state; what has not changed since the one before is left alone."""
     fresh = before is None
     fit = words.preview(state.prepared)
-    formed, result = words.forming(state), words.result(session.folder, state.files)
+    formed, result = (
+        words.forming(state),
+        words.result(session.folder, state.files, session.turn.number),
+    )
     skip = gr.skip()
     return [
         *_buttons(not state.has_ended),

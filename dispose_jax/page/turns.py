@@ -6,17 +6,19 @@ another one is started for the next. No visitor's connection is needed for the q
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dispose_jax.page import worker
-from dispose_jax.page.worker import About, Prepared, Request
+from dispose_jax.page import messages
+from dispose_jax.page.messages import About, Prepared, Request
 
 WAITING, WORKING = "waiting", "working"
 GRACE = 20.0  # seconds that a cancelled worker has until it is ended
@@ -26,7 +28,7 @@ START = 300.0  # seconds that a worker has to be ready
 
 
 class State(NamedTuple):
-    """How far a turn is. phase: WAITING, WORKING or one of worker.ENDS."""
+    """How far a turn is. phase: WAITING, WORKING or one of messages.ENDS."""
 
     phase: str = WAITING
     before: int = 0  # turns that come first
@@ -39,7 +41,7 @@ class State(NamedTuple):
 
     @property
     def has_ended(self) -> bool:
-        return self.phase in worker.ENDS
+        return self.phase in messages.ENDS
 
 
 @dataclass(eq=False)
@@ -47,6 +49,7 @@ class Turn:
     """A visitor's request in the queue."""
 
     request: Request
+    number: int
     state: State = State()
     is_cancelled: bool = False
     started: float = 0.0  # by time.monotonic
@@ -62,6 +65,7 @@ class Turns:
 
     def __init__(self, target: Callable, *arguments, grace: float = GRACE):
         self._target, self._arguments, self._grace = target, arguments, grace
+        self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._queue: deque[Turn] = deque()  # the first one is worked on
         self._process, self._connection, self._closing = None, None, False
@@ -71,7 +75,7 @@ class Turns:
 
     def take(self, request: Request) -> Turn:
         """A turn at the end of the queue. Raises ValueError if that is too long."""
-        turn = Turn(request)
+        turn = Turn(request, next(self._numbers))
         with self._changed:
             if len(self._queue) > MOST_WAITING:
                 raise ValueError(f"{MOST_WAITING} others are waiting already; try again later")
@@ -85,7 +89,7 @@ class Turns:
             turn.is_cancelled = True
             if turn in self._queue and turn is not self._queue[0]:
                 self._queue.remove(turn)
-                turn.state = turn.state._replace(phase=worker.CANCELLED)
+                turn.state = turn.state._replace(phase=messages.CANCELLED)
             self._changed.notify_all()
 
     def watch(self, turn: Turn) -> Iterator[State]:
@@ -133,15 +137,21 @@ class Turns:
             try:
                 end = self._work(turn)
             except ValueError as error:
-                end = worker.FAILED, str(error)
+                end = messages.FAILED, str(error)
+            except Exception as error:  # a defect, which shall not end the queue
+                traceback.print_exc()
+                end = messages.FAILED, f"an error that should not be ({type(error).__name__})"
             kind, content = end
-            told = {"files": content} if kind == worker.DONE else {"sentence": content}
+            told = {"files": content} if kind == messages.DONE else {"sentence": content}
             with self._changed:
                 self._queue.popleft()
                 spent = time.monotonic() - turn.started
                 self._change(turn, phase=kind, seconds=spent, **told)
             with suppress(ValueError):  # the next turn tries it too, and is told
                 self._ready()
+        with self._changed:
+            for turn in self._queue:
+                self._change(turn, phase=messages.CANCELLED)
         self._kill(patience=2)
 
     def _work(self, turn: Turn) -> tuple:
@@ -151,32 +161,32 @@ class Turns:
             self._connection.send(turn.request)
             while True:
                 if self._closing:
-                    return worker.CANCELLED, ""
+                    return messages.CANCELLED, ""
                 if turn.is_cancelled:
                     if turn.asked is None:
                         turn.asked = time.monotonic()
-                        self._connection.send(worker.CANCEL)
+                        self._connection.send(messages.CANCEL)
                     elif time.monotonic() - turn.asked > self._grace:
                         self._kill()  # the next turn starts another one
-                        return worker.CANCELLED, ""
+                        return messages.CANCELLED, ""
                 if not self._connection.poll(0.1):
                     continue
                 kind, content = self._connection.recv()
-                if kind in worker.ENDS:
+                if kind in messages.ENDS:
                     return kind, content
                 names = {
-                    worker.STAGE: "stage",
-                    worker.PREPARED: "prepared",
-                    worker.PICTURE: "picture",
+                    messages.STAGE: "stage",
+                    messages.PREPARED: "prepared",
+                    messages.PICTURE: "picture",
                 }
                 with self._changed:
                     self._change(turn, **{names[kind]: content})
         except (EOFError, OSError):
             code = self._kill(patience=2)
             if turn.is_cancelled:
-                return worker.CANCELLED, ""
+                return messages.CANCELLED, ""
             how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-            return worker.FAILED, (
+            return messages.FAILED, (
                 f"the process that animates {how}, which happens when memory runs out; it is "
                 "started again, so try once more, with a smaller size or fewer frames"
             )
@@ -208,7 +218,7 @@ class Turns:
             raise ValueError(
                 f"the process that animates did not start (code {code}); the server's log says why"
             ) from None
-        if kind == worker.FAILED:
+        if kind == messages.FAILED:
             self._kill()
             raise ValueError(content)
         return content

@@ -13,9 +13,9 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from dispose_jax.page import turns, worker
+from dispose_jax.page import messages, turns
+from dispose_jax.page.messages import About, Prepared
 from dispose_jax.page.turns import State
-from dispose_jax.page.worker import About, Prepared
 
 PICTURE, DRIVING = "Picture of the person", "Driving video"
 PICTURE_POSE, POSES = "Keypoints of the picture", "Keypoints of the motion"
@@ -23,7 +23,9 @@ PICTURE_POSE, POSES = "Keypoints of the picture", "Keypoints of the motion"
 SPOKEN = {
     "--reference_pose": f"“{PICTURE_POSE}”",
     "--reference": f"“{PICTURE}”",
+    "--driving video": f"“{DRIVING}”",
     "--driving": f"“{DRIVING}”",
+    "--poses file": f"“{POSES}”",
     "--poses": f"“{POSES}”",
 }
 STAGES = {
@@ -98,11 +100,11 @@ def progress(state: State, *, animate: bool) -> str:
     if state.phase == turns.WAITING:
         others = "one other turn" if state.before == 1 else f"{state.before} other turns"
         return _bar(f"Waiting for {others}" if state.before else "Starting", None)
-    if state.phase == worker.FAILED:
+    if state.phase == messages.FAILED:
         return error(state.sentence)
-    if state.phase == worker.CANCELLED:
+    if state.phase == messages.CANCELLED:
         return "<div class='ended'>Cancelled. Nothing goes on in the background.</div>"
-    if state.phase == worker.DONE:
+    if state.phase == messages.DONE:
         what = f"Done after {_duration(state.seconds)}" if animate else "This is what would move"
         return f"<div class='ended'>{what}.</div>"
     name, done, total = state.stage
@@ -165,11 +167,12 @@ def forming(state: State) -> str:
     )
 
 
-def result(folder: Path, files: Sequence[str]) -> str:
-    """The video, what explains it, and what can be had."""
+def result(folder: Path, files: Sequence[str], number: int) -> str:
+    """The video, what explains it, and what can be had. number: of the turn, as a browser would
+    show what it knows under an address."""
     if not files:
         return ""
-    address = lambda name: f"{FILES}{quote(str(folder / name))}"
+    address = lambda name: f"{FILES}{quote(str(folder / name))}?turn={number}"
     ended = lambda ending: next(
         name for name in files if name.partition(".")[2] == ending.removeprefix(".")
     )

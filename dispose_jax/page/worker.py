@@ -10,61 +10,35 @@ from __future__ import annotations
 import os
 import signal
 import traceback
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 
-from dispose_jax import cli, inputs, job
+from dispose_jax import cli, job
 from dispose_jax.animator import Animator
 from dispose_jax.job import Job
 from dispose_jax.media import image, montage
 from dispose_jax.page import bounds
+from dispose_jax.page.messages import (
+    CANCEL,
+    CANCELLED,
+    DONE,
+    FAILED,
+    PICTURE,
+    PREPARED,
+    READY,
+    STAGE,
+    About,
+    Prepared,
+    Request,
+)
 from dispose_jax.pose import draw
 
-CANCEL = "cancel"  # the message that ends what is going on
-# What it tells: (kind, content).
-READY, STAGE, PREPARED, PICTURE = "ready", "stage", "prepared", "picture"
-DONE, CANCELLED, FAILED = "done", "cancelled", "failed"
-ENDS = (DONE, CANCELLED, FAILED)
 OUTPUT = Path("animation.mp4")  # in the folder of a request
 WIDEST = 1280  # pixels of pictures that are shown while it works
 LARGE = 768  # pixels to which a small picture is enlarged
 OUT_OF_MEMORY = "out of memory: choose a smaller size or fewer frames"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to prepare, and to animate unless only its preview is wanted.
-
-    folder: of this visitor alone; sources are named from there, and results lie there. watched:
-    pictures are sent while they form.
-    """
-
-    folder: Path
-    config: object
-    sources: inputs.Sources
-    animate: bool
-    watched: bool = True
-
-
-class About(NamedTuple):
-    """What an animator is, for the page."""
-
-    random: tuple[str, ...]  # networks without weights
-    detects: bool  # whether it finds keypoints itself
-
-
-class Prepared(NamedTuple):
-    """A clip that is ready to be animated."""
-
-    preview: bytes  # JPEG: the first skeleton over the reference
-    num_frames: int
-    size: tuple[int, int]  # width and height of the video
-    fps: float
-    warnings: tuple[str, ...]
 
 
 class Cancelled(Exception):

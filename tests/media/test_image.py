@@ -20,6 +20,23 @@ def test_a_png_reads_back_as_it_was_written(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_the_size_is_told_by_the_header_alone(tmp_path):
+    image.write_png(tmp_path / "a.png", PICTURE)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    (tmp_path / "text.png").write_text("hello")
+    assert image.dimensions(tmp_path / "a.png") == (40, 56)
+    assert image.dimensions(tmp_path / "cut.png") == (40, 56)
+    assert image.dimensions(tmp_path / "text.png") is None
+
+
+@pytest.mark.parametrize(("widest", "size"), [(100, (40, 56)), (28, (20, 28))])
+def test_pictures_to_be_looked_at_are_reduced(widest, size):
+    smooth = np.linspace(0, 255, 40 * 56 * 3).reshape(40, 56, 3).astype(np.uint8)
+    shown = np.asarray(Image.open(io.BytesIO(image.as_jpeg(smooth, widest))))
+    assert shown.shape == (*size, 3)
+    assert abs(shown.mean() - smooth.mean()) < 2
+
+
 @pytest.mark.parametrize(("tag", "turns"), [(1, 0), (3, 2), (6, -1), (8, 1)])
 def test_pictures_are_turned_as_their_exif_orientation_says(tmp_path, tag, turns):
     exif = Image.Exif()

@@ -1,0 +1,83 @@
+"""The command: who may reach the page, and one sentence for what is wrong with a flag."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dispose_jax.page import __main__ as command
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("127.0.0.1", True),
+        ("localhost", True),
+        ("::1", True),
+        ("127.0.0.2", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.1.2", False),
+        ("example.org", False),
+        ("", False),
+    ],
+)
+def test_only_this_machine_reaches_a_local_address(host, local):
+    assert command.is_local(host) == local
+
+
+def test_accounts_are_given_or_read_from_a_file(tmp_path):
+    (tmp_path / "people").write_text("bob:pass:word\n\ncid:12345678\n")
+    assert command.accounts(["ann:12345678", f"@{tmp_path}/people"]) == [
+        ("ann", "12345678"),
+        ("bob", "pass:word"),
+        ("cid", "12345678"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["ann", "ann:", "ann:short", ":12345678", "", "@absent"])
+def test_accounts_without_a_name_or_a_password_are_refused(text):
+    with pytest.raises(ValueError, match="^--auth"):
+        command.accounts([text])
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--host=0.0.0.0"], "others can reach the page there; say who may use it with --auth"),
+        (["--auth=ann:x"], "expected NAME:PASSWORD with 8 characters or more"),
+        (["--weights=/absent"], "/absent: no such folder"),
+        (["--config=configs/svd.py"], "needs --weights"),
+        (["--port=0"], "port"),
+    ],
+)
+@pytest.mark.full
+def test_mistakes_end_it_with_one_sentence(flags, said):
+    pytest.importorskip("gradio", reason="gradio is not installed (extra: page)")
+    ran = subprocess.run(
+        [sys.executable, "-m", "dispose_jax.page", *flags],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode in (1, 2) and said in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_nothing_but_the_layout_needs_gradio():
+    for path in (ROOT / "dispose_jax").rglob("*.py"):
+        if path.name != "layout.py":
+            names = [
+                alias.name
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Import)
+                for alias in node.names
+            ]
+            assert "gradio" not in names, path
