@@ -3,6 +3,7 @@
 #
 #   make demo     animate the bundled figure with the bundled small model; of the other base with
 #                 make demo BASE=sd15
+#   make page     a page to animate from, in the browser, with the bundled small model
 #   make test     the default test suite
 #   make lint     ruff
 #   make full     heavy checks: full-width networks, PyTorch
@@ -27,7 +28,7 @@ PYTHON := $(shell for p in $(CANDIDATES); do \
 	$$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$p && break; done)
 endif
 
-.PHONY: demo test lint full parity clean
+.PHONY: demo page test lint full parity clean
 .DELETE_ON_ERROR:
 
 # Compiling is most of what the demo takes: at this level XLA spends a fifth less on it, and what
@@ -36,6 +37,9 @@ demo: $(VENV)/core.stamp
 	@mkdir -p output
 	XLA_FLAGS="--xla_backend_optimization_level=1 $$XLA_FLAGS" $(BIN)/python sample.py \
 		--config configs/$(BASE).py:size=tiny --explain --output output/demo_$(BASE).mp4
+
+page: $(VENV)/page.stamp
+	$(BIN)/python -m dispose_jax.page --config configs/$(BASE).py:size=tiny
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
@@ -60,11 +64,15 @@ $(VENV)/core.stamp: pyproject.toml
 	@$(PIP) --editable .
 	@touch $@
 
+$(VENV)/page.stamp: $(VENV)/core.stamp
+	@$(PIP) --editable ".[page]"
+	@touch $@
+
 $(VENV)/test.stamp: $(VENV)/core.stamp
 	@$(PIP) --editable ".[test]"
 	@touch $@
 
 $(VENV)/parity.stamp: $(VENV)/test.stamp
 	@echo "installing $(TORCH) and diffusers ..."
-	@$(PIP) --editable ".[test,parity,notebook]" "$(TORCH)"
+	@$(PIP) --editable ".[test,parity,notebook,page,browser]" "$(TORCH)"
 	@touch $@

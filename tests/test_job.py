@@ -199,7 +199,7 @@ def test_progress_and_pictures_are_told_where_they_are_wanted(tmp_path, whole, c
     work.preview = lambda step, picture: steps.append(step)
     job.run(work)
     assert {"reading inputs", "conditioning", "sampling"} <= {stage for stage, _, _ in stages}
-    assert stages[-1] == ("decoding", 3, 3) and steps == [0, 1]
+    assert stages[-1] == ("decoding", 4, 4) and steps == [0, 1]
     assert "frame/s" not in capfd.readouterr().err, "no bars besides"
     assert (tmp_path / "a.mp4").read_bytes() == (whole / "a.mp4").read_bytes()
 
