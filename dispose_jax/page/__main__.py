@@ -105,6 +105,7 @@ def _serve(layout, page, people: list[tuple[str, str]]) -> None:
             share=False,
             ssr_mode=False,
             footer_links=[],
+            run_history=False,  # which browsers would keep
             theme=layout.THEME,
             css=layout.CSS,
             quiet=True,

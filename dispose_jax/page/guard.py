@@ -88,7 +88,12 @@ class Guard:
                         self.visitors.uploaded(visitor, paths)
             await send(message)
 
-        await self.app(scope, receive, noting)
+        try:
+            await self.app(scope, receive, noting)
+        except OSError as error:
+            if status:
+                raise
+            await _refuse(send, 507, f"no place for this file: {error.strerror}; free space there")
 
     async def _stay(self, visitor: str, name: str, scope, receive, send) -> None:
         """The connection that a page holds while it is open."""

@@ -42,11 +42,13 @@ def people():
 def ask(people):
     """ask(path, visitor) -> status, headers, body, and whether the server was reached."""
 
-    def ask(path, visitor="", query="", body=b"[]", status=200, **headers):
+    def ask(path, visitor="", query="", body=b"[]", status=200, fails=None, **headers):
         reached, sent = [], []
 
         async def app(scope, receive, send):
             reached.append(scope["path"])
+            if fails:
+                raise fails
             await send({"type": "http.response.start", "status": status, "headers": []})
             half = len(body) // 2
             await send({"type": "http.response.body", "body": body[:half], "more_body": True})
@@ -126,6 +128,13 @@ def test_refused_uploads_are_nobody_s(ask, people):
 def test_what_is_too_much_or_nobody_s_does_not_reach_the_server(ask, visitor, length, status):
     found = ask("/gradio_api/upload", visitor, content_length=length)
     assert found[::3] == (status, False)
+
+
+def test_a_full_disk_is_told(ask, people):
+    full = OSError(28, "No space left on device")
+    status, _, body, _ = ask("/gradio_api/upload", ANN, fails=full, content_length=b"5")
+    assert status == 507 and "No space left on device" in json.loads(body)["detail"]
+    assert not people.taken
 
 
 def test_a_page_is_there_while_its_connection_stands(ask, people, monkeypatch):
