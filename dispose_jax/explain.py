@@ -11,13 +11,14 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from dispose_jax.media import image, montage, video
+from dispose_jax.media import image, montage, output, video
 from dispose_jax.motion import color
 from dispose_jax.pose.draw import COLORS, LIMBS
 
@@ -43,12 +44,15 @@ class Strip:
         self._file, self._count = tempfile.TemporaryFile(), 0
 
     def append(self, pictures: np.ndarray) -> None:
-        """Add (n, h, w, c) uint8 or float32, of any size in the shape of the reference."""
+        """Add (n, h, w, c) uint8 or float32, of any size in the shape of the reference. Raises
+        OSError with one sentence on a full disk."""
         for picture in pictures:
             reduced = np.ascontiguousarray(_resize(picture, *self.size))
             self._frame = reduced.shape, reduced.dtype
-            self._file.seek(self._count * reduced.nbytes)
-            self._file.write(reduced)
+            with output.explained(f"a file in {tempfile.gettempdir()}"):
+                self._file.seek(self._count * reduced.nbytes)
+                self._file.write(reduced)
+                self._file.flush()
             self._count += 1
 
     def __len__(self) -> int:
@@ -63,7 +67,8 @@ class Strip:
 
     def close(self) -> None:
         """Give the room on the disk back."""
-        self._file.close()
+        with suppress(OSError):  # on a full disk it cannot write what it still holds
+            self._file.close()
 
     def __enter__(self) -> Strip:
         return self

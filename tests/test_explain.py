@@ -1,5 +1,7 @@
 """What the explain view shows: the right picture at the right place, on one scale for the clip."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -155,3 +157,12 @@ def test_thin_strokes_survive_a_large_reduction():
 def test_parts_that_do_not_fit_are_named(name, shape):
     with pytest.raises(ValueError, match=f"{name} has the shape"):
         explain.contact_sheet(make_run(**{name: np.zeros(shape, np.uint8)}))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_is_one_sentence():
+    with explain.Strip((64, 64)) as strip:
+        strip._file.close()
+        strip._file = open("/dev/full", "r+b")
+        with pytest.raises(OSError, match="a file in .*: cannot write this file: No space left"):
+            strip.append(np.zeros((1, 64, 64, 3), np.uint8))

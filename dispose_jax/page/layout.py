@@ -182,7 +182,7 @@ def _act(page: Page, animate: bool):
                 raise ValueError("this page is at work already; cancel that first")
             turn = page.turns.take(_request(page, session, values, animate))
         except (ValueError, OSError) as error:
-            yield [*_buttons(False), words.error(str(error)), *[gr.skip()] * 3]
+            yield [*_buttons(False), words.error(str(error)), "", "", ""]
             return
         session.turn = turn
         before = None

@@ -39,8 +39,8 @@ class Running:
     @property
     def worker(self) -> int:
         """The number of the process that animates."""
-        parent = self.process.pid
-        for number in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        for number in " ".join(path.read_text() for path in threads).split():
             if b"spawn_main" in Path(f"/proc/{number}/cmdline").read_bytes():
                 return int(number)
         raise AssertionError("no worker runs")
