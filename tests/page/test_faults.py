@@ -154,11 +154,11 @@ def test_a_killed_worker_is_told_and_the_next_clip_is_made(running):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder on a disk of 3 MB."""
+    """A folder on a disk of 64 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(folder)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(folder)], capture_output=True
     )
     if made.returncode:
         pytest.skip("needs the right to mount a small disk")
