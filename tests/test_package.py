@@ -47,7 +47,8 @@ def test_a_wheel_puts_nothing_but_the_package_at_the_top(wheel):
     names = wheel.namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"dispose_jax"}
-    assert {"dispose_jax/py.typed", "dispose_jax/configs/svd.py"} <= set(names)
+    files = {"py.typed", "configs/svd.py", "page/page.css"}
+    assert {f"dispose_jax/{name}" for name in files} <= set(names)
     for folder in ("dispose_jax", "configs", "converters"):
         for path in (ROOT / folder).rglob("*.py"):
             place = path.relative_to(ROOT).as_posix()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before it is imported
@@ -64,11 +65,10 @@ def build(page: Page) -> gr.Blocks:
             with gr.Column(scale=4, min_width=400):
                 files = _files(page.turns.about.detects)
                 with gr.Row():
-                    look = gr.Button("Preview", elem_id="preview")
-                    animate = gr.Button("Animate", variant="primary", elem_id="animate")
-                    cancel = gr.Button(
-                        "Cancel", variant="stop", elem_id="cancel", interactive=False
-                    )
+                    button = partial(gr.Button, min_width=90)
+                    look = button("Preview", elem_id="preview")
+                    animate = button("Animate", variant="primary", elem_id="animate")
+                    cancel = button("Cancel", variant="stop", elem_id="cancel", interactive=False)
                 knobs = _knobs(page.configs, usual)
             with gr.Column(scale=6, min_width=420):
                 status = gr.HTML(words.greeting(page.turns.about), elem_id="status")

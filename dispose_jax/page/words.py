@@ -105,7 +105,11 @@ def progress(state: State, *, animate: bool) -> str:
     if state.phase == messages.CANCELLED:
         return "<div class='ended'>Cancelled. Nothing goes on in the background.</div>"
     if state.phase == messages.DONE:
-        what = f"Done after {_duration(state.seconds)}" if animate else "This is what would move"
+        what = (
+            f"Done after {_duration(state.seconds)}"
+            if animate
+            else "This is how the motion fits; Animate makes the video"
+        )
         return f"<div class='ended'>{what}.</div>"
     name, done, total = state.stage
     unit = UNITS.get(name)
@@ -145,12 +149,12 @@ def preview(prepared: Prepared | None) -> str:
     width, height = prepared.size
     warnings = "".join(f"<li>{escape(spoken(one))}</li>" for one in prepared.warnings)
     notes = (
-        f"<ul class='warning'>{warnings}</ul>"
+        f"<p class='warning'>Worth a look:</p><ul class='warning'>{warnings}</ul>"
         if warnings
         else ("<p class='fine'>Nothing looks odd about the fit.</p>")
     )
     return (
-        f"<figure class='side'>{_image(prepared.preview, 'the first skeleton on the picture')}"
+        f"<figure>{_image(prepared.preview, 'the first skeleton on the picture')}"
         f"<figcaption><h3>The first pose on the picture</h3><p>{prepared.num_frames} frames of "
         f"{width} × {height} at {prepared.fps:.4g} a second, "
         f"{prepared.num_frames / prepared.fps:.1f} s.</p>{notes}</figcaption></figure>"
@@ -162,7 +166,7 @@ def forming(state: State) -> str:
     if state.picture is None or state.has_ended:
         return ""
     return (
-        f"<figure class='wide'><figcaption><h3>As it forms</h3></figcaption>"
+        f"<figure><figcaption><h3>As it forms</h3></figcaption>"
         f"{_image(state.picture, 'some frames as they would be without their noise')}</figure>"
     )
 
@@ -182,10 +186,10 @@ def result(folder: Path, files: Sequence[str], number: int) -> str:
         for ending, title in DOWNLOADS
     )
     return (
-        "<figure class='wide'><figcaption><h3>The video</h3></figcaption>"
+        "<figure><figcaption><h3>The video</h3></figcaption>"
         f"<video src='{address(ended('.mp4'))}' controls autoplay loop muted playsinline></video>"
         f"<p class='downloads'>{links}</p></figure>"
-        "<details class='wide'><summary>What controlled each frame</summary>"
+        "<details><summary>What controlled each frame</summary>"
         f"<img src='{address(ended('.explain.png'))}' alt='a row for each of some frames'>"
         "</details>"
     )

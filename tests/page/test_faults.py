@@ -48,7 +48,7 @@ def shown(work):
 def works(client):
     """Whether a preview of good files comes."""
     said, fit = ask(client, "preview")
-    return "This is what would move" in said and "data:image/jpeg" in fit
+    return "This is how the motion fits" in said and "data:image/jpeg" in fit
 
 
 def bomb(width, height):
@@ -104,7 +104,7 @@ def test_a_hundred_bad_uploads_are_each_one_sentence(running, tmp_path):
         said, fit = ask(client, "preview", **given)
         assert said.endswith(".") and len(said) < 400, (path, said)
         assert "Error" not in said and "should not be" not in said, (path, said)
-        assert "This is what would move" not in said and not fit, path
+        assert "This is how the motion fits" not in said and not fit, path
     assert works(client)
     assert running.worker == worker, "nothing of it ended the process that reads"
     assert "Traceback" not in running.log.read_text()
