@@ -63,7 +63,7 @@ def main(_) -> None:
             f"--host {given.host}: others can reach the page there; say who may use it with "
             "--auth NAME:PASSWORD"
         )
-    overrides, _ = settings.take_overrides(cli.at_home(sys.argv))
+    overrides, _ = settings.take_overrides(settings.at_home(sys.argv))
     configs = controls.at_speeds(given.config, overrides)
     first = next(iter(configs.values()))
     chosen = weights.choose(given.weights, first)

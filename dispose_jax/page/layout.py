@@ -16,7 +16,7 @@ from dispose_jax import settings, weights  # noqa: E402
 from dispose_jax.inputs import Sources  # noqa: E402
 from dispose_jax.page import controls, guard, words  # noqa: E402
 from dispose_jax.page.controls import Choice  # noqa: E402
-from dispose_jax.page.messages import Request  # noqa: E402
+from dispose_jax.page.messages import Order  # noqa: E402
 from dispose_jax.page.turns import State, Turns  # noqa: E402
 from dispose_jax.page.visitors import Session, Visitors  # noqa: E402
 
@@ -180,7 +180,7 @@ def _act(page: Page, animate: bool):
             session = _session(page, request)
             if session.is_at_work:
                 raise ValueError("this page is at work already; cancel that first")
-            turn = page.turns.take(_request(page, session, values, animate))
+            turn = page.turns.take(_order(page, session, values, animate))
         except (ValueError, OSError) as error:
             yield [*_buttons(False), words.error(str(error)), "", "", ""]
             return
@@ -238,12 +238,12 @@ def _session(page: Page, request: gr.Request) -> Session:
     return page.visitors.session(visitor, request.session_hash)
 
 
-def _request(page: Page, session: Session, values: tuple, animate: bool) -> Request:
+def _order(page: Page, session: Session, values: tuple, animate: bool) -> Order:
     """What is asked, as it came from the browser. Raises ValueError for what cannot be."""
     config = controls.config_of(page.configs, Choice(*values[len(NAMES) : -1]))
     sources = {name: _named(page, session, name, value) for name, value in zip(NAMES, values)}
     sources = Sources(**sources)
-    return Request(session.folder, config, sources, animate, watched=bool(values[-1]))
+    return Order(session.folder, config, sources, animate, watched=bool(values[-1]))
 
 
 def _named(page: Page, session: Session, name: str, value) -> Path | None:

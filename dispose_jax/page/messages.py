@@ -14,7 +14,7 @@ ENDS = (DONE, CANCELLED, FAILED)
 
 
 @dataclass(frozen=True)
-class Request:
+class Order:
     """What to prepare, and to animate unless only its preview is wanted.
 
     folder: of this visitor alone; sources are named from there, and results lie there. watched:

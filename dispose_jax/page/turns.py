@@ -1,4 +1,4 @@
-"""Whose turn it is: visitors' requests are worked on one after the other, by one worker.
+"""Whose turn it is: visitors' orders are worked on one after the other, by one worker.
 
 The worker is a process that may end at any time; then the visitor whose turn it was is told so, and
 another one is started for the next. No visitor's connection is needed for the queue to go on.
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dispose_jax.page import messages
-from dispose_jax.page.messages import About, Prepared, Request
+from dispose_jax.page.messages import About, Order, Prepared
 
 WAITING, WORKING = "waiting", "working"
 GRACE = 20.0  # seconds that a cancelled worker has until it is ended
@@ -35,7 +35,7 @@ class State(NamedTuple):
     stage: tuple[str, int, int] = ("", 0, 0)  # name, done, total
     prepared: Prepared | None = None
     picture: bytes | None = None  # JPEG, as it forms
-    files: tuple[str, ...] = ()  # that can be had, in the folder of the request
+    files: tuple[str, ...] = ()  # that can be had, in the folder of the order
     sentence: str = ""  # why it failed
     seconds: float = 0.0  # at work
 
@@ -45,10 +45,10 @@ class State(NamedTuple):
 
 
 @dataclass(eq=False)
-class Turn:
-    """A visitor's request in the queue."""
+class QueuedTurn:
+    """A visitor's order in the queue."""
 
-    request: Request
+    order: Order
     number: int
     state: State = State()
     is_cancelled: bool = False
@@ -67,15 +67,15 @@ class Turns:
         self._target, self._arguments, self._grace = target, arguments, grace
         self._numbers = itertools.count()
         self._changed = threading.Condition()
-        self._queue: deque[Turn] = deque()  # the first one is worked on
+        self._queue: deque[QueuedTurn] = deque()  # the first one is worked on
         self._process, self._connection, self._closing = None, None, False
         self.about: About = self._ready()
         self._thread = threading.Thread(target=self._run, name="turns", daemon=True)
         self._thread.start()
 
-    def take(self, request: Request) -> Turn:
+    def take(self, order: Order) -> QueuedTurn:
         """A turn at the end of the queue. Raises ValueError if that is too long."""
-        turn = Turn(request, next(self._numbers))
+        turn = QueuedTurn(order, next(self._numbers))
         with self._changed:
             if len(self._queue) > MOST_WAITING:
                 raise ValueError(f"{MOST_WAITING} others are waiting already; try again later")
@@ -83,7 +83,7 @@ class Turns:
             self._changed.notify_all()
         return turn
 
-    def cancel(self, turn: Turn) -> None:
+    def cancel(self, turn: QueuedTurn) -> None:
         """End a turn, whether it has begun or not; it has ended when its state says so."""
         with self._changed:
             turn.is_cancelled = True
@@ -92,7 +92,7 @@ class Turns:
                 turn.state = turn.state._replace(phase=messages.CANCELLED)
             self._changed.notify_all()
 
-    def watch(self, turn: Turn) -> Iterator[State]:
+    def watch(self, turn: QueuedTurn) -> Iterator[State]:
         """The states of a turn as they change, and every second, up to its end."""
         while True:
             yield (state := self.look(turn))
@@ -101,7 +101,7 @@ class Turns:
             with self._changed:
                 self._changed.wait_for(lambda: self.look(turn)[:-1] != state[:-1], HEARTBEAT)
 
-    def look(self, turn: Turn) -> State:
+    def look(self, turn: QueuedTurn) -> State:
         """The state of a turn now."""
         with self._changed:
             state = turn.state
@@ -111,7 +111,7 @@ class Turns:
                 return state._replace(before=self._queue.index(turn))
             return state
 
-    def await_end(self, turn: Turn) -> None:
+    def await_end(self, turn: QueuedTurn) -> None:
         """Return when a cancelled turn has ended."""
         with self._changed:
             self._changed.wait_for(lambda: turn.state.has_ended, self._grace + 5)
@@ -154,11 +154,11 @@ class Turns:
                 self._change(turn, phase=messages.CANCELLED)
         self._kill(patience=2)
 
-    def _work(self, turn: Turn) -> tuple:
+    def _work(self, turn: QueuedTurn) -> tuple:
         """Let the worker do a turn; returns its last message."""
         self._ready()
         try:
-            self._connection.send(turn.request)
+            self._connection.send(turn.order)
             while True:
                 if self._closing:
                     return messages.CANCELLED, ""
@@ -191,7 +191,7 @@ class Turns:
                 "started again, so try once more, with a smaller size or fewer frames"
             )
 
-    def _change(self, turn: Turn, **values) -> None:
+    def _change(self, turn: QueuedTurn, **values) -> None:
         turn.state = turn.state._replace(**values)
         self._changed.notify_all()
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dispose_jax.page.turns import Turn, Turns
+from dispose_jax.page.turns import QueuedTurn, Turns
 
 IDLE = 3600.0  # seconds after which files of somebody without an open page are deleted
 MOST_BYTES = 2**30  # that a visitor has uploaded
@@ -30,7 +30,7 @@ class Session:
 
     visitor: str
     folder: Path
-    turn: Turn | None = None
+    turn: QueuedTurn | None = None
     connections: int = 0  # that the page holds while it is open
     seen: float = field(default_factory=time.monotonic)
 

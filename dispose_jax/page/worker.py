@@ -2,7 +2,7 @@
 
 It is apart from the server so that the page answers whatever happens to it: a decoder that
 crashes, a system out of memory, a stage that does not end. Messages go both ways through a pipe,
-one request at a time.
+one order at a time.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from dispose_jax.page.messages import (
     READY,
     STAGE,
     About,
+    Order,
     Prepared,
-    Request,
 )
 from dispose_jax.pose import draw
 
-OUTPUT = Path("animation.mp4")  # in the folder of a request
+OUTPUT = Path("animation.mp4")  # in the folder of an order
 WIDEST = 1280  # pixels of pictures that are shown while it works
 LARGE = 768  # pixels to which a small picture is enlarged
 OUT_OF_MEMORY = "out of memory: choose a smaller size or fewer frames"
@@ -46,7 +46,7 @@ class Cancelled(Exception):
 
 
 def serve(connection: Connection, config, given: tuple[str, ...]) -> None:
-    """Answer requests until the page is gone. The target of a process."""
+    """Answer orders until the page is gone. The target of a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the page ends this process
     cli.use_compile_cache()
     home = os.getcwd()
@@ -59,11 +59,11 @@ def serve(connection: Connection, config, given: tuple[str, ...]) -> None:
         detects = animator.weights.pose_folder is not None
         connection.send((READY, About(animator.weights.random, detects)))
         while True:
-            request = connection.recv()
-            if request == CANCEL:
+            order = connection.recv()
+            if order == CANCEL:
                 continue  # it came when the work was done
             try:
-                end = _answer(connection, animator, given, request)
+                end = _answer(connection, animator, given, order)
             finally:
                 os.chdir(home)
             connection.send(end)
@@ -71,12 +71,12 @@ def serve(connection: Connection, config, given: tuple[str, ...]) -> None:
         pass  # the page has ended
 
 
-def _answer(connection: Connection, animator: Animator, given, request: Request) -> tuple:
+def _answer(connection: Connection, animator: Animator, given, order: Order) -> tuple:
     """Do what is asked; returns the message that ends it."""
     try:
-        os.chdir(request.folder)  # messages and records name files as their owner does
-        bounds.check(request.sources)
-        return DONE, _work(connection, animator.under(request.config), given, request)
+        os.chdir(order.folder)  # messages and records name files as their owner does
+        bounds.check(order.sources)
+        return DONE, _work(connection, animator.under(order.config), given, order)
     except Cancelled:
         return CANCELLED, ""
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -96,7 +96,7 @@ def _answer(connection: Connection, animator: Animator, given, request: Request)
         )
 
 
-def _work(connection: Connection, animator: Animator, given, request: Request) -> tuple[str, ...]:
+def _work(connection: Connection, animator: Animator, given, order: Order) -> tuple[str, ...]:
     """Names of the files that a visitor can have of it."""
 
     def attend() -> None:
@@ -114,15 +114,15 @@ def _work(connection: Connection, animator: Animator, given, request: Request) -
         connection.send((PICTURE, image.as_jpeg(picture, WIDEST)))
 
     work = Job(
-        request.config,
+        order.config,
         given,
-        request.sources,
+        order.sources,
         OUTPUT,
         explain=True,
         say=lambda sentence: None,
         animator=animator,
         progress=progress,
-        preview=preview if request.watched else None,
+        preview=preview if order.watched else None,
     )
     clip = job.prepare(work)
     # Strokes on a picture of 64 pixels would be dots.
@@ -130,7 +130,7 @@ def _work(connection: Connection, animator: Animator, given, request: Request) -
     shown = image.as_jpeg(draw.preview(reference, clip.pose.at([1])), WIDEST)
     size, warnings = clip.shown[::-1], tuple(clip.warnings)
     connection.send((PREPARED, Prepared(shown, clip.num_frames, size, float(clip.fps), warnings)))
-    if not request.animate:
+    if not order.animate:
         return ()
     job.animate(work, clip)
     beside = (".explain.png", ".explain.mp4", ".json")

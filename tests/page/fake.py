@@ -1,4 +1,4 @@
-"""A worker that does as its requests say, in no time: texts in place of requests."""
+"""A worker that does as its orders say, in no time: texts in place of orders."""
 
 import os
 import signal
@@ -15,21 +15,21 @@ def serve(connection, begins=messages.READY):
     connection.send((begins, About((), True) if begins == messages.READY else "no such bundle"))
     while True:
         try:
-            request = connection.recv()
+            order = connection.recv()
         except EOFError:
             return
-        if request != messages.CANCEL:
-            connection.send(_answer(connection, request))
+        if order != messages.CANCEL:
+            connection.send(_answer(connection, order))
 
 
-def _answer(connection, request):
-    if request == "die":
+def _answer(connection, order):
+    if order == "die":
         os.kill(os.getpid(), signal.SIGKILL)
-    if request == "sleep":  # in something that does not listen
+    if order == "sleep":  # in something that does not listen
         time.sleep(60)
-    if request == "fail":
+    if order == "fail":
         return messages.FAILED, "a.png: not a picture"
-    if request == "long":
+    if order == "long":
         for step in range(600):
             connection.send((messages.STAGE, ("sampling", step, 600)))
             if connection.poll(0.1):
