@@ -17,17 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Dense bfloat16 peaks in TFLOP/s, by the first entry that the device's name contains.
-PEAKS = {
-    "H200": 989,
-    "H100": 989,
-    "A100": 312,
-    "TPU v4": 275,
-    "TPU v5 lite": 197,
-    "TPU v5e": 197,
-    "TPU v5": 459,  # v5p
-    "TPU v6": 918,
-}
+from benchmarks import chips
 
 
 class Seconds(NamedTuple):
@@ -80,13 +70,12 @@ def device() -> str:
 def peak_flops(dtype) -> tuple[float, str]:
     """FLOP/s that all devices could reach by `clock`, and where the figure is from.
 
-    From a table of dense bfloat16 peaks; for a device that is not in it, a product of large
-    matrices is measured.
+    From the table of chips.py; for a device that is not in it, a product of large matrices is
+    measured.
     """
-    kind = jax.devices()[0].device_kind
-    for name, teraflops in PEAKS.items():
-        if name in kind and jnp.dtype(dtype).itemsize == 2:
-            return teraflops * 1e12 * jax.device_count(), "bfloat16 peak by the maker"
+    chip = chips.of_kind(jax.devices()[0].device_kind)
+    if chip and jnp.dtype(dtype).itemsize == 2:
+        return chip.teraflops * 1e12 * jax.device_count(), "bfloat16 peak by the maker"
     n = 1536 if on_cpu() else 8192
     a = jnp.ones((n, n), dtype)
     product = jax.jit(jnp.matmul)

@@ -44,9 +44,9 @@ class Sampling:
     def _whole(self, shape, dtype=jnp.float32):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self.place.whole)
 
-    def _rows(self, shape, dtype=jnp.float32):
-        """One row for each device."""
-        shape = (self.place.rows, *shape)
+    def _rows(self, shape, dtype=jnp.float32, each: int = 1):
+        """So many rows for each device."""
+        shape = (self.place.rows * each, *shape)
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self.place.spread)
 
     def _params(self, names) -> dict:
@@ -63,7 +63,8 @@ class Sampling:
         return jax.eval_shape(lambda: jax.random.key(0))
 
     def step(self) -> jax.stages.Traced:
-        """One call of the denoiser: a window on each device, with the halves of guidance."""
+        """One call of the denoiser: `sample.window_batch` windows on each device, with the halves
+        of guidance."""
         model, conditioning = self.model, self._conditioning
         halves = 2 if dry_run.is_guided(self.config) else 1
         model = model if halves == 2 else model.unpaired()
@@ -72,9 +73,9 @@ class Sampling:
         shared = jax.tree.map(whole, conditioning.shared)
         cross = jax.eval_shape(partial(windowed._hoist, model, halves), params, shared)
         shared = shared.replace(cross=jax.tree.map(whole, cross))
-        row = lambda x: self._rows(x.shape[1:], x.dtype)
-        per_frame = jax.tree.map(row, conditioning.per_frame)
-        latents = self._rows((generated(model, self.frames), *model.latent_shape(*self.size)))
+        row = partial(self._rows, each=self.config.sample.window_batch)
+        per_frame = jax.tree.map(lambda x: row(x.shape[1:], x.dtype), conditioning.per_frame)
+        latents = row((generated(model, self.frames), *model.latent_shape(*self.size)))
         arguments = params, shared, latents, per_frame, self._whole(()), None
         return windowed._predict.trace(model, halves, False, self.place, *arguments)
 

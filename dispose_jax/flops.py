@@ -92,6 +92,8 @@ def _eqn_work(eqn: JaxprEqn, outer: str) -> dict[str, tuple[int, int]]:
     if name == "cond":
         bodies = [max(bodies, key=lambda body: sum(executed for executed, _ in body.values()))]
     times = eqn.params["length"] if name == "scan" else 1
+    if name == "shard_map":  # its body is the work of one device of the mesh
+        times = eqn.params["mesh"].size
     if name == "pallas_call":
         times = prod(eqn.params["grid_mapping"].grid)
         kernel = stack.rpartition("/")[2].split("_block")[0]

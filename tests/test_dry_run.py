@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from configs.svd import get_config
 from dispose_jax import dry_run, flops
@@ -43,6 +44,14 @@ def test_loops_and_inner_functions_are_multiplied_out():
         return jax.lax.map(jax.checkpoint(jax.jit(lambda row: row @ jnp.ones((7, 4)))), x)
 
     assert flops.flops(loop, shape(6, 3, 7)) == 6 * 2 * 3 * 7 * 4
+
+
+def test_what_each_device_of_a_mesh_does_is_counted_for_all_of_them():
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+    halves = partial(jax.shard_map, mesh=mesh, check_vma=False, out_specs=PartitionSpec("a"))
+    split = halves(jnp.matmul, in_specs=(PartitionSpec("a"), PartitionSpec()))
+    once = flops.flops(jnp.matmul, shape(8, 3), shape(3, 5))
+    assert flops.flops(split, shape(8, 3), shape(3, 5)) == 2 * once  # axis b repeats the work
 
 
 def test_every_attention_implementation_counts_alike():
