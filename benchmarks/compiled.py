@@ -54,6 +54,7 @@ def examine(options, config, size: tuple[int, int]) -> dict:
     axes = ("data",), (len(found),)
     if options.program == "train":
         config.train.dtype = options.dtype
+        size = config.train.height, config.train.width
         axes = sharding.AXES, sharding.mesh_shape(config.train, len(found))
         if np.prod(axes[1]) != len(found):
             raise ValueError(f"train.mesh is of {np.prod(axes[1])} devices, --devices {len(found)}")
@@ -66,7 +67,8 @@ def examine(options, config, size: tuple[int, int]) -> dict:
         clock.append(time.perf_counter())
         lowered = traced.lower()
     clock.append(time.perf_counter())
-    with tempfile.TemporaryDirectory() as folder:
+    # A compiler that is left behind may still write there.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         compiled, refusal = _compile(lowered, Path(folder), options.plan_only)
         clock.append(time.perf_counter())
         plan = None if refusal else plans.read(Path(folder))
