@@ -208,7 +208,7 @@ def test_a_program_that_was_refused_has_no_plan_but_its_need():
 
 
 # What the small step needs, by its compilers (libtpu 0.0.42, jax-cuda12-plugin 0.10.2), in MiB.
-PLANNED = {("v5e", 1): 0, ("v5e", 4): 0, ("h100", 1): 0}
+PLANNED = {("v5e", 1): 46.2, ("v5e", 4): 50.8, ("h100", 1): 36.9}
 
 
 @pytest.mark.full
@@ -226,5 +226,5 @@ def test_the_small_step_compiles_for_a_chip_that_is_not_there(chip, devices):
     assert plan["needed"] / 2**20 == pytest.approx(PLANNED[chip, devices], rel=0.15)
     assert plan["kernels"]["cuDNN attention" if chip == "h100" else "Pallas"] == 4
     assert bool(plan["collectives"]) == (devices > 1)  # predictions come together
-    assert (plan["moved"] is None) == (chip == "h100")
-    assert 0.2 < plan["counted"] / (plan["moved"] or plan["counted"]) < 5
+    # All of the small step lies in a TPU's fast memory, whose traffic only its compiler counts.
+    assert plan["counted"] > 0 and (chip == "h100" or plan["moved"] > plan["counted"])
