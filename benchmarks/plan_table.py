@@ -1,7 +1,7 @@
 """The table of docs/performance.md from what `benchmarks.compiled --json` printed, a plan a line.
 
-  python -m benchmarks.compiled --chip v5e --program step --plan_only --json >> docs/compiled.jsonl
-  python -m benchmarks.plan_table docs/compiled.jsonl
+python -m benchmarks.compiled --chip v5e --program step --plan_only --json >> docs/compiled.jsonl
+python -m benchmarks.plan_table docs/compiled.jsonl
 """
 
 from __future__ import annotations
