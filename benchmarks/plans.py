@@ -18,7 +18,7 @@ from typing import NamedTuple
 REPORT, ASSIGNMENT, PROGRAM = (
     f"*after_optimizations{end}.txt" for end in ("-memory-usage-report", "-buffer-assignment", "")
 )
-# Mosaic is what Pallas compiles to for a TPU, and what its compiler makes of some attentions itself.
+# Mosaic: what Pallas compiles to on a TPU, whose compiler makes kernels of some attentions itself.
 KERNELS = {"tpu_custom_call": "Mosaic", "__cudnn$fmha": "cuDNN attention", "__cudnn$conv": "cuDNN"}
 COLLECTIVES = "all-reduce all-gather reduce-scatter all-to-all collective-permute".split()
 _BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "token": 0, "c64": 8}
