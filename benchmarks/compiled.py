@@ -153,7 +153,7 @@ def lines(found: dict, by: str | None):
     if "arguments" in found:
         yield line("  arguments", in_bytes(found["arguments"]))
         yield line("  results, intermediate ones", in_bytes(found["needed"] - found["arguments"]))
-        yield "Largest buffers of intermediate results"
+        yield "Intermediate results in memory at its fullest"
         for buffer in found["buffers"]:
             note = f"{buffer['count']} x {buffer['shape']} {buffer['module']}"
             yield line("", in_bytes(buffer["size"]), note)

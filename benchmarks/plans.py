@@ -15,8 +15,9 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
-REPORT, ASSIGNMENT, PROGRAM = (
-    f"*after_optimizations{end}.txt" for end in ("-memory-usage-report", "-buffer-assignment", "")
+REPORT, ASSIGNMENT, LIVES, PROGRAM = (
+    f"*after_optimizations{end}.txt"
+    for end in ("-memory-usage-report", "-buffer-assignment", "-live-range", "")
 )
 # Mosaic: what Pallas compiles to on a TPU, whose compiler makes kernels of some attentions itself.
 KERNELS = {"tpu_custom_call": "Mosaic", "__cudnn$fmha": "cuDNN attention", "__cudnn$conv": "cuDNN"}
@@ -28,7 +29,7 @@ _BLOCKS = re.compile(r"(down_blocks|up_blocks|mid_block|encoder)(_\d+)?$")  # wh
 
 
 class Buffer(NamedTuple):
-    """Arrays of one shape, as they lie in memory, that hold intermediate results at some time."""
+    """Intermediate results of one shape that are in memory when it is fullest."""
 
     size: int  # bytes of one
     shape: str
@@ -68,16 +69,16 @@ def read(folder: Path) -> Plan:
     text = lambda pattern: next(folder.glob(pattern)).read_text()
     program, assignment = text(PROGRAM), text(ASSIGNMENT)
     computations = parse(program)
-    made_by = {line.name: module(line.rest) for lines in computations.values() for line in lines}
+    lines = {line.name: line for part in computations.values() for line in part}
     targets = Counter(re.findall(r'custom_call_target="([^"]+)"', program))
-    kinds = Counter(line.kind for lines in computations.values() for line in lines)
+    kinds = Counter(line.kind for line in lines.values())
     return Plan(
         total=needed(text(REPORT)),
         arguments=sum(
             int(size)
             for size in re.findall(r"^allocation \d+: size (\d+), parameter", assignment, re.M)
         ),
-        buffers=buffers(assignment, made_by),
+        buffers=buffers(text(LIVES), assignment, lines),
         kernels={
             name: count
             for part, name in KERNELS.items()
@@ -95,23 +96,25 @@ def needed(report: str) -> int:
     return int(re.search(r"\(color=0\)\nTotal bytes: (\d+)", report)[1])
 
 
-def buffers(assignment: str, made_by: dict[str, str]) -> list[Buffer]:
-    """Buffers of intermediate results in main memory, the largest first; made_by: {name of an
-    instruction: module}."""
-    found: dict[tuple[int, str], list[str]] = {}
-    counted = False
-    for line in assignment.splitlines():
-        if line.startswith("allocation"):
-            counted = not re.search("parameter|thread-local|constant|color", line)
-        elif counted and (value := re.match(r" value: <\d+ (\S+) .*\(size=(\d+),.*\): (.*)", line)):
-            name, size, shape = value.groups()
-            shape = re.match(r"\w+\[[\d,]*\]", shape)
-            if shape and "S(1)" not in line:
-                found.setdefault((int(size), shape[0]), []).append(name.partition("{")[0])
-    largest = sorted(found.items(), reverse=True)
+def buffers(lives: str, assignment: str, lines: dict[str, Instruction]) -> list[Buffer]:
+    """What of intermediate results is in main memory at its fullest, the largest first.
+
+    lives, assignment: texts of the dump; lines: the program's instructions by name.
+    """
+    shapes = dict(re.findall(r"^ value: <\d+ (\S+) .*\): (\w+\[[\d,]*\])", assignment, re.M))
+    found: dict[tuple[int, str], list[Instruction]] = {}
+    for text in lives.partition("(peak):\n")[2].splitlines():
+        value = re.match(r"\s+(\S+)(\{[\d, ]*\}): (\d+) bytes", text)
+        if value is None:
+            break
+        name, index, size = value.groups()
+        line = lines.get(name)
+        if line is not None and line.kind != "parameter":
+            shape = shapes.get(name if index == "{}" else name + index, "")
+            found.setdefault((int(size), shape), []).append(line)
     return [
-        Buffer(size, shape, len(names), made_by.get(names[0], ""))
-        for (size, shape), names in largest
+        Buffer(size, shape, len(made), module(made[0].rest))
+        for (size, shape), made in sorted(found.items(), key=lambda item: -item[0][0])
     ]
 
 

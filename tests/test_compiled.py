@@ -59,12 +59,20 @@ allocation 0: size 8192, parameter 0, shape |bf16[2,12,100]| at ShapeIndex {}:
  value: <1 a @0> (size=8192,offset=0): bf16[2,12,100]{2,1,0:T(8,128)(2,1)}
 allocation 1: size 128, parameter 1, shape |f32[4,8]| at ShapeIndex {}:
  value: <2 b @0> (size=128,offset=0): f32[4,8]{1,0}
-allocation 2: size 8320, preallocated-temp:
- value: <3 y @0> (size=128,offset=8192): f32[4,8]{1,0}
- value: <4 reduced @0> (size=128,offset=8192): f32[4,8]{1,0}
- value: <5 wide{0} @0> (size=8192,offset=0): f32[2,1024]{1,0}
-allocation 3: size 8192, color 1, preallocated-temp:
- value: <6 near @0> (size=8192,offset=0): bf16[2,12,100]{2,1,0:T(8,128)(2,1)S(1)}
+allocation 2: size 384, preallocated-temp:
+ value: <3 y @0> (size=128,offset=0): f32[4,8]{1,0}
+ value: <4 reduced @0> (size=128,offset=128): f32[4,8]{1,0}
+ value: <5 loop{1} @0> (size=128,offset=256): f32[4,8]{1,0}
+"""
+LIVES = """\
+HloLiveRange (max 9):
+  Live ranges at 4 (peak):
+    a{}: 8192 bytes (cumulative: 8192 bytes)
+    y{}: 128 bytes (cumulative: 8320 bytes)
+    loop{1}: 128 bytes (cumulative: 8448 bytes)
+    zero{}: 4 bytes (cumulative: 8452 bytes)
+  Stack trace breakdown for peak usage: 8452 bytes
+    reduced{}: 128 bytes (cumulative: 128 bytes)
 """
 
 
@@ -74,7 +82,8 @@ def dump(tmp_path):
     stem = "module_0001.jit_step.after_optimizations"
     for end, text in (("", PROGRAM), ("-memory-usage-report", REPORT)):
         (tmp_path / f"{stem}{end}.txt").write_text(text)
-    (tmp_path / f"{stem}-buffer-assignment.txt").write_text(ASSIGNMENT)
+    for end, text in (("-buffer-assignment", ASSIGNMENT), ("-live-range", LIVES)):
+        (tmp_path / f"{stem}{end}.txt").write_text(text)
     return tmp_path
 
 
@@ -85,8 +94,8 @@ def test_a_dump_is_read_as_what_the_program_needs(dump):
     assert plan.kernels == {"cuDNN attention": 1}
     assert plan.collectives == {"all-reduce": 1}
     assert plan.buffers == [
-        plans.Buffer(8192, "f32[2,1024]", 1, ""),
         plans.Buffer(128, "f32[4,8]", 2, "UNet/attentions/attn1"),
+        plans.Buffer(4, "", 1, ""),
     ]
     # 12 x 100 fills two tiles of 8 x 128; what is near the cores is free; loops turn.
     assert plan.traffic == {
