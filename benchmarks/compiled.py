@@ -39,7 +39,7 @@ from dispose_jax.flops import in_bytes, in_flops, line
 from dispose_jax.media.image import target_size
 from dispose_jax.training import sharding
 
-_SHOWN = 8  # largest buffers
+_SHOWN, _SHOWN_MODULES = 8, 24  # the largest buffers, those who move most
 _REFUSED = re.compile(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM]) hbm")
 
 
@@ -110,7 +110,7 @@ def examine(options, config, size: tuple[int, int]) -> dict:
         "moved": moved,
         "counted": counted,
         "memory_s": (moved or counted) / chip.gb_per_s / 1e9,
-        "by_module": dict(by_module.most_common()),
+        "by_module": dict(by_module.most_common(_SHOWN_MODULES)),
         "by_kind": dict(by_kind.most_common()),
     }
 
@@ -180,7 +180,6 @@ def lines(found: dict, by: str | None):
         rows = [
             (name or "outside networks", size / 1e9, size / found["counted"])
             for name, size in found[f"by_{by}"].items()
-            if size >= found["counted"] / 500
         ]
         yield measure.table(rows, (by, "GB", "share"))
 

@@ -25,7 +25,7 @@ COLLECTIVES = "all-reduce all-gather reduce-scatter all-to-all collective-permut
 _BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "token": 0, "c64": 8}
 # They move nothing, or it is counted where it starts.
 _FREE = "parameter constant bitcast get-tuple-element tuple after-all partition-id".split()
-_BLOCKS = re.compile(r"(down_blocks|up_blocks|mid_block|encoder)(_\d+)?$")  # which one is no matter
+_BLOCKS = re.compile(r"(down_blocks|up_blocks|mid_block|encoder)$")  # which one is no matter
 
 
 class Buffer(NamedTuple):
@@ -125,9 +125,10 @@ def module(rest: str) -> str:
     """
     found = re.search(r'op_name="([^"]*)"', rest)
     names = re.sub(r"\w+\(|\)", "", found[1] if found else "").split("/")[1:-1]
-    names = [re.sub(r"_\d+$", "", name) for name in names if not _BLOCKS.match(name)]
+    names = [re.sub(r"_\d+$", "", name) for name in names]
     named = [name for name in names if name.isidentifier() and name not in _PLUMBING]
-    return "/".join(named[:4])
+    named = [name for i, name in enumerate(named) if i == 0 or not _BLOCKS.match(name)]
+    return "/".join(list(dict.fromkeys(named))[:4])  # gradients repeat the outermost one
 
 
 # Names that JAX puts into a path beside those of modules.

@@ -105,6 +105,25 @@ def test_a_dump_is_read_as_what_the_program_needs(dump):
     }
 
 
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        (
+            "jit(_predict)/UNet/encoder/down_blocks_0/attentions_1/ff/net_0/add",
+            "UNet/attentions/ff/net",
+        ),
+        (
+            "jit(step)/transpose(jvp(UNet))/UNet/up_blocks_3/checkpoint/resnets_0/mul",
+            "UNet/resnets",
+        ),
+        ("jit(step)/encoder/mid_block/attentions_0/while/body/dot_general", "encoder/attentions"),
+        ("jit(step)/reduce_sum", ""),
+    ],
+)
+def test_who_asked_for_an_instruction_is_told_by_names_of_modules(path, named):
+    assert plans.module(f', metadata={{op_name="{path}" stack_frame_id=3}}') == named
+
+
 def test_a_plan_is_there_once_the_memory_report_is(dump):
     assert plans.is_planned(dump)
     next(dump.glob("*memory-usage-report.txt")).unlink()
