@@ -36,7 +36,7 @@ from jax.sharding import AxisType, Mesh
 from benchmarks import chips, measure, plans, programs
 from dispose_jax import flops, settings
 from dispose_jax.flops import in_bytes, in_flops, line
-from dispose_jax.media.image import target_size
+from dispose_jax.media.image import check_size, target_size
 from dispose_jax.training import sharding
 
 _SHOWN, _SHOWN_MODULES = 8, 24  # the largest buffers, those who move most
@@ -220,7 +220,9 @@ def parse(arguments: list[str] | None = None):
     height, width = (
         (sample.height, sample.width) if sample.height else target_size(9, 16, sample.resolution)
     )
-    return options, config, (options.height or height, options.width or width)
+    size = options.height or height, options.width or width
+    check_size(*size)
+    return options, config, size
 
 
 def main() -> None:
