@@ -21,7 +21,8 @@ _AGAIN = "rematted_computation"
 # Backward kernels of attention keep no scores: of so many products so many only make them again.
 _KERNELS = {"flash_mha_bwd_dkv": (4, 1), "flash_mha_bwd_dq": (3, 2)}
 _CUDNN_BACKWARD = (5, 1)
-_VIEWS = ("reshape", "squeeze", "expand_dims", "copy")  # the same bytes under another shape
+# Results that are their first argument's bytes: under another shape, or written over in part.
+_VIEWS = ("reshape", "squeeze", "expand_dims", "copy", "dynamic_update_slice")
 
 
 class Work(NamedTuple):
@@ -146,7 +147,7 @@ def live_bytes(jaxpr: Jaxpr, results: Sequence | None = None) -> int:
 
 
 def views(jaxpr: Jaxpr) -> dict[Var, Var]:
-    """Variables that are another one's bytes under another shape: {variable: that other one}."""
+    """Variables that are another one's bytes: {variable: that other one}."""
     stored: dict[Var, Var] = {}
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in _VIEWS and isinstance(eqn.invars[0], Var):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -31,23 +32,43 @@ def is_large(*shape: int, dtype: DTypeLike) -> bool:
     return math.prod(shape) * jnp.dtype(dtype).itemsize >= _LARGE
 
 
-def one_by_one(step: Callable, module: nn.Module, *arrays: Array) -> Array:
-    """step(module, *pieces) for each index of the arrays' first axis in turn, results stacked.
+def in_turn(
+    step: Callable, module: nn.Module, into: Array, *arrays: Array, axis: int, size: int = 1
+) -> Array:
+    """step(module, old, *pieces) for each `size` indices of an axis in turn, written over `into`.
 
-    step may make submodules of `module`, the same ones for every piece, and close over arrays but
-    not over modules: those it needs are fields of `module`.
+    old and pieces are parts of `into` and the arrays; what step gives takes old's place, so that no
+    more than these arrays exist. step may make submodules of `module`, the same ones for every
+    piece, and close over arrays but not over modules: those it needs are fields of `module`.
     """
-    body = lambda module, _, pieces: (None, step(module, *pieces))
+    piece = lambda x, i: jax.lax.dynamic_slice_in_dim(x, i * size, size, axis)
+
+    def body(module: nn.Module, into: Array, i: Array) -> tuple[Array, None]:
+        new = step(module, *(piece(x, i) for x in (into, *arrays)))
+        return jax.lax.dynamic_update_slice_in_dim(into, new, i * size, axis), None
+
     loop = nn.scan(body, variable_broadcast="params", split_rngs={"params": False})
-    return loop(module, None, arrays)[1]
+    return loop(module, into, jnp.arange(into.shape[axis] // size))[0]
 
 
-def by_frame(step: Callable, module: nn.Module, x: Array) -> Array:
-    """step(module, frame) for every frame of x (b, f, h, w, c) -> (b, f, *what it gives of a clip).
+def blank(x: Array, *shape: int) -> Array:
+    """An array (b, *shape) to be written over, of x's type; x (b, ..).
 
-    A frame is (b, h, w, c): clips stay together, they may lie on several devices. See `one_by_one`.
+    Made of x's first value: a constant would not have to wait for x, and compilers make constants
+    of all loops of a program at once, gigabytes that nothing needs yet.
     """
-    return one_by_one(step, module, x.swapaxes(0, 1)).swapaxes(0, 1)
+    first = x.reshape(len(x), -1)[:, 0]
+    return jnp.broadcast_to(first.reshape(-1, *[1] * len(shape)), (len(x), *shape))
+
+
+def by_frame(step: Callable, module: nn.Module, x: Array, *shape: int) -> Array:
+    """step(module, frame) for every frame of x (b, f, h, w, c) -> (b, f, *shape).
+
+    A frame is (b, 1, h, w, c) and step gives (b, 1, *shape): clips stay together, they may lie on
+    several devices. See `in_turn`.
+    """
+    alone = lambda module, _, frame: step(module, frame)
+    return in_turn(alone, module, blank(x, x.shape[1], *shape), x, axis=1)
 
 
 class PiecewiseResnetBlock(nn.Module):
@@ -73,15 +94,12 @@ class PiecewiseResnetBlock(nn.Module):
                 self.features, self.epsilon, self.groups, self.dtype, name="spatial_res_block"
             )(x)
 
-        x = by_frame(spatial, self, x)
-        b, f, h, w, c = x.shape
-        num_pieces = math.gcd(h, _PIECES)
-        pieces = x.reshape(b, f, num_pieces, -1, c).transpose(2, 0, 1, 3, 4)
+        scale = 1 if self.enlarge is None else 2
+        x = by_frame(spatial, self, x, scale * x.shape[2], scale * x.shape[3], self.features)
         mixer = AlphaBlender(switched=True, name="time_mixer")
-        mixed = _MixedOverFrames(
+        return _MixedOverFrames(
             self.temporal_epsilon, self.groups, mixer, self.dtype, name="temporal_res_block"
-        )(pieces)
-        return mixed.transpose(1, 2, 0, 3, 4).reshape(b, f, h, w, c)
+        )(x)
 
 
 class _MixedOverFrames(nn.Module):
@@ -94,29 +112,41 @@ class _MixedOverFrames(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """x (n, b, f, s, c), n pieces with some positions of all frames -> the same shape."""
-        channels = x.shape[-1]
+        """x (b, f, h, w, c) -> the same shape, some rows of every frame at a time."""
+        height, channels = x.shape[2], x.shape[-1]
+        rows = height // math.gcd(height, _PIECES)
+        by_rows = partial(in_turn, axis=2, size=rows)
 
         def layer(self: _MixedOverFrames, i: int, x: Array, moments: tuple[Array, Array]) -> Array:
             norm = GroupNorm(self.epsilon, self.groups, dtype=self.dtype, name=f"norm{i}")
             conv = temporal_conv(channels, name=f"conv{i}", dtype=self.dtype)
-            return conv(nn.silu(norm(x, moments)))
+            flat = x.reshape(*x.shape[:2], -1, channels)  # b f positions c
+            return conv(nn.silu(norm(flat, moments))).reshape(x.shape)
 
-        outer = moments_of_pieces(x, self.groups)
-        y = one_by_one(lambda self, x: layer(self, 1, x, outer), self, x)
-        inner = moments_of_pieces(y, self.groups)
+        outer = moments_of_rows(x, rows, self.groups)
+        y = by_rows(lambda self, _, x: layer(self, 1, x, outer), self, blank(x, *x.shape[1:]), x)
+        inner = moments_of_rows(y, rows, self.groups)
 
-        def blended(self: _MixedOverFrames, x: Array, y: Array) -> Array:
+        def blended(self: _MixedOverFrames, y: Array, x: Array) -> Array:
             return self.mixer(x, x + layer(self, 2, y, inner))
 
-        return one_by_one(blended, self, x, y)
+        return by_rows(blended, self, y, x)
 
 
-def moments_of_pieces(x: Array, groups: int) -> tuple[Array, Array]:
-    """Mean and variance of groups of channels over all pieces of a clip, as GroupNorm takes them.
+def moments_of_rows(x: Array, rows: int, groups: int) -> tuple[Array, Array]:
+    """Mean and variance of groups of channels over a clip, as GroupNorm takes them, `rows` rows at
+    a time.
 
-    x (n, b, f, s, c) -> two float32 arrays (b, 1, 1, c).
+    x (b, f, h, w, c) -> two float32 arrays (b, 1, 1, c).
     """
-    mean = jax.lax.map(lambda x: group_mean(x.astype(jnp.float32), groups, 2), x).mean(0)
-    squares = lambda x: group_mean(jnp.square(x.astype(jnp.float32) - mean), groups, 2)
-    return mean, jax.lax.map(squares, x).mean(0)
+
+    def mean_of(function: Callable) -> Array:
+        def piece(i: Array) -> Array:
+            part = jax.lax.dynamic_slice_in_dim(x, i * rows, rows, 2)
+            flat = part.reshape(*part.shape[:2], -1, part.shape[-1])  # b f positions c
+            return group_mean(function(flat.astype(jnp.float32)), groups, 2)
+
+        return jax.lax.map(piece, jnp.arange(x.shape[2] // rows)).mean(0)
+
+    mean = mean_of(lambda part: part)
+    return mean, mean_of(lambda part: jnp.square(part - mean))

@@ -134,7 +134,7 @@ class PictureDecoder(nn.Module):
             return conv(3, name="conv_out", dtype=self.dtype)(nn.silu(norm(x)))
 
         if in_pieces and self.temporal and is_large(*x.shape[1:], dtype=self.dtype):
-            x = by_frame(last, self, x)
+            x = by_frame(last, self, x, *x.shape[2:4], 3)
         else:
             x = last(self, x)
         if self.temporal:

@@ -50,13 +50,27 @@ def test_a_block_in_pieces_has_the_same_parameters_result_and_gradient():
 
 
 def test_norms_of_pieces_are_those_of_the_clip():
-    x = 100 + jax.random.normal(jax.random.key(2), (1, 3, 8, 12))
+    x = 100 + jax.random.normal(jax.random.key(2), (1, 3, 8, 2, 12))
     norm = GroupNorm(1e-5, groups=4)
-    params = {"params": drawn(norm, x)}
-    pieces = x.reshape(1, 3, 4, 2, 12).transpose(2, 0, 1, 3, 4)
-    moments = piecewise.moments_of_pieces(pieces, 4)
-    found = jnp.stack([norm.apply(params, piece, moments) for piece in pieces], 2)
-    np.testing.assert_allclose(found.reshape(x.shape), norm.apply(params, x), atol=1e-4)
+    flat = lambda x: x.reshape(1, 3, -1, 12)
+    params = {"params": drawn(norm, flat(x))}
+    moments = piecewise.moments_of_rows(x, 2, 4)
+    found = [norm.apply(params, flat(x[:, :, i : i + 2]), moments) for i in range(0, 8, 2)]
+    wanted = norm.apply(params, flat(x))
+    np.testing.assert_allclose(jnp.concatenate(found, 2), wanted, atol=1e-4)
+
+
+def test_pieces_are_written_over_an_array_that_is_there():
+    class Doubled(nn.Module):
+        @nn.compact
+        def __call__(self, x, y):
+            step = lambda self, old, x: old + 2 * x
+            return piecewise.in_turn(step, self, y, x, axis=1, size=2)
+
+    x, y = np.random.default_rng(0).normal(size=(2, 3, 6, 2)).astype(np.float32)
+    np.testing.assert_allclose(Doubled().apply({}, x, y), y + 2 * x, rtol=1e-6)
+    blank = piecewise.blank(jnp.asarray(x), 4, 5)
+    assert blank.shape == (3, 4, 5) and (np.ptp(blank, axis=(1, 2)) == 0).all()
 
 
 @pytest.mark.full
