@@ -2,8 +2,7 @@
 
 The texts are XLA's (`--xla_dump_to`): the plan of its memory, which it writes before it generates
 code, and the optimised program. Traffic is counted here from the sizes of operands and results as
-they lie in memory: an operation that reads a part of an array counts the whole one, and what the
-chip keeps close to its cores counts nothing.
+they lie in memory, of slices only their own; what the chip keeps close to its cores counts nothing.
 """
 
 from __future__ import annotations
@@ -148,6 +147,7 @@ def parse(program: str) -> dict[str, list[Instruction]]:
             kind, _, rest = rest.strip().partition("(")
             operands, rest = _split("(" + rest)
             names = re.findall(r"%([\w.\-]+)", operands)
+            names = [operands.strip("()")] if kind == "parameter" else names  # its number
             current.append(Instruction(found[1], shape, kind, names, rest))
     return computations
 
@@ -188,11 +188,54 @@ def traffic(computations: dict[str, list[Instruction]]) -> Counter:
     shapes = {line.name: line.shape for lines in computations.values() for line in lines}
     counts: Counter = Counter()
     for line, times in _executed(computations, "", 1):
-        size = bytes_of(line.shape)
-        if not line.kind.endswith("-start"):  # its result names the operands too
-            size += sum(bytes_of(shapes[name]) for name in line.operands)
+        size = _moved(line, computations, shapes)
         counts[module(line.rest), line.kind.removesuffix("-start")] += times * size
     return counts
+
+
+def _moved(line: Instruction, computations, shapes: dict[str, str]) -> int:
+    """Bytes that an instruction reads and writes."""
+    result, operands = bytes_of(line.shape), [bytes_of(shapes[name]) for name in line.operands]
+    if line.kind.endswith("-start"):  # its result names the operands too
+        return result
+    if line.kind == "dynamic-slice":
+        return 2 * result
+    if line.kind == "dynamic-update-slice":
+        return 2 * operands[1]
+    if called := re.search(r"calls=%([\w.\-]+)", line.rest):
+        return _moved_within(computations[called[1]], result, operands)
+    return result + sum(operands)
+
+
+def _moved_within(body: list[Instruction], result: int, operands: list[int]) -> int:
+    """The same of a fusion, for its operands and result as a whole: of what it takes a slice of, or
+    writes over in part, only that."""
+    sizes = {line.name: bytes_of(line.shape) for line in body}
+    same: dict[str, str] = {}  # bitcasts
+    for line in body:
+        if line.kind == "bitcast":
+            same[line.name] = same.get(line.operands[0], line.operands[0])
+    users: dict[str, list[Instruction]] = {}
+    for line in body:
+        for name in line.operands if line.kind not in ("bitcast", "parameter") else ():
+            users.setdefault(same.get(name, name), []).append(line)
+    for line in body:
+        if line.kind != "parameter":
+            continue
+        number, read = int(line.operands[0]), 0
+        for user in users.get(line.name, []):
+            first = same.get(user.operands[0], user.operands[0])
+            if first != line.name or not user.kind.startswith("dynamic-"):
+                break
+            read += sizes[user.name] if user.kind == "dynamic-slice" else 0
+        else:
+            operands[number] = min(operands[number], read)
+    named = {line.name: line for line in body}
+    roots = body[-1].operands if body[-1].kind == "tuple" else [body[-1].name]
+    for root in (named[same.get(name, name)] for name in roots):
+        if root.kind == "dynamic-update-slice":
+            result -= min(result, sizes[root.name]) - sizes[root.operands[1]]
+    return result + sum(operands)
 
 
 def _executed(computations, name: str, times: int) -> Iterator[tuple[Instruction, int]]:

@@ -130,6 +130,29 @@ def test_a_plan_is_there_once_the_memory_report_is(dump):
     assert not plans.is_planned(dump)
 
 
+def test_slices_of_large_arrays_count_as_slices():
+    program = """\
+%fused (p: f32[64,8], q: f32[8,64], i: s32[]) -> f32[64,8] {
+  %p = f32[64,8]{1,0} parameter(1)
+  %q = f32[8,64]{1,0} parameter(0)
+  %i = s32[] parameter(2)
+  %flat = f32[64,8]{1,0} bitcast(%q)
+  %piece = f32[2,8]{1,0} dynamic-slice(%flat, %i, %i), dynamic_slice_sizes={2,8}
+  %twice = f32[2,8]{1,0} add(%piece, %piece)
+  ROOT %written = f32[64,8]{1,0} dynamic-update-slice(%p, %twice, %i, %i)
+}
+
+ENTRY %main (q: f32[8,64], p: f32[64,8], i: s32[]) -> f32[64,8] {
+  %q = f32[8,64]{1,0} parameter(0)
+  %p.1 = f32[64,8]{1,0} parameter(1)
+  %i.1 = s32[] parameter(2)
+  ROOT %fusion = f32[64,8]{1,0} fusion(%q, %p.1, %i.1), kind=kLoop, calls=%fused
+}
+"""
+    piece, number = 2 * 8 * 4, 4
+    assert plans.traffic(plans.parse(program)) == {("", "fusion"): piece + piece + number}
+
+
 @pytest.mark.parametrize(
     ("shape", "size"),
     [
