@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import chips, compiled, plans
+from benchmarks import chips, compiled, plan_table, plans
 
 ROOT = Path(__file__).parents[1]
 
@@ -257,6 +257,14 @@ def test_a_program_that_was_refused_has_no_plan_but_its_need():
     assert "does not fit: 16.00 GiB more" in "\n".join(compiled.lines(refused, "module"))
     message = "RESOURCE_EXHAUSTED: Used 23.38G of 15.75G hbm. Exceeded hbm capacity by 7.63G."
     assert compiled._REFUSED.search(message).group(1, 2) == ("23.38", "G")
+
+
+def test_the_table_in_the_docs_is_made_of_the_plans_beside_it():
+    text = (ROOT / "docs/performance.md").read_text()
+    shown = re.search(r"<!-- plans -->\n(.*)\n<!-- end of plans -->", text, re.DOTALL)[1]
+    found = plan_table.read(ROOT / "docs/compiled.jsonl")
+    assert shown == plan_table.markdown(found)
+    assert {plan["base"] for plan in found} == {"svd", "sd15"}
 
 
 # What the small step needs, by its compilers (libtpu 0.0.42, jax-cuda12-plugin 0.10.2), in MiB.
