@@ -47,9 +47,11 @@ def on(platform: str, shape: tuple[int, ...], devices: int = 1) -> jax.Array:
         ("tpu", (2, 16, 576, 1280), 1, 64),
         ("tpu", (2, 16, 9217, 320), 1, 0),  # a prime number of positions has no blocks
         ("tpu", (2, 4, 16, 320), 1, 0),
-        ("cuda", (2, 16, 9216, 320), 1, 0),
+        ("cuda", (2, 16, 9216, 320), 1, 1536),  # 256 MiB
+        ("cuda", (2, 16, 576, 320), 1, 0),
+        ("cpu", (2, 16, 9216, 320), 1, 0),
     ],
 )
-def test_blocks_are_for_tpus_and_fill_the_fast_memory(platform, shape, devices, size):
+def test_blocks_fill_what_a_platform_has_for_them(platform, shape, devices, size):
     x = on(platform, shape, devices)
     assert blocks.block_of(x, 8 * shape[-1]) == size
