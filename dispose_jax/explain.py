@@ -77,7 +77,7 @@ class Strip:
         self.close()
 
 
-class Run(NamedTuple):
+class Explained(NamedTuple):
     """What is shown of a run; frame 0 is the reference. A part that is None has no column.
 
     Pictures and flows of frames are arrays, or sequences that give them frame by frame: a `Strip`,
@@ -93,7 +93,7 @@ class Run(NamedTuple):
     result: np.ndarray | None = None  # (f - 1, h, w, 3) uint8, frames 1..
 
 
-def contact_sheet(run: Run, *, num_frames: int = SHEET_FRAMES, note: str = "") -> np.ndarray:
+def contact_sheet(run: Explained, *, num_frames: int = SHEET_FRAMES, note: str = "") -> np.ndarray:
     """One row for each of num_frames frames spread evenly over the clip.
 
     Returns (rows, columns, 3) uint8. note: a sentence for the foot of the sheet, such as where the
@@ -105,7 +105,7 @@ def contact_sheet(run: Run, *, num_frames: int = SHEET_FRAMES, note: str = "") -
     return _page(panels, shown, _legend(panels, note))
 
 
-def frames(run: Run, *, note: str = "") -> Iterator[np.ndarray]:
+def frames(run: Explained, *, note: str = "") -> Iterator[np.ndarray]:
     """The same columns in motion: frames 1.. one by one, (rows, columns, 3) uint8."""
     panels = _Panels(run, VIDEO_SIDE)
     legend = _legend(panels, note)
@@ -116,7 +116,7 @@ def frames(run: Run, *, note: str = "") -> Iterator[np.ndarray]:
 def write(
     sheet: str | os.PathLike,
     movie: str | os.PathLike,
-    run: Run,
+    run: Explained,
     fps: float | Fraction,
     *,
     note: str = "",
@@ -129,7 +129,7 @@ def write(
 class _Panels:
     """The columns of one run at the size they are shown at: titles, and the pictures of a frame."""
 
-    def __init__(self, run: Run, side: int):
+    def __init__(self, run: Explained, side: int):
         _check(run)
         h, w = run.reference.shape[:2]
         self.height, self.width = size = _reduced((h, w), side)
@@ -177,7 +177,7 @@ def flow_picture(flow: np.ndarray, scale: float) -> np.ndarray:
     return color.picture(flow / np.maximum(length, scale), least=1.0)
 
 
-def correspondence(run: Run, frame: int, height: int, width: int) -> np.ndarray:
+def correspondence(run: Explained, frame: int, height: int, width: int) -> np.ndarray:
     """Where the features of the reference's joints go in a frame -> (height, width, 3) uint8.
 
     Over the faded reference every joint that both show has its colour: a ring on its cell in the
@@ -213,7 +213,7 @@ def _reduced(size: tuple[int, int], side: int) -> tuple[int, int]:
     return tuple(round(length * side / max(size)) for length in size)
 
 
-def _check(run: Run) -> None:
+def _check(run: Explained) -> None:
     """Raise ValueError unless all parts have the same frames and size."""
     f, (h, w) = len(run.skeletons), run.reference.shape[:2]
     if f < 2:

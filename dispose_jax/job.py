@@ -212,7 +212,7 @@ def _explain(job: Job, clip: Clip, result: explain.Strip, stages: Stages) -> Non
                 dense.append(signals.dense_flow[0])
             cells.append(signals.cells[0])
             visible.append(signals.visible[0])
-        run = explain.Run(
+        run = explain.Explained(
             reference=clip.reference,
             skeletons=clip.skeletons,
             sparse_flow=sparse,

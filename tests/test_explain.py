@@ -24,7 +24,7 @@ def make_run(**changes):
         "result": np.stack([np.full((H, W, 3), (40 * i, 7, 255 - 40 * i)) for i in range(1, F)]),
     }
     parts["result"] = parts["result"].astype(np.uint8)
-    return explain.Run(**{**parts, **changes})
+    return explain.Explained(**{**parts, **changes})
 
 
 def share_of(page, color):

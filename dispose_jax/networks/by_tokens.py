@@ -1,4 +1,4 @@
-"""Layers that see every token alone, on a TPU block of tokens by block (ops/blocks.py).
+"""Layers that see every token alone, block of tokens by block where that gains (ops/blocks.py).
 
 Flax modules find their parameters in the module that makes them; a loop's body must be a function
 of arrays. This is the bridge.

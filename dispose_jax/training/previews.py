@@ -92,7 +92,7 @@ def animation(
         ]
     )
     shown = jax.tree.map(np.asarray, signals)
-    run = explain.Run(
+    run = explain.Explained(
         reference=one.frames[0, 0],
         skeletons=one.skeletons[0],
         sparse_flow=None if shown is None else shown.sparse_flow[0],
