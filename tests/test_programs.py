@@ -5,10 +5,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax._src import dispatch
-from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from benchmarks import programs
+from benchmarks import chips, programs
 from configs import sd15, svd
 from dispose_jax.training import sharding
 
@@ -48,8 +47,8 @@ def mesh(name, platform):
 def absent(monkeypatch):
     """JAX's own questions to the local GPU, answered for one that is not here."""
     monkeypatch.setattr(dispatch, "prim_requires_devices_during_lowering", set())
-    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
-    monkeypatch.setattr(cudnn, "check_compute_capability", lambda wanted: float(wanted) <= 9.0)
+    with chips.answered(chips.CHIPS["h100"].gpu.capability):
+        yield
 
 
 @pytest.mark.parametrize("base", ["svd", "sd15"])
