@@ -47,8 +47,8 @@ def on(platform: str, shape: tuple[int, ...], devices: int = 1) -> jax.Array:
         ("tpu", (2, 16, 576, 1280), 1, 64),
         ("tpu", (2, 16, 9217, 320), 1, 0),  # a prime number of positions has no blocks
         ("tpu", (2, 4, 16, 320), 1, 0),
-        ("cuda", (2, 16, 9216, 320), 1, 1536),  # 256 MiB
-        ("cuda", (2, 16, 576, 320), 1, 0),
+        ("cuda", (2, 16, 9216, 320), 1, 4608),  # 1 GiB
+        ("cuda", (2, 16, 2304, 640), 1, 0),
         ("cpu", (2, 16, 9216, 320), 1, 0),
     ],
 )
