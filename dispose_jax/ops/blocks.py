@@ -21,8 +21,8 @@ from dispose_jax.ops.devices import mesh_of, target
 Array = jax.Array
 
 # Bytes that the widest activations may fill. Of a TPU's fast memory (128 MiB on v5e, v5p, v6e) the
-# rest is for weights and for what the compiler fetches ahead. On a GPU blocks are copied in and out,
-# so only what would be most of the memory goes by them.
+# rest is for weights and for what the compiler fetches ahead. On a GPU blocks are copied in and
+# out, so only what would be most of a step's memory goes by them.
 _MOST = {"tpu": 48 * 2**20, "gpu": 2**30}
 # Of tiles in a TPU's memory: its lanes, so that tokens may be an array's minor axis, else its rows.
 _STEPS = (128, 16)
