@@ -2,6 +2,7 @@
 
   python -m benchmarks.tradeoff                                  # configs/svd.py:size=tiny
   python -m benchmarks.tradeoff --config configs/sd15.py:size=tiny --clips 16 --full 576x1024
+  python -m benchmarks.tradeoff --output tradeoff.json --plot tradeoff.png    # extra: bench
 
 Drawn people whom no training saw, several windows long. Every way starts from the same noise and
 conditioning; seconds are the process's own CPU time, without compilation. Differences are to the
@@ -176,6 +177,34 @@ def _full_size(config, values: Mapping, size: tuple[int, int]) -> float:
     return dry_run.flops_per_frame(changed(whole, values), 73, *size, jnp.bfloat16)
 
 
+def plot(rows: list[dict], path: str) -> None:
+    """A picture: shares of the exact run's time against what they cost."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = {
+        "distance": "from the exact frames, levels of 255",
+        "figure_psnr_change": "change of figure PSNR, dB",
+        "joint_error_change": "change of joint error, px",
+    }
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(5 * len(panels), 5), dpi=100)
+    for axis, (name, title) in zip(axes, panels.items()):
+        for i, row in enumerate(row for row in rows if row["way"] != EXACT):
+            value = row[name]
+            mean, low, high = value if isinstance(value, list) else (value,) * 3
+            at, spread = row["clip_ratio"], [[mean - low], [high - mean]]
+            axis.errorbar(at, mean, spread, fmt="o", color=f"C{i % 10}", capsize=2)
+            axis.annotate(row["way"], (at, mean), (4, 4), textcoords="offset points", fontsize=7)
+        axis.axhline(0, color="0.6", linewidth=1)  # the exact run
+        axis.set(xlabel="of the exact run's CPU time for a clip", title=title, xlim=(0, 1.1))
+        if name == "distance":
+            axis.set_yscale("symlog", linthresh=0.1)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="configs/svd.py:size=tiny", help="file.py[:argument]")
@@ -184,6 +213,7 @@ def main() -> None:
     parser.add_argument("--full", help="HEIGHTxWIDTH: count TFLOP at full size too")
     parser.add_argument("--ways", help="names of some ways, separated by ;")
     parser.add_argument("--output", help="JSON to write")
+    parser.add_argument("--plot", help="picture to write, which needs matplotlib (extra: bench)")
     options = parser.parse_args()
     config = settings.load(options.config)
     ways = ways_of(config.base)
@@ -195,6 +225,8 @@ def main() -> None:
     if options.output:
         with open(options.output, "w") as file:
             json.dump(rows, file, indent=2)
+    if options.plot:
+        plot(rows, options.plot)
     columns = [
         name
         for name in rows[-1]
