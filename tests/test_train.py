@@ -112,6 +112,7 @@ def test_a_set_made_with_another_autoencoder_is_refused(monkeypatch, tmp_path):
     config.train.mesh.data = 1
     monkeypatch.setattr("jax.device_count", lambda: 1)
     monkeypatch.setattr(loop.sharding, "make_mesh", lambda _: None)
+    monkeypatch.setattr(loop.sharding, "share_frames", lambda _: lambda tree: tree)
     monkeypatch.setattr(loop.sharding, "rows", lambda *_: None)
     given = ("random", str(tmp_path / "another"))
     with pytest.raises(ValueError, match="its stored posterior come from another vae than"):

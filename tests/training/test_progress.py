@@ -60,7 +60,7 @@ def test_the_loss_of_held_out_clips_is_the_mean_of_whole_batches_on_any_mesh(
 def test_a_picture_is_made_of_the_arrays_that_lie_on_the_mesh(run, tmp_path, monkeypatch, devices):
     seen = []
 
-    def build(config, networks, *share):
+    def build(config, networks, *rest):
         made = toy.objective(config, networks)
         return made._replace(
             show=lambda params, *rest: seen.append(share(params)) or made.show(params, *rest)
