@@ -58,7 +58,7 @@ def examine(options, config, size: tuple[int, int]) -> dict:
         axes = sharding.AXES, sharding.mesh_shape(config.train, len(found))
         if np.prod(axes[1]) != len(found):
             raise ValueError(f"train.mesh is of {np.prod(axes[1])} devices, --devices {len(found)}")
-        sharding.check_shares(config.train, axes[1])
+        sharding.check_shares(config, axes[1])
     kinds = (AxisType.Auto,) * len(axes[0])
     mesh = Mesh(np.array(found).reshape(axes[1]), axes[0], axis_types=kinds)
     clock = [time.perf_counter()]

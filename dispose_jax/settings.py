@@ -20,7 +20,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent  # where configs/ lies in an installed package
 CHECKOUT = PACKAGE.parent  # and in a checkout
 OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?", re.DOTALL)
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has one slash less than was given
+# A Path has one slash less than was given: there only what nobody calls a folder or an arm.
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(gs|gcs|s3|az|abfss?|hdfs|https?|ftp|file|hf):/")
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 # Least and greatest sensible value; what depends on the clip is checked with it (sampling.check).
