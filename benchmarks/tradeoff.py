@@ -189,19 +189,21 @@ def plot(rows: list[dict], path: str) -> None:
         "figure_psnr_change": "change of figure PSNR, dB",
         "joint_error_change": "change of joint error, px",
     }
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(5 * len(panels), 5), dpi=100)
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(15, 5), layout="constrained")
     for axis, (name, title) in zip(axes, panels.items()):
         for i, row in enumerate(row for row in rows if row["way"] != EXACT):
             value = row[name]
             mean, low, high = value if isinstance(value, list) else (value,) * 3
             at, spread = row["clip_ratio"], [[mean - low], [high - mean]]
-            axis.errorbar(at, mean, spread, fmt="o", color=f"C{i % 10}", capsize=2)
-            axis.annotate(row["way"], (at, mean), (4, 4), textcoords="offset points", fontsize=7)
-        axis.axhline(0, color="0.6", linewidth=1)  # the exact run
+            marker, color = "os^"[i // 10 % 3], f"C{i % 10}"
+            axis.errorbar(at, mean, spread, marker=marker, color=color, capsize=2, label=row["way"])
         axis.set(xlabel="of the exact run's CPU time for a clip", title=title, xlim=(0, 1.1))
         if name == "distance":
-            axis.set_yscale("symlog", linthresh=0.1)
-    figure.tight_layout()
+            axis.set(yscale="log")
+        else:  # the exact run
+            axis.axhline(0, color="0.6", linewidth=1)
+    lines, names = axes[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside right upper", fontsize=8)
     figure.savefig(path)
 
 
