@@ -67,16 +67,18 @@ TEXTBOOK = {**common.TEXTBOOK, "time_context_order": "per_clip"}
 # Stages of training: what learns, and what is minimised (training/objectives.py).
 STAGES = {
     "dispose": (("controlnet", "motion_encoder", "point_encoder"), "video"),
+    "pictures": (("unet", "pose_encoder", "image_encoder"), "video"),  # single frames
     "base": (("unet", "pose_encoder", "image_encoder"), "video"),
     **common.STAGES,
 }
 # Steps, clips, frames of a clip with the reference, learning rate, optimizer.
 TINY_STAGES = {
     "dispose": (3000, 4, 8, 1e-3, "muon"),
+    "pictures": (2500, 32, 2, 1.5e-3, "muon"),
     "base": (4000, 4, 8, 2e-3, "muon"),
     **common.TINY_STAGES,
 }
-PAPER = (10_000, 8, 16, 2e-5, "adamw")  # at full size, whatever the stage
+PAPER = (10_000, 8, 16, 2e-5, "adamw")  # at full size, whatever the stage but pictures
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -90,7 +92,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     size = choice["size"]
     drawn = size in common.SIDES  # small networks, which learn from drawn people
-    recipes = TINY_STAGES if drawn else dict.fromkeys(STAGES, PAPER)
+    full = dict.fromkeys(STAGES, PAPER) | {"pictures": (10_000, 64, 2, 2e-5, "adamw")}
+    recipes = TINY_STAGES if drawn else full
     config = defaults(choice, STAGES, recipes)
     config.base = "svd"
     config.name = "configs/svd.py" + (f":size={size}" if drawn else "")  # what a bundle belongs to
@@ -108,6 +111,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     common.at_speed(sample, choice["speed"], "sigmas")
     if not drawn:
         config.train.control_start = "auto"  # paper: from Stable Video Diffusion
+    config.train.spatial_only = config.train.stage == "pictures"  # before there is time, as SVD's
     # On the reference: a deviation, or mean and deviation of its logarithm.
     config.train.noise_aug = FieldReference(0.02, field_type=object)
     return config

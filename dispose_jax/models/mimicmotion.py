@@ -47,6 +47,7 @@ class MimicMotion:
     noise_aug: float | tuple[float, float]
     schedule: Schedule = field(default_factory=Euler)
     chunk: int = 8  # skeletons encoded at a time
+    generates_reference: bool = True
 
     stages = {
         "reference": ("image_encoder", "vae"),
@@ -54,7 +55,6 @@ class MimicMotion:
         "sampling": ("unet", "controlnet"),
         "decoding": ("vae",),
     }
-    generates_reference = True
     repeats_noise = True
 
     latent_shape = autoencoder.latent_shape
@@ -141,7 +141,8 @@ class MimicMotion:
 def build(config, modules: Mapping[str, nn.Module], *, training: bool = False) -> MimicMotion:
     """The model of a config from its modules, {network: module}.
 
-    training: with the noise on the reference that training uses.
+    training: with the noise on the reference that training uses. A U-Net that learns from single
+    pictures does not generate the reference: it would see nothing there but a copy.
     """
     noise_aug = config.train.noise_aug if training else config.sample.noise_aug
     return MimicMotion(
@@ -158,4 +159,5 @@ def build(config, modules: Mapping[str, nn.Module], *, training: bool = False) -
         schedule=Euler(
             config.sample.sigma_min, config.sample.sigma_max, spacing=config.sample.sigmas
         ),
+        generates_reference=not (training and config.train.spatial_only),
     )

@@ -64,13 +64,14 @@ def build(config, dtype: DTypeLike = jnp.float32, *, training: bool = False) -> 
         remat=training and config.train.remat == "layer",
         dtype=dtype,
     )
+    spatial_only = training and config.train.spatial_only
     if config.base == "svd":
         group = 1 if training else context_group(config)
         flavour = replace(flavour, temporal="mixed", context_group=group)
-        networks = _mimicmotion(sizes, flavour)
+        networks = _mimicmotion(sizes, flavour, spatial_only)
         inputs = _svd_inputs(sizes)
     else:
-        networks = _musepose(sizes, flavour, training and config.train.spatial_only)
+        networks = _musepose(sizes, flavour, spatial_only)
         inputs = _picture_inputs(sizes)
     if control.motion or control.points:
         networks |= _control(sizes, control, config.quirks, flavour, inputs)
@@ -152,17 +153,22 @@ def random(networks: Mapping[str, Network], seed: int, dtype: DTypeLike = np.flo
     }
 
 
-def _mimicmotion(sizes, flavour: Flavour) -> dict[str, Network]:
-    """U-Net, PoseNet, autoencoder, image encoder."""
+def _mimicmotion(sizes, flavour: Flavour, spatial_only: bool = False) -> dict[str, Network]:
+    """U-Net, PoseNet, autoencoder, image encoder.
+
+    spatial_only: the U-Net has its temporal parameters, and leaves them out of what it computes.
+    """
     unet = UNet(
         flavour=flavour,
         out_channels=sizes.vae.latent_channels,
         **_unet_sizes(sizes.unet),
     )
     x, named = _svd_inputs(sizes)
+    whole = _network(unet, *x, **named)
+    seen = unet.clone(flavour=replace(flavour, spatial_only=spatial_only))
     pose = PoseNet(sizes.unet.channels[0], tuple(sizes.pose_encoder.widths), flavour.dtype)
     return {
-        "unet": _network(unet, *x, **named),
+        "unet": whole._replace(module=seen),
         "pose_encoder": _network(pose, _PICTURE),
         "vae": _network(_vae(sizes.vae), _PICTURE),
         "image_encoder": _image_encoder(sizes.image_encoder, flavour.dtype),
