@@ -276,6 +276,7 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     train.region = "none"  # where the loss weighs more
     train.region_weight = 4.2  # how much more it weighs there
     train.skip_reference = False  # leave frame 0 out of the loss
+    train.spatial_only = False  # every frame is a picture of its own: temporal layers are skipped
     train.guides = "joints" if drawn else "flow"  # of CMP: joints, or watershed points of flow
     train.kl_weight = 1e-4  # autoencoder: of the pull to a normal posterior
     train.figure_weight = 3.0  # autoencoder and cmp: of the person's pixels, where known

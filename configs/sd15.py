@@ -126,7 +126,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         train.width = train.height = 512
         train.warmup = 0
         train.control_start = "dift_unet"  # paper: from Stable Diffusion 1.5
-    train.spatial_only = train.stage == "base"  # single frames know nothing of motion modules
+    train.spatial_only = train.stage == "base"
     train.sigmas = "times"
     train.noise_offset = 0.0 if drawn else 0.05
     config.data.ref_window = 1_000_000  # the reference is any frame of the video

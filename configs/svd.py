@@ -111,7 +111,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     common.at_speed(sample, choice["speed"], "sigmas")
     if not drawn:
         config.train.control_start = "auto"  # paper: from Stable Video Diffusion
-    config.train.spatial_only = config.train.stage == "pictures"  # before there is time, as SVD's
+    config.train.spatial_only = config.train.stage == "pictures"
     # On the reference: a deviation, or mean and deviation of its logarithm.
     config.train.noise_aug = FieldReference(0.02, field_type=object)
     return config
