@@ -1,17 +1,19 @@
-"""Make what the demo animates: a drawn person with a pose file, and the pose file of a dance.
+"""Make what the examples animate: a drawn person with a pose file, and the pose file of a dance.
 
   python -m assets.make_demo [folder]
 
-The person comes from the world that the bundled model learnt from, but from a seed that no training
-uses. The dance is made here: no clip of that world moves like it, the dancer has other proportions
-than the person and another picture size, so that the demo shows poses being fitted.
+The persons come from the world that the bundled model learnt from, but from seeds that no training
+uses. The dances are made here: no clip of that world moves like them, the dancers have other
+proportions than the persons and other picture sizes, so that the demo shows poses being fitted.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -20,19 +22,30 @@ from PIL import Image
 from assets.figure import LEFT, RIGHT, Body, Stance, keypoints
 from dispose_jax.synthetic import scene
 
-SIDE = 512  # of the picture
-SEED, PERSON, PEOPLE = 7, 23, 40  # of the people of that seed, one that stands with open arms
+SIDE = 512  # of a picture
 
-DANCE_WIDTH, DANCE_HEIGHT = 540, 960
-DANCER = Body(
-    torso=206, neck=74, shoulders=68, hips=38, upper_arm=98, forearm=86, thigh=168, shin=166,
-    head=46,
-)  # fmt: skip
-DANCE_FRAMES = 64  # at 30 frames a second; the motion closes into a loop
+
+class Person(NamedTuple):
+    """Somebody of the drawn world: the person of that number among so many of a seed."""
+
+    seed: int
+    number: int
+    people: int
+
+
+class Example(NamedTuple):
+    """A person, and the motion of somebody else as frames of so many pixels."""
+
+    person: Person
+    dancer: Body
+    stance: Callable[[float], Stance]  # at 0..1 of its loop
+    frames: int
+    width: int
+    height: int
 
 
 def dance(beat: float) -> Stance:
-    """The dance at 0..1 of its loop: two side steps with a bounce, a wave through open arms."""
+    """Two side steps with a bounce, a wave through open arms."""
     turn = 2 * np.pi * beat
     sway = np.sin(turn)
     pelvis_x = 270 + 24 * sway
@@ -58,9 +71,54 @@ def dance(beat: float) -> Stance:
     )
 
 
-def person() -> tuple[np.ndarray, np.ndarray]:
+def jumping_jacks(beat: float) -> Stance:
+    """Two jumping jacks: arms from the sides to overhead while the feet leave the floor."""
+    turn = 4 * np.pi * beat
+    open_ = (1 - np.cos(turn)) / 2  # 0 closed, 1 open
+    lift = 34 * np.sin(turn) ** 2  # in the air between the two
+    upper = 0.35 + 2.2 * open_
+    fore = upper + 0.25 * np.sin(turn)
+    foot = lambda side: (360 + side * (34 + 62 * open_), 640 - lift)
+    return Stance(
+        pelvis=(360, 424 + 16 * open_ - lift),
+        lean=0.04 * np.sin(turn / 2),
+        shrug=0.0,
+        nod=(0.25 * np.sin(turn / 2), -0.10 * open_),
+        arms=((upper, fore), (upper, fore)),
+        ankles=(foot(RIGHT), foot(LEFT)),
+    )
+
+
+# By folder in assets/. Persons stand with open arms; dancers are built otherwise than they.
+EXAMPLES = {
+    ".": Example(
+        person=Person(seed=7, number=23, people=40),
+        dancer=Body(
+            torso=206, neck=74, shoulders=68, hips=38, upper_arm=98, forearm=86, thigh=168,
+            shin=166, head=46,
+        ),
+        stance=dance,
+        frames=64,
+        width=540,
+        height=960,
+    ),
+    "second": Example(  # a child
+        person=Person(seed=11, number=13, people=24),
+        dancer=Body(
+            torso=150, neck=66, shoulders=54, hips=30, upper_arm=66, forearm=62, thigh=108,
+            shin=110, head=50,
+        ),
+        stance=jumping_jacks,
+        frames=64,
+        width=720,
+        height=720,
+    ),
+}  # fmt: skip
+
+
+def draw(person: Person) -> tuple[np.ndarray, np.ndarray]:
     """Picture (h, w, 3) uint8 and joints (18, 2) in pixels, NaN where one cannot be seen."""
-    keys = jax.random.split(jax.random.key(SEED), PEOPLE)[PERSON : PERSON + 1]
+    keys = jax.random.split(jax.random.key(person.seed), person.people)[person.number :][:1]
     clip = jax.device_get(scene.draw(keys, 1, (SIDE, SIDE)))
     picture = np.clip(np.rint(127.5 * clip.frames[0, 0] + 127.5), 0, 255).astype(np.uint8)
     seen = clip.visible[0, 0][:, None]
@@ -79,12 +137,21 @@ def entry(joints: np.ndarray, width: int, height: int) -> dict:
 
 
 def main(folder: Path) -> None:
-    picture, standing = person()
+    for name, example in EXAMPLES.items():
+        write(folder / name, example)
+
+
+def write(folder: Path, example: Example) -> None:
+    """reference.png, reference.poses.json and driving.poses.json of an example."""
+    folder.mkdir(parents=True, exist_ok=True)
+    picture, standing = draw(example.person)
     Image.fromarray(picture).save(folder / "reference.png", optimize=True)
-    frames = [keypoints(DANCER, dance(i / DANCE_FRAMES)) for i in range(DANCE_FRAMES)]
+    size = example.width, example.height
+    beats = np.arange(example.frames) / example.frames
+    frames = [keypoints(example.dancer, example.stance(beat)) for beat in beats]
     for name, entries in (
         ("reference.poses.json", [entry(standing, SIDE, SIDE)]),
-        ("driving.poses.json", [entry(f, DANCE_WIDTH, DANCE_HEIGHT) for f in frames]),
+        ("driving.poses.json", [entry(joints, *size) for joints in frames]),
     ):
         (folder / name).write_text(json.dumps(entries, separators=(",", ":")) + "\n")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from assets.make_demo import EXAMPLES
 from configs import sd15, svd
 from dispose_jax.media import image
 from dispose_jax.models import bundle, networks
@@ -17,14 +18,19 @@ from dispose_jax.pose.retarget import mimicmotion
 ASSETS = Path(__file__).parents[1] / "assets"
 
 
-@pytest.fixture(scope="module")
-def reference():
-    return files.read(ASSETS / "reference.poses.json")
+@pytest.fixture(scope="module", params=EXAMPLES)
+def folder(request):
+    return ASSETS / request.param
 
 
 @pytest.fixture(scope="module")
-def dance():
-    return files.read(ASSETS / "driving.poses.json")
+def reference(folder):
+    return files.read(folder / "reference.poses.json")
+
+
+@pytest.fixture(scope="module")
+def dance(folder):
+    return files.read(folder / "driving.poses.json")
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +43,15 @@ def fitted(reference, dance):
     return found.fit, found.pose
 
 
-def test_the_reference_is_a_picture_of_its_poses_canvas(reference):
-    picture = image.read(ASSETS / "reference.png")
+def test_the_reference_is_a_picture_of_its_poses_canvas(folder, reference):
+    picture = image.read(folder / "reference.png")
     assert picture.shape == (reference.height, reference.width, 3)
     sample = svd.get_config("size=tiny").sample  # whole in the small model's picture
     assert picture.shape[0] * sample.width == picture.shape[1] * sample.height
 
 
-def test_joints_lie_on_the_figure_not_on_the_wall(reference):
+def test_joints_lie_on_the_figure_not_on_the_wall():
+    reference = files.read(ASSETS / "reference.poses.json")
     picture = image.read(ASSETS / "reference.png").astype(int)
     green_trousers, skin = (194, 236, 132), (197, 151, 126)
     size = np.array([reference.width, reference.height])
@@ -91,16 +98,18 @@ def test_the_dancer_has_other_proportions_than_the_reference(reference, dance):
 def test_the_script_makes_the_bundled_files_again(tmp_path):
     command = [sys.executable, "-m", "assets.make_demo", tmp_path]
     subprocess.run(command, check=True, cwd=ASSETS.parent)
-    for name in ("reference.poses.json", "driving.poses.json"):
-        assert json.loads((tmp_path / name).read_text()) == json.loads((ASSETS / name).read_text())
-    again, bundled = image.read(tmp_path / "reference.png"), image.read(ASSETS / "reference.png")
-    # Drawing libraries differ in the last level from version to version.
-    assert np.abs(again.astype(int) - bundled).mean() < 1
+    for folder in EXAMPLES:
+        made, kept = tmp_path / folder, ASSETS / folder
+        for name in ("reference.poses.json", "driving.poses.json"):
+            assert json.loads((made / name).read_text()) == json.loads((kept / name).read_text())
+        again, bundled = image.read(made / "reference.png"), image.read(kept / "reference.png")
+        # Drawing libraries differ in the last level from version to version.
+        assert np.abs(again.astype(int) - bundled).mean() < 1
 
 
-def test_the_bundle_is_small():
+def test_an_example_is_small(folder):
     bundled = ("reference.png", "reference.poses.json", "driving.poses.json")
-    assert sum((ASSETS / name).stat().st_size for name in bundled) < 150_000
+    assert sum((folder / name).stat().st_size for name in bundled) < 150_000
 
 
 @pytest.mark.parametrize(("base", "limit"), [(svd, 40e6), (sd15, 25e6)])
