@@ -28,6 +28,10 @@ PYTHON := $(shell for p in $(CANDIDATES); do \
 	$$p -c '$(NEW_ENOUGH)' >/dev/null 2>&1 && echo $$p && break; done)
 endif
 
+# Packages are installed without bytecode; what is imported gets it once, in .venv, whatever the
+# environment says.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo page test lint full parity clean
 .DELETE_ON_ERROR:
 
@@ -64,6 +68,7 @@ $(VENV)/core.stamp: pyproject.toml
 	@echo "installing into $(VENV) with $$($(PYTHON) --version) (once, a minute or two) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) --editable .
+	@$(BIN)/python -c "import sample"
 	@touch $@
 
 $(VENV)/page.stamp: $(VENV)/core.stamp

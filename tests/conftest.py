@@ -1,6 +1,16 @@
 """Test-wide settings: eight CPU devices, full float32 products, and programs that compile fast."""
 
 import os
+import sys
+from pathlib import Path
+
+# Where Python is told to keep no bytecode, each of the many processes here would compile what it
+# imports anew: two thirds of its start. pytest's own folder keeps it.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 flags = os.environ.get("XLA_FLAGS", "")
@@ -27,3 +37,10 @@ def pytest_configure(config):
     if config.option.markexpr == "not full" and jax.__version_info__[:2] == (0, 10):
         quick = (f"--{name}={str(value).lower()}" for name, value in QUICK.items())
         os.environ["XLA_FLAGS"] = " ".join([os.environ["XLA_FLAGS"], *quick])
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Files of heavy tests alone are not even imported for the others: some begin with PyTorch."""
+    if config.option.markexpr == "not full" and collection_path.suffix == ".py":
+        return "\npytestmark = pytest.mark.full\n" in collection_path.read_text() or None
+    return None

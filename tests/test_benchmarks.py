@@ -71,6 +71,7 @@ def test_every_shortcut_gives_the_result_of_the_plain_way(case):
         assert wall > 0 and cpu >= 0 and ratio >= 0
 
 
+@pytest.mark.full
 def test_the_unet_of_pytorch_with_the_same_weights_gives_the_same_result():
     pytest.importorskip("diffusers")
     from benchmarks import against_pytorch
