@@ -14,6 +14,8 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
+from dispose_jax.ops.blocks import BACKWARD
+
 REPORT, ASSIGNMENT, LIVES, PROGRAM = (
     f"*after_optimizations{end}.txt"
     for end in ("-memory-usage-report", "-buffer-assignment", "-live-range", "")
@@ -132,7 +134,7 @@ def module(rest: str) -> str:
 
 # Names that JAX puts into a path beside those of modules.
 _PLUMBING = {"while", "body", "closed_call", "cond", "checkpoint", "rematted_computation", "remat"}
-_PLUMBING |= {"shard_map", "branch", "jvp", "transpose", "pjit"}
+_PLUMBING |= {"shard_map", "branch", "jvp", "transpose", "pjit", BACKWARD}
 
 
 def parse(program: str) -> dict[str, list[Instruction]]:

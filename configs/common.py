@@ -257,8 +257,8 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     train.frames = frames  # of a clip, the reference included
     train.width = side if drawn else 768  # of the clips, a multiple of 64
     train.height = side if drawn else 1024  # of the clips, a multiple of 64
-    # Frames of every clip through the autoencoder at a time.
-    train.encode_chunk = 16 if drawn else 4
+    # Frames of every clip through the autoencoder at a time; a large one fills any device.
+    train.encode_chunk = 16 if drawn else 1
     train.start = "shallow" if drawn else "released"  # of fresh networks (training/state.py)
     # Whose encoder a ControlNet starts as a copy of: the base's own "unet"; "svd_encoder", as the
     # paper, or "auto", that where the weights have it, both on SVD; "dift_unet" on SD1.5.

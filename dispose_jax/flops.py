@@ -16,8 +16,10 @@ from typing import NamedTuple
 import jax
 from jax.extend.core import Jaxpr, JaxprEqn, Var, jaxprs_in_params
 
-# JAX's name for the part of a gradient that computes a forward pass again (jax.checkpoint).
-_AGAIN = "rematted_computation"
+# JAX's name for the part of a gradient that computes a forward pass again (jax.checkpoint), and the
+# names of one within a gradient by blocks (BACKWARD of ops/blocks.py).
+_REMAT = "rematted_computation"
+_AGAIN = re.compile(rf"{_REMAT}|gradient_by_blocks\)*/(.*/)?jvp\(")
 # Backward kernels of attention keep no scores: of so many products so many only make them again.
 _KERNELS = {"flash_mha_bwd_dkv": (4, 1), "flash_mha_bwd_dq": (3, 2)}
 _CUDNN_BACKWARD = (5, 1)
@@ -67,7 +69,7 @@ def work_by(jaxpr: Jaxpr, group: Callable[[str], object]) -> dict[object, Work]:
 def module_of(stack: str) -> str:
     """The outermost module of a name stack, whatever transformations it passed."""
     names = re.sub(r"\w+\(|\)", "", stack).split("/")
-    return next((name.split(".")[0] for name in names if name not in ("", _AGAIN)), "")
+    return next((name.split(".")[0] for name in names if name not in ("", _REMAT)), "")
 
 
 def _eqn_work(eqn: JaxprEqn, outer: str) -> dict[str, tuple[int, int]]:
@@ -75,7 +77,7 @@ def _eqn_work(eqn: JaxprEqn, outer: str) -> dict[str, tuple[int, int]]:
     stack = "/".join(filter(None, (outer, str(eqn.source_info.name_stack))))
     name = eqn.primitive.name
     shape = lambda i: eqn.invars[i].aval.shape
-    own, repeated = 0, (1, int(_AGAIN in stack))  # the share that is computed again
+    own, repeated = 0, (1, int(bool(_AGAIN.search(stack))))  # the share that is computed again
     if name == "dot_general":
         (contracted, _), _ = eqn.params["dimension_numbers"]
         own = 2 * eqn.outvars[0].aval.size * prod(shape(0)[axis] for axis in contracted)

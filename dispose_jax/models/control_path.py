@@ -39,7 +39,7 @@ class ControlPath:
     scale: float
     residuals: str
     chunk: int = 8  # frames encoded at a time: the motion encoder works at pixel resolution
-    remat: bool = False  # its gradient computes it again: its maps are the largest of all
+    remat: bool = False  # its gradient computes it again, a frame at a time: no maps are larger
 
     def encode(self, params: Params, signals: ControlSignals) -> dict[str, object]:
         """Signals -> the `motion` and `points` of a Conditioning, once per clip."""
@@ -47,9 +47,8 @@ class ControlPath:
         if self.motion_encoder is not None:
             variables = {"params": params["motion_encoder"]}
             one = lambda flows: self.motion_encoder.apply(variables, *flows)
-            if self.remat:
-                one = jax.checkpoint(one)
-            motion = map_frames(one, (signals.sparse_flow, signals.dense_flow), self.chunk)
+            one, chunk = (jax.checkpoint(one), 1) if self.remat else (one, self.chunk)
+            motion = map_frames(one, (signals.sparse_flow, signals.dense_flow), chunk)
         if self.point_encoder is not None:
             points = self.point_encoder.apply(
                 {"params": params["point_encoder"]},

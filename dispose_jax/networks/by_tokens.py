@@ -13,7 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from dispose_jax.ops.blocks import block_of, in_blocks
+from dispose_jax.ops.blocks import blocks_of, in_blocks
 
 Array = jax.Array
 
@@ -31,7 +31,7 @@ def by_tokens(
     parent: the module at whose call the modules are made, which do not write variables; more: trees
     of arrays without an axis of tokens.
     """
-    if parent.is_initializing() or not (size := block_of(x, _WIDENING * x.shape[-1])):
+    if parent.is_initializing() or not (sizes := blocks_of(x, _WIDENING * x.shape[-1])):
         return function(*modules, x, *more)
     apart = [module.clone(parent=None, name=None) for module in modules]
     held = parent.variables.items()
@@ -41,4 +41,4 @@ def by_tokens(
         own, more = given
         return function(*(partial(m.apply, v) for m, v in zip(apart, own)), x, *more)
 
-    return in_blocks(some, (own, more), x, size)
+    return in_blocks(some, (own, more), x, sizes)

@@ -9,6 +9,7 @@ from dispose_jax.networks import by_tokens
 from dispose_jax.networks.attention import TransformerBlock, one_token_values
 from dispose_jax.networks.resnet import SpatioTemporalResnetBlock
 from dispose_jax.networks.temporal import MotionModule, SpatioTemporalTransformer
+from dispose_jax.ops import blocks
 
 
 def inputs(*shapes):
@@ -47,7 +48,8 @@ def test_results_and_gradients_are_the_same(case, monkeypatch):
     graded = jax.value_and_grad(lambda *given: jnp.sin(run(*given)).sum(), argnums=(0, 1))
     whole, expected = run(params, args), graded(params, args)
     asked = []
-    monkeypatch.setattr(by_tokens, "block_of", lambda x, width: asked.append(x.shape) or 16)
+    split = lambda x, width: asked.append(x.shape) or blocks.Blocks(16, 8)
+    monkeypatch.setattr(by_tokens, "blocks_of", split)
     np.testing.assert_allclose(run(params, args), whole, rtol=0, atol=2e-5)
     assert len(asked) == parts and all(shape[-2] == 48 for shape in asked)
     for one, other in zip(jax.tree.leaves(graded(params, args)), jax.tree.leaves(expected)):
@@ -62,7 +64,7 @@ def test_constant_cross_attention_that_is_given_reaches_the_blocks(monkeypatch):
     given = {**variables, "cross": cross}
     expected = module.apply(given, x, context)
     np.testing.assert_allclose(expected, module.apply(variables, x, context), atol=1e-5)
-    monkeypatch.setattr(by_tokens, "block_of", lambda x, width: 16)
+    monkeypatch.setattr(by_tokens, "blocks_of", lambda x, width: blocks.Blocks(16, 16))
     # The context itself is not looked at any more.
     ours = module.apply(given, x, jnp.full_like(context, jnp.nan))
     np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5)
