@@ -2,7 +2,7 @@
 # files in it remember what is installed, so a second run starts at once.
 #
 #   make demo     animate the bundled figure with the bundled small model; of the other base with
-#                 make demo BASE=sd15
+#                 make demo BASE=sd15, and another figure with make demo EXAMPLE=second
 #   make page     a page to animate from, in the browser, with the bundled small model
 #   make test     the default test suite
 #   make lint     ruff
@@ -17,6 +17,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 BASE := svd
+EXAMPLE := demo
 WORKERS ?= 2
 TORCH ?= torch==2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
@@ -35,14 +36,19 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: demo page test lint full parity clean
 .DELETE_ON_ERROR:
 
+# Of sample.py's own example nothing is named; another one is a folder of assets/.
+FOLDER := assets/$(EXAMPLE)
+GIVEN := $(if $(filter-out demo,$(EXAMPLE)),--reference $(FOLDER)/reference.png \
+	--reference_pose $(FOLDER)/reference.poses.json --poses $(FOLDER)/driving.poses.json)
+
 # Compiling is most of what the small models take: at this level XLA spends a fifth less on it, and
 # what it makes is as fast.
 QUICK := XLA_FLAGS="--xla_backend_optimization_level=1 $$XLA_FLAGS"
 
 demo: $(VENV)/core.stamp
 	@mkdir -p output
-	$(QUICK) $(BIN)/python sample.py \
-		--config configs/$(BASE).py:size=tiny --explain --output output/demo_$(BASE).mp4
+	$(QUICK) $(BIN)/python sample.py --config configs/$(BASE).py:size=tiny --explain \
+		$(GIVEN) --output output/$(EXAMPLE)_$(BASE).mp4
 
 page: $(VENV)/page.stamp
 	$(QUICK) $(BIN)/python -m dispose_jax.page --config configs/$(BASE).py:size=tiny
