@@ -112,8 +112,11 @@ def stretch(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 
     uint8 (h, w, 3) -> uint8 (height, width, 3). Pillow's Lanczos filter, antialiased.
     """
-    resized = Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(resized)
+    # Rows first, rounded, then columns: Pillow's order since version 13. Versions before went the
+    # other way, which differs by many levels where the filter overshoots.
+    lanczos = Image.Resampling.LANCZOS
+    rows = Image.fromarray(picture).resize((picture.shape[1], height), lanczos)
+    return np.asarray(rows.resize((width, height), lanczos))
 
 
 def bilinear(picture: np.ndarray, height: int, width: int) -> np.ndarray:
