@@ -20,6 +20,7 @@ from dispose_jax.networks.motion_encoder import MotionEncoder
 from dispose_jax.networks.point_encoder import PointEncoder
 from dispose_jax.types import Array, Conditioning, ControlSignals, Deep, Params, Residuals
 
+_PIXELS = 2**18  # of each clip, encoded at a time
 ENCODERS = ("motion_encoder", "point_encoder")  # run once per clip; the ControlNet at every step
 
 
@@ -38,8 +39,8 @@ class ControlPath:
     points_into: str
     scale: float
     residuals: str
-    chunk: int = 8  # frames encoded at a time: the motion encoder works at pixel resolution
-    remat: bool = False  # its gradient computes it again, a frame at a time: no maps are larger
+    chunk: int = 8  # small frames encoded at a time
+    remat: bool = False  # its gradient computes it again: its maps are the largest of all
 
     def encode(self, params: Params, signals: ControlSignals) -> dict[str, object]:
         """Signals -> the `motion` and `points` of a Conditioning, once per clip."""
@@ -47,8 +48,10 @@ class ControlPath:
         if self.motion_encoder is not None:
             variables = {"params": params["motion_encoder"]}
             one = lambda flows: self.motion_encoder.apply(variables, *flows)
-            one, chunk = (jax.checkpoint(one), 1) if self.remat else (one, self.chunk)
-            motion = map_frames(one, (signals.sparse_flow, signals.dense_flow), chunk)
+            if self.remat:
+                one = jax.checkpoint(one)
+            flows = (signals.sparse_flow, signals.dense_flow)
+            motion = map_frames(one, flows, frames_at_once(signals.sparse_flow, self.chunk))
         if self.point_encoder is not None:
             points = self.point_encoder.apply(
                 {"params": params["point_encoder"]},
@@ -134,6 +137,19 @@ def build(config, modules: Mapping[str, nn.Module]) -> ControlPath:
         residuals=config.quirks.residuals,
         remat=modules["unet"].flavour.remat,
     )
+
+
+def frames_at_once(pictures: Array, most: int) -> int:
+    """How many frames of pictures (b, f, h, w, ..), at most so many, encoders at their resolution
+    take at a time: `most`, halved until few pixels are left.
+
+    A single large frame fills any device; convolutions of several take a TPU's compiler into
+    layouts that move eight times as much.
+    """
+    pixels = pictures.shape[2] * pictures.shape[3]
+    while most > 1 and most * pixels > _PIXELS:
+        most //= 2
+    return most
 
 
 def map_frames(function: Callable, clips, chunk: int):

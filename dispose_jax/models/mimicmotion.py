@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from dispose_jax.diffusion import windows
 from dispose_jax.diffusion.samplers import Euler, Schedule
 from dispose_jax.models import autoencoder, control_path
-from dispose_jax.models.control_path import ControlPath, map_frames
+from dispose_jax.models.control_path import ControlPath, frames_at_once, map_frames
 from dispose_jax.networks.clip import VisionTransformer, clip_pixels
 from dispose_jax.networks.pose_encoder import PoseNet
 from dispose_jax.networks.unet import UNet
@@ -46,7 +46,7 @@ class MimicMotion:
     motion_bucket: float
     noise_aug: float | tuple[float, float]
     schedule: Schedule = field(default_factory=Euler)
-    chunk: int = 8  # skeletons encoded at a time
+    chunk: int = 8  # small skeletons encoded at a time
     generates_reference: bool = True
 
     stages = {
@@ -87,7 +87,8 @@ class MimicMotion:
     ) -> dict[str, object]:
         encode = partial(self.pose_encoder.apply, {"params": params["pose_encoder"]})
         encoded = {} if signals is None else self.control.encode(params, signals)
-        return {"pose_features": map_frames(encode, skeletons, self.chunk), **encoded}
+        chunk = frames_at_once(skeletons, self.chunk)
+        return {"pose_features": map_frames(encode, skeletons, chunk), **encoded}
 
     def unconditional(self, conditioning: Conditioning, drop: Array) -> Conditioning:
         # Motion, points and time ids stay in both halves, as released.

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from dispose_jax.diffusion import windows
 from dispose_jax.diffusion.samplers import Ddim, Schedule
 from dispose_jax.models import autoencoder, control_path
-from dispose_jax.models.control_path import ControlPath, map_frames
+from dispose_jax.models.control_path import ControlPath, frames_at_once, map_frames
 from dispose_jax.networks.attention import reference_tokens, reference_variables
 from dispose_jax.networks.clip import VisionTransformer, clip_pixels
 from dispose_jax.networks.pose_encoder import PoseGuider
@@ -49,7 +49,7 @@ class MusePose:
     window_stride: int
     closed: bool
     schedule: Schedule = field(default_factory=Ddim)
-    chunk: int = 8  # frames through the pose encoder and the autoencoder at a time
+    chunk: int = 8  # small frames through the pose encoder at a time
 
     stages = {
         "reference": ("image_encoder", "vae", "reference"),
@@ -103,7 +103,8 @@ class MusePose:
         self, params: Params, skeletons: Array, signals: ControlSignals | None
     ) -> dict[str, object]:
         encode = partial(self.pose_encoder.apply, {"params": params["pose_encoder"]})
-        pose = map_frames(lambda x: encode((x + 1) / 2), skeletons, self.chunk)
+        chunk = frames_at_once(skeletons, self.chunk)
+        pose = map_frames(lambda x: encode((x + 1) / 2), skeletons, chunk)
         encoded = {} if signals is None else self.control.encode(params, signals)
         return {"pose_features": pose, **encoded}
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs.common import CONTROL
+from dispose_jax.models import control_path
 from dispose_jax.types import Residuals
 from tests import small
 
@@ -118,3 +119,12 @@ def test_residuals_are_scaled_and_counted_as_the_quirk_says():
         for skip, count, ours_skip in zip(skips, times, ours.skips, strict=True):
             np.testing.assert_allclose(ours_skip, 0.5 * count * skip, rtol=1e-6)
         np.testing.assert_allclose(ours.mid, 0.5 * residuals.mid, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "most", "expected"),
+    [(64, 64, 8, 8), (256, 384, 8, 2), (576, 1024, 8, 1), (1024, 768, 8, 1), (64, 64, 3, 3)],
+)
+def test_large_frames_are_encoded_one_by_one(height, width, most, expected):
+    pictures = jax.ShapeDtypeStruct((2, 16, height, width, 2), jnp.float32)
+    assert control_path.frames_at_once(pictures, most) == expected
