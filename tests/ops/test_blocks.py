@@ -51,6 +51,20 @@ def test_gradients_of_what_does_not_learn_are_not_made(network):
     assert count("net_0", "net_2") - count("net_2") == first
 
 
+@pytest.mark.parametrize("shared", [("data",), (None, "data"), ()])
+def test_on_a_mesh_gradients_are_those_of_one_device(network, shared):
+    """With clips, or frames, on different devices; sums over them are left to the compiler."""
+    module, params, _ = network
+    x = jax.random.normal(jax.random.key(2), (4, 4, 48, 8))
+    whole = lambda params, x: module.apply({"params": params}, x)
+    some = lambda params, x: blocks.in_blocks(whole, params, x, blocks.Blocks(16, 8))
+    gradient = lambda f: jax.jit(jax.grad(lambda *given: jnp.sin(f(*given)).sum(), argnums=(0, 1)))
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    place = lambda *axes: NamedSharding(mesh, PartitionSpec(*axes))
+    held = jax.device_put(params, place()), jax.device_put(x, place(*shared))
+    jax.tree.map(close, gradient(some)(*held), gradient(whole)(params, x))
+
+
 def test_what_gradients_by_blocks_compute_again_is_not_useful_work(network):
     module, params, x = network
     whole = lambda params, x: module.apply({"params": params}, x)
