@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -30,7 +30,7 @@ from dispose_jax.networks.unet import Flavour, UNet
 from dispose_jax.networks.vae import VAE
 from dispose_jax.types import Array, Params
 
-_PICTURE = np.zeros((1, 1, 64, 64, 3), np.float32)
+_Like = jax.ShapeDtypeStruct  # an input of a network that is initialised
 
 
 class Network(NamedTuple):
@@ -94,18 +94,12 @@ def svd_encoder(config, dtype: DTypeLike = jnp.float32) -> Network:
     sizes = config.model
     flavour = Flavour(groups=sizes.unet.groups, temporal="mixed", dtype=dtype)
     whole = _mimicmotion(sizes, flavour)["unet"]
-
-    def init(key: Array) -> dict:
-        params = whole.init(key)["params"]
-        back = ("up_blocks_", "conv_norm_out", "conv_out")
-        return {"params": {k: tree for k, tree in params.items() if not k.startswith(back)}}
-
-    return whole._replace(init=init)
+    return whole._replace(init=_part(whole.init, _way_down))
 
 
 def flow_network(dtype: DTypeLike = jnp.float32) -> Network:
     """RAFT, which gives training data its optical flow: no model holds it, no config sizes it."""
-    picture = jnp.zeros((1, SMALLEST, SMALLEST, 3))
+    picture = _like(1, SMALLEST, SMALLEST, 3)
     return _network(RAFT(dtype=dtype), picture, picture, updates=1)
 
 
@@ -169,8 +163,8 @@ def _mimicmotion(sizes, flavour: Flavour, spatial_only: bool = False) -> dict[st
     pose = PoseNet(sizes.unet.channels[0], tuple(sizes.pose_encoder.widths), flavour.dtype)
     return {
         "unet": whole._replace(module=seen),
-        "pose_encoder": _network(pose, _PICTURE),
-        "vae": _network(_vae(sizes.vae), _PICTURE),
+        "pose_encoder": _network(pose, _like(1, 1, 64, 64, 3)),
+        "vae": _network(_vae(sizes.vae), _like(1, 1, 64, 64, 3)),
         "image_encoder": _image_encoder(sizes.image_encoder, flavour.dtype),
     }
 
@@ -188,17 +182,14 @@ def _musepose(sizes, flavour: Flavour, spatial_only: bool) -> dict[str, Network]
     x, _ = _picture_inputs(sizes)
     whole = _network(UNet(flavour=video, **shape), *x)
 
-    def part(index: int) -> Network:
-        init = lambda key: {"params": split_motion(whole.init(key)["params"])[index]}
-        return whole._replace(init=init)
-
+    part = lambda choose: whole._replace(init=_part(whole.init, choose))
     pose = PoseGuider(sizes.unet.channels[0], tuple(sizes.pose_encoder.widths), flavour.dtype)
     return {
-        "unet": part(0),
-        **({} if spatial_only else {"motion_modules": part(1)}),
+        "unet": part(_picture_parts),
+        **({} if spatial_only else {"motion_modules": part(_motion_parts)}),
         "reference": _network(UNet(flavour=flavour, head=False, **shape), *x),
-        "pose_encoder": _network(pose, _PICTURE),
-        "vae": _network(_vae(sizes.vae), _PICTURE),
+        "pose_encoder": _network(pose, _like(1, 1, 64, 64, 3)),
+        "vae": _network(_vae(sizes.vae), _like(1, 1, 64, 64, 3)),
         "image_encoder": _image_encoder(sizes.image_encoder, flavour.dtype),
     }
 
@@ -211,7 +202,7 @@ def _vae(sizes) -> VAE:
 def _image_encoder(sizes, dtype: DTypeLike) -> Network:
     fields = {k: v for k, v in sizes.items() if k != "image_size"}
     side = sizes.image_size
-    return _network(VisionTransformer(**fields, dtype=dtype), jnp.zeros((1, side, side, 3)))
+    return _network(VisionTransformer(**fields, dtype=dtype), _like(1, side, side, 3))
 
 
 def _control(sizes, control, quirks, flavour: Flavour, inputs) -> dict[str, Network]:
@@ -229,7 +220,7 @@ def _control(sizes, control, quirks, flavour: Flavour, inputs) -> dict[str, Netw
             zero_start=control.motion_into == "unet",
             dtype=dtype,
         )
-        flow = jnp.zeros((1, 1, 64, 64, 2))
+        flow = _like(1, 1, 64, 64, 2)
         networks["motion_encoder"] = _network(encoder, flow, flow)
     if control.points:
         places.append(control.points_into)
@@ -242,9 +233,9 @@ def _control(sizes, control, quirks, flavour: Flavour, inputs) -> dict[str, Netw
             dtype=dtype,
         )
         width = sizes.dift.channels[-2]  # up block 1 gives the second coarsest level's channels
-        cells = jnp.zeros((1, 1, 18, 2), jnp.int32)
+        cells = _like(1, 1, 18, 2, dtype=jnp.int32)
         networks["point_encoder"] = _network(
-            encoder, jnp.zeros((1, 18, width)), cells, jnp.ones((1, 1, 18), bool), size=(64, 64)
+            encoder, _like(1, 18, width), cells, _like(1, 1, 18, dtype=jnp.bool_), size=(64, 64)
         )
     if "controlnet" in places:
         x, named = inputs
@@ -260,8 +251,7 @@ def strides(num_levels: int) -> tuple[int, ...]:
 
 def _cmp(sizes) -> Network:
     fields = {k: tuple(v) if k == "layers" else v for k, v in sizes.items()}
-    square = jnp.zeros((1, 64, 64, 3))
-    return _network(CMP(**fields), square, square[..., :2], square[..., 0])
+    return _network(CMP(**fields), _like(1, 64, 64, 3), _like(1, 64, 64, 2), _like(1, 64, 64))
 
 
 def _dift(sizes, dtype: DTypeLike) -> dict[str, Network]:
@@ -290,12 +280,12 @@ def _dift(sizes, dtype: DTypeLike) -> dict[str, Network]:
         activation="quick_gelu",
         dtype=dtype,
     )
-    context = jnp.zeros((1, 77, sizes.text_width))
-    x = jnp.zeros((1, 1, 8, 8, sizes.latent_channels))
+    context = _like(1, 77, sizes.text_width)
+    x = _like(1, 1, 8, 8, sizes.latent_channels)
     return {
-        "dift_unet": _network(unet, x, jnp.zeros(1), context),
-        "dift_vae": _network(vae, jnp.zeros((1, 64, 64, 3)), method="encode"),
-        "dift_text_encoder": _network(text, jnp.zeros((1, 77), jnp.int32)),
+        "dift_unet": _network(unet, x, _like(1), context),
+        "dift_vae": _network(vae, _like(1, 64, 64, 3), method="encode"),
+        "dift_text_encoder": _network(text, _like(1, 77, dtype=jnp.int32)),
     }
 
 
@@ -308,18 +298,54 @@ def _unet_sizes(sizes) -> dict:
     return fields | ({"added_width": sizes.added_width} if "added_width" in sizes else {})
 
 
-def _svd_inputs(sizes) -> tuple[tuple[Array, ...], dict[str, Array]]:
+def _svd_inputs(sizes) -> tuple[tuple[_Like, ...], dict[str, _Like]]:
     """Latents beside the reference's, time, context; added time ids."""
     (x, t, context), _ = _picture_inputs(sizes)
-    return (jnp.concatenate([x, x], axis=-1), t, context), {"added_time": jnp.zeros((1, 3))}
+    both = _like(*x.shape[:-1], 2 * x.shape[-1])
+    return (both, t, context), {"added_time": _like(1, 3)}
 
 
-def _picture_inputs(sizes) -> tuple[tuple[Array, ...], dict[str, Array]]:
+def _picture_inputs(sizes) -> tuple[tuple[_Like, ...], dict[str, _Like]]:
     """Latents, time, context; nothing else."""
-    x = jnp.zeros((1, 1, 8, 8, sizes.vae.latent_channels))
-    return (x, jnp.zeros(1), jnp.zeros((1, 1, sizes.image_encoder.projection))), {}
+    x = _like(1, 1, 8, 8, sizes.vae.latent_channels)
+    return (x, _like(1), _like(1, 1, sizes.image_encoder.projection)), {}
 
 
 def _network(module: nn.Module, *inputs, **named) -> Network:
+    """inputs, named: of its call, arrays as `_like` gives them."""
     dtype = module.flavour.dtype if hasattr(module, "flavour") else module.dtype
-    return Network(module, lambda key: module.init(key, *inputs, **named), dtype)
+    return Network(module, _init(module, inputs, tuple(named.items())), dtype)
+
+
+@cache  # JAX traces one function once, and many builds have equal networks
+def _init(module: nn.Module, inputs: tuple, named: tuple) -> Callable[[Array], Mapping]:
+    def init(key: Array) -> Mapping:
+        zeros = lambda x: jnp.zeros(x.shape, x.dtype) if isinstance(x, _Like) else x
+        given = {name: zeros(x) for name, x in named}
+        return module.init(key, *map(zeros, inputs), **given)
+
+    return init
+
+
+@cache
+def _part(init: Callable[[Array], Mapping], choose: Callable[[Params], Params]):
+    """Initialisation of the parameters that `choose` takes of a whole network's."""
+    return lambda key: {"params": choose(init(key)["params"])}
+
+
+def _like(*shape: int, dtype: DTypeLike = jnp.float32) -> _Like:
+    """Zeros that nobody has made yet."""
+    return _Like(shape, dtype)
+
+
+def _picture_parts(params: Params) -> Params:
+    return split_motion(params)[0]
+
+
+def _motion_parts(params: Params) -> Params:
+    return split_motion(params)[1]
+
+
+def _way_down(params: Params) -> Params:
+    back = ("up_blocks_", "conv_norm_out", "conv_out")
+    return {name: tree for name, tree in params.items() if not name.startswith(back)}

@@ -29,6 +29,32 @@ def torch_bias(fan_in: int) -> Initializer:
     )
 
 
+class Given:
+    """For a Flax module: a parameter that is there is taken as it is.
+
+    Flax traces its initialiser for its shape each time, two thirds of what tracing a network takes;
+    here weights have been compared with the shapes of their network when they were read.
+    """
+
+    @nn.nowrap
+    def param(self, name: str, *initialised, **named) -> Array:
+        if self.has_variable("params", name):
+            return self.get_variable("params", name)
+        return super().param(name, *initialised, **named)
+
+
+class Conv(Given, nn.Conv):
+    pass
+
+
+class Dense(Given, nn.Dense):
+    pass
+
+
+class LayerNorm(Given, nn.LayerNorm):
+    pass
+
+
 def conv(
     features: int,
     kernel: int = 3,
@@ -41,7 +67,7 @@ def conv(
     use_bias: bool = True,
     kernel_init: Initializer = torch_kernel,
     bias_init: Initializer = zeros,
-) -> nn.Conv:
+) -> Conv:
     """2-D convolution, (..., h, w, in) -> (..., h', w', features).
 
     padding: zeros on each side; default (kernel - 1) / 2 like the originals ("SAME" would pad one
@@ -50,7 +76,7 @@ def conv(
     if padding is None:
         padding = dilation * (kernel - 1) // 2
     sides = ((padding, padding),) * 2 if isinstance(padding, int) else padding
-    return nn.Conv(
+    return Conv(
         features,
         (kernel, kernel),
         strides=(stride, stride),
@@ -64,13 +90,13 @@ def conv(
     )
 
 
-def temporal_conv(features: int, *, name: str, dtype: DTypeLike = jnp.float32) -> nn.Conv:
+def temporal_conv(features: int, *, name: str, dtype: DTypeLike = jnp.float32) -> Conv:
     """Convolution over three frames, (b, f, s, in) -> (b, f, s, features), s any flattened
     positions.
 
     A (3, 1) convolution on (frames, positions) is several times faster than the equal 3-D one.
     """
-    return nn.Conv(
+    return Conv(
         features,
         (3, 1),
         padding=((1, 1), (0, 0)),
@@ -88,9 +114,9 @@ def dense(
     use_bias: bool = True,
     kernel_init: Initializer = torch_kernel,
     bias_init: Initializer = zeros,
-) -> nn.Dense:
+) -> Dense:
     """Linear layer on the last axis."""
-    return nn.Dense(
+    return Dense(
         features,
         use_bias=use_bias,
         kernel_init=kernel_init,
@@ -100,9 +126,9 @@ def dense(
     )
 
 
-def layer_norm(*, name: str, dtype: DTypeLike = jnp.float32) -> nn.LayerNorm:
+def layer_norm(*, name: str, dtype: DTypeLike = jnp.float32) -> LayerNorm:
     """LayerNorm with the epsilon of every released network, 1e-5 (Flax's own default is 1e-6)."""
-    return nn.LayerNorm(epsilon=1e-5, dtype=dtype, name=name, use_fast_variance=False)
+    return LayerNorm(epsilon=1e-5, dtype=dtype, name=name, use_fast_variance=False)
 
 
 class PixelEncoder(nn.Module):
@@ -131,7 +157,7 @@ class PixelEncoder(nn.Module):
         return conv(self.features, name="conv_out", dtype=self.dtype, kernel_init=zeros)(x)
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(Given, nn.Module):
     """Group normalisation over all axes between the leading ones and the channels.
 
     over: number of axes before the channels that share statistics: 2 for one picture (h, w), 3 for
@@ -180,7 +206,7 @@ def group_mean(x: Array, groups: int, over: int) -> Array:
     return spread.reshape(mean.shape)
 
 
-class BatchNorm(nn.Module):
+class BatchNorm(Given, nn.Module):
     """Batch normalisation with stored averages: the networks that have it are frozen.
 
     The averages are ordinary parameters (`mean`, `var`), so that a network is one tree.

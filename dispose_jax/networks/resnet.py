@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from dispose_jax.networks.by_tokens import by_tokens
-from dispose_jax.networks.layers import GroupNorm, conv, dense, group_moments, temporal_conv
+from dispose_jax.networks.layers import Given, GroupNorm, conv, dense, group_moments, temporal_conv
 
 Array = jax.Array
 
@@ -69,7 +69,7 @@ class TemporalResnetBlock(nn.Module):
         return by_tokens(self, layer, (norm, conv), x.astype(self.dtype), moments)
 
 
-class AlphaBlender(nn.Module):
+class AlphaBlender(Given, nn.Module):
     """Learned blend of the spatial and the temporal result, a = sigmoid(mix_factor).
 
     The U-Net and ControlNet keep a of the spatial part; the VAE decoder (`switched`) 1 - a, as

@@ -32,3 +32,11 @@ def test_what_gradients_compute_again_has_the_same_parameters():
     for name in ("unet", "controlnet"):
         assert again[name].module.flavour.remat and not kept[name].module.flavour.remat
         assert again[name].shapes == kept[name].shapes
+
+
+def test_equal_networks_of_two_builds_start_by_one_function():
+    one, other = (networks.build(svd.get_config()) for _ in range(2))
+    assert all(one[name].init is other[name].init for name in one)
+    wider = svd.get_config()
+    wider.model.vae.latent_channels *= 2
+    assert networks.build(wider)["vae"].init is not one["vae"].init

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import errors
 from scipy.special import erf
 
 from dispose_jax.networks import layers
@@ -154,3 +155,15 @@ def test_initial_weights_have_pytorch_s_bounds():
 def test_quick_gelu_is_its_formula():
     x = np.linspace(-4, 4, 9, dtype=np.float32)
     np.testing.assert_allclose(layers.quick_gelu(x), x / (1 + np.exp(-1.702 * x)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [layers.conv(4), layers.dense(4), layers.GroupNorm(1e-5, 2)])
+def test_a_parameter_that_is_there_is_taken_and_one_that_is_not_is_an_error(layer, monkeypatch):
+    x = np.ones((1, 5, 5, 4), np.float32)
+    params = layer.init(jax.random.key(0), x)["params"]
+    expected = layer.apply({"params": params}, x)
+    forbidden = lambda *_, **__: pytest.fail("an initialiser was traced")
+    monkeypatch.setattr(jax, "eval_shape", forbidden)  # how Flax asks for its shape
+    np.testing.assert_array_equal(layer.apply({"params": params}, x), expected)
+    with pytest.raises(errors.ScopeParamNotFoundError, match="bias"):
+        layer.apply({"params": {k: v for k, v in params.items() if k != "bias"}}, x)
