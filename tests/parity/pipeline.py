@@ -6,7 +6,6 @@ the package builds networks and model; the keyed weights come through the conver
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -186,22 +185,10 @@ def params_of(case: Case, built: dict[str, networks.Network]) -> dict:
     params = {}
     for role, manifest in roles(case).items():
         row = RELEASES[role]
-        shapes = {part.network: _shapes(built[part.network]) for part in row.parts}
+        shapes = {part.network: built[part.network].shapes for part in row.parts}
         made, _ = checkpoints.to_flax(row, weights(case, manifest, prefix=""), shapes, manifest)
         params |= made
     return jax.tree.map(np.ascontiguousarray, params)
-
-
-_traced: dict = {}
-
-
-def _shapes(network: networks.Network) -> dict:
-    """Its parameter tree. U-Nets trace slowly: equal ones with equal inputs are traced once."""
-    inputs = inspect.getclosurevars(network.init).nonlocals["inputs"]
-    same = (network.module, *(x.shape for x in inputs))
-    if same not in _traced:
-        _traced[same] = network.shapes
-    return _traced[same]
 
 
 @dataclass(frozen=True)

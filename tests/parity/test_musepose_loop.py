@@ -90,7 +90,7 @@ def loop():
     return SimpleNamespace(case=case, model=model, params=params, conditioning=conditioning)
 
 
-@pytest.mark.parametrize("banks", ["float32", "float16"])
+@pytest.mark.parametrize("banks", ["float32", pytest.param("float16", marks=pytest.mark.full)])
 def test_latents_after_every_step_equal_the_released_ones(loop, banks):
     case, config = loop.case, loop.case.config
     prefix, tolerance = "", case.about["tolerance"]["value"]

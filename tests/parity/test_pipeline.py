@@ -108,6 +108,7 @@ def denoised():
     return SimpleNamespace(**locals())
 
 
+@pytest.mark.full  # the whole case shows it too
 def test_denoising_starts_from_the_released_conditioning(denoised):
     case = denoised.case
     embedding = denoised.signals.point_features
@@ -116,6 +117,7 @@ def test_denoising_starts_from_the_released_conditioning(denoised):
     assert_close(case, "added_time_ids", ids, denoised.tight)
 
 
+@pytest.mark.full  # the whole case shows it too
 def test_first_predictions_of_every_window_equal_the_released_ones(denoised):
     case, run = denoised.case, denoised.run
     outputs = case.outputs["step0_tile_preds"]
@@ -131,6 +133,7 @@ def test_first_predictions_of_every_window_equal_the_released_ones(denoised):
         assert_close(case, name, mid, denoised.tight)
 
 
+@pytest.mark.full  # the whole case shows it too
 def test_latents_after_every_step_equal_the_released_ones(denoised):
     case, run = denoised.case, denoised.run
     assert_close(case, "latents_steps", channels_first(run.steps), denoised.loose)
