@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -26,6 +27,7 @@ from configs import common
 from dispose_jax import control_signals, settings
 from dispose_jax.evaluation import statistics
 from dispose_jax.evaluation.ablation import clips as drawn_clips
+from dispose_jax.evaluation.ablation import run
 from dispose_jax.evaluation.ablation.clips import TrialClip
 from dispose_jax.evaluation.ablation.variants import BASE, FULL, Arm, shuffle
 from dispose_jax.models.protocol import Model, condition, generated_frames
@@ -182,20 +184,31 @@ def table(found: dict[str, dict[str, np.ndarray]]) -> Iterator[str]:
         yield f"| {given} | " + " | ".join(cells) + " |"
 
 
+def open_arms(config: str, weights: tuple[str, ...] | None, clips: int) -> tuple[Arm, Arm]:
+    """The base and the whole. Raises ValueError or OSError for what cannot be measured."""
+    loaded = settings.load(config)
+    run.check(loaded, clips)
+    given = choose(weights, loaded)
+    arms = []
+    for variant in (BASE, FULL):
+        own = copy.deepcopy(loaded)
+        own.control.update(common.control(variant))
+        arms.append(Arm(variant, own, given))
+    return arms[0], arms[1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="configs/svd.py:size=tiny")
     folders = lambda text: tuple(text.split(","))
     parser.add_argument("--weights", type=folders, help="bundles, a later one overriding others")
     parser.add_argument("--clips", type=int, default=48)
-    args = parser.parse_args()
-    config = settings.load(args.config)
-    given = choose(args.weights, config)
-    arms = []
-    for variant in (BASE, FULL):
-        own = copy.deepcopy(config)
-        own.control.update(common.control(variant))
-        arms.append(Arm(variant, own, given))
+    args = parser.parse_args(settings.at_home())
+    try:
+        arms = open_arms(args.config, args.weights, args.clips)
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
+    config = arms[1].config
     found: dict[str, dict[str, np.ndarray]] = {}
     for given, name, each in measure(config, *arms, args.clips):
         found.setdefault(given, {})[name] = each
