@@ -60,7 +60,7 @@ MISTAKES = [  # exit code, arguments, what the line says
     (2, f"{TINY} {RUN} --num_processes=two", "two"),
     (2, f"{TINY} {RUN} --config.train.stepz=1", "did you mean --config.train.steps?"),
     (2, f"{TINY} {RUN} --config.train.steps=many", "is 'many': expected a whole number"),
-    (2, f"--config=configs/svd.py:stage=unet {RUN}", "stage is one of dispose, pictures, base, image"),
+    (2, f"--config=configs/svd.py:stage=unet {RUN}", "stage is one of dispose, pictures, base"),
     (2, f"{TINY} --workdri=FOLDER/run", "Unknown command line flag 'workdri'. Did you mean"),
     (2, f"{TINY} {RUN} stray", "unexpected argument 'stray'"),
 ]
