@@ -25,7 +25,7 @@ from dispose_jax.synthetic import scene
 SIDE = 512  # of a picture
 
 
-class Person(NamedTuple):
+class DrawnPerson(NamedTuple):
     """Somebody of the drawn world: the person of that number among so many of a seed."""
 
     seed: int
@@ -36,10 +36,10 @@ class Person(NamedTuple):
 class Example(NamedTuple):
     """A person, and the motion of somebody else as frames of so many pixels."""
 
-    person: Person
+    person: DrawnPerson
     dancer: Body
     stance: Callable[[float], Stance]  # at 0..1 of its loop
-    frames: int
+    frames: int  # at 30 a second
     width: int
     height: int
 
@@ -92,7 +92,7 @@ def jumping_jacks(beat: float) -> Stance:
 # By folder in assets/. Persons stand with open arms; dancers are built otherwise than they.
 EXAMPLES = {
     ".": Example(
-        person=Person(seed=7, number=23, people=40),
+        person=DrawnPerson(seed=7, number=23, people=40),
         dancer=Body(
             torso=206, neck=74, shoulders=68, hips=38, upper_arm=98, forearm=86, thigh=168,
             shin=166, head=46,
@@ -103,7 +103,7 @@ EXAMPLES = {
         height=960,
     ),
     "second": Example(  # a child
-        person=Person(seed=11, number=13, people=24),
+        person=DrawnPerson(seed=11, number=13, people=24),
         dancer=Body(
             torso=150, neck=66, shoulders=54, hips=30, upper_arm=66, forearm=62, thigh=108,
             shin=110, head=50,
@@ -116,7 +116,7 @@ EXAMPLES = {
 }  # fmt: skip
 
 
-def draw(person: Person) -> tuple[np.ndarray, np.ndarray]:
+def draw(person: DrawnPerson) -> tuple[np.ndarray, np.ndarray]:
     """Picture (h, w, 3) uint8 and joints (18, 2) in pixels, NaN where one cannot be seen."""
     keys = jax.random.split(jax.random.key(person.seed), person.people)[person.number :][:1]
     clip = jax.device_get(scene.draw(keys, 1, (SIDE, SIDE)))

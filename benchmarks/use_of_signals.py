@@ -17,6 +17,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,7 @@ LEVELS = (1 / 6, 1 / 2, 5 / 6)  # shares of training's noise levels that are bel
 DRAWS = 4096  # of levels, to know those
 OUTER_JOINTS = [4, 7, 10, 13]  # wrists and ankles
 BLUR = 1 / 16  # deviation as a share of the picture's side
+FIELDS = ("sparse_flow", "dense_flow", "point_features")  # of the signals, what is no index
 UNITS = 1e4  # tables are in parts of 10,000
 SPOILT = {
     "another joint's features": lambda own, other, rng: shuffle(own, rng),
@@ -121,50 +123,61 @@ def inputs(clip: TrialClip, given: TrialClip) -> dict[str, np.ndarray]:
     }
 
 
-def measure(config, base: Arm, full: Arm, count: int) -> Iterator[tuple[str, str, np.ndarray]]:
+class Trial(NamedTuple):
+    """What everything is measured on: the same clips, levels and noise."""
+
+    clips: list[TrialClip]
+    signals: list[ControlSignals]
+    levels: Array  # (n,) of the schedule
+    keys: list[Array]  # of each clip's noise
+
+    @classmethod
+    def of(cls, full: Arm, count: int) -> Trial:
+        """So many held-out clips, with the signals that the whole model makes of them."""
+        config, params = full.config, full.weights.load(full.recipe.networks)
+        clips = drawn_clips.draw(config, count, full.frames)["same"]
+        level_key, signal_key, noise_key = jax.random.split(jax.random.key(config.seed), 3)
+        levels = jnp.quantile(noise_levels(config.train, level_key, DRAWS), jnp.array(LEVELS))
+        keys = lambda key: [jax.random.fold_in(key, i) for i in range(count)]
+        make = partial(control_signals.for_sampling, full.recipe, params)
+        signals = [make(c.reference, c.pose, key) for c, key in zip(clips, keys(signal_key))]
+        return cls(clips, signals, levels, keys(noise_key))
+
+
+def measure(trial: Trial, base: Arm, full: Arm) -> Iterator[tuple[str, str, np.ndarray]]:
     """(what the base is given, signals, losses of all clips (clips,)), means over the levels."""
-    clips = drawn_clips.draw(config, count, full.frames)["same"]
     params = {arm: arm.weights.load(arm.networks) for arm in (base, full)}
-    level_key, signal_key, noise_key = jax.random.split(jax.random.key(config.seed), 3)
-    levels = jnp.quantile(noise_levels(config.train, level_key, DRAWS), jnp.array(LEVELS))
-    keys = lambda key: [jax.random.fold_in(key, i) for i in range(count)]
-    make = partial(control_signals.for_sampling, full.recipe, params[full])
-    signals = [make(c.reference, c.pose, key) for c, key in zip(clips, keys(signal_key))]
+    own, others = trial.signals, trial.signals[1:] + trial.signals[:1]
     for given, spoil in GIVEN.items():
-        told = [inputs(clip, spoil(clip, config.skeleton)) for clip in clips]
+        told = [inputs(clip, spoil(clip, full.config.skeleton)) for clip in trial.clips]
 
         def of(arm: Arm, signals: list, told=told) -> np.ndarray:
-            every = zip(told, signals, keys(noise_key), strict=True)
-            found = [losses(arm.model, params[arm], t, s, levels, key) for t, s, key in every]
-            return np.mean(found, axis=1)
+            every = zip(told, signals, trial.keys, strict=True)
+            one = partial(losses, arm.model, params[arm])
+            return np.mean([one(t, s, trial.levels, key) for t, s, key in every], axis=1)
 
-        yield given, BASE, of(base, [None] * count)
-        yield given, FULL, of(full, signals)
+        yield given, BASE, of(base, [None] * len(own))
+        yield given, FULL, of(full, own)
         for name, change in SPOILT.items():
-            rngs = [np.random.default_rng([config.seed, i]) for i in range(count)]
-            others = signals[1:] + signals[:1]
-            yield given, name, of(full, [change(*each) for each in zip(signals, others, rngs)])
+            rngs = [np.random.default_rng([full.config.seed, i]) for i in range(len(own))]
+            yield given, name, of(full, [change(*each) for each in zip(own, others, rngs)])
 
 
-def slopes(config, full: Arm, count: int) -> dict[str, float]:
+def slopes(trial: Trial, full: Arm) -> dict[str, float]:
     """How much the loss would change, to first order, if a signal vanished: the mean over clips of
     |gradient| |signal| / loss, for each signal."""
-    clips = drawn_clips.draw(config, count, full.frames)["same"]
     params = full.weights.load(full.networks)
-    levels = noise_levels(config.train, jax.random.key(config.seed), len(LEVELS))
-    learnt = ("sparse_flow", "dense_flow", "point_features")
 
     def value(floats: dict, signals: ControlSignals, told: dict, key: Array) -> Array:
-        return losses(full.model, params, told, signals.replace(**floats), levels, key).mean()
+        whole = signals.replace(**floats)
+        return losses(full.model, params, told, whole, trial.levels, key).mean()
 
     of = jax.jit(jax.value_and_grad(value))
-    found: dict[str, list[float]] = {name: [] for name in learnt}
-    for i, clip in enumerate(clips):
-        key = jax.random.fold_in(jax.random.key(config.seed), i)
-        signals = control_signals.for_sampling(full.recipe, params, clip.reference, clip.pose, key)
-        floats = {name: getattr(signals, name) for name in learnt}
+    found: dict[str, list[float]] = {name: [] for name in FIELDS}
+    for clip, signals, key in zip(*trial[:2], trial.keys):
+        floats = {name: getattr(signals, name) for name in FIELDS}
         loss, gradient = of(floats, signals, inputs(clip, clip), key)
-        for name in learnt:
+        for name in FIELDS:
             size = np.linalg.norm(gradient[name]) * np.linalg.norm(floats[name])
             found[name].append(float(size / loss))
     return {name: float(np.mean(sizes)) for name, sizes in found.items()}
@@ -208,13 +221,13 @@ def main() -> None:
         arms = open_arms(args.config, args.weights, args.clips)
     except (ValueError, OSError) as error:
         sys.exit(str(error))
-    config = arms[1].config
+    trial = Trial.of(arms[1], args.clips)
     found: dict[str, dict[str, np.ndarray]] = {}
-    for given, name, each in measure(config, *arms, args.clips):
+    for given, name, each in measure(trial, *arms):
         found.setdefault(given, {})[name] = each
     print("\n".join(table(found)))
     print(f"{args.clips} clips; parts of 10,000, 95 % intervals over clips")
-    for name, size in slopes(config, arms[1], args.clips).items():
+    for name, size in slopes(trial, arms[1]).items():
         print(f"{name}: |gradient| |signal| / loss = {size:.4f}")
 
 
