@@ -16,6 +16,7 @@ from jax.nn.initializers import Initializer, variance_scaling, zeros
 from jax.typing import DTypeLike
 
 Array = jax.Array
+Shape = tuple[int, ...]
 
 # PyTorch's default for convolutions and linear layers: uniform within 1 / sqrt(fan_in).
 torch_kernel = variance_scaling(1 / 3, "fan_in", "uniform")
@@ -30,17 +31,18 @@ def torch_bias(fan_in: int) -> Initializer:
 
 
 class Given:
-    """For a Flax module: a parameter that is there is taken as it is.
+    """For a Flax module: a parameter that is there, in the shape it should have, is taken as it is.
 
-    Flax traces its initialiser for its shape each time, two thirds of what tracing a network takes;
-    here weights have been compared with the shapes of their network when they were read.
+    Flax traces its initialiser for its shape each time, two thirds of what tracing a network takes.
     """
 
     @nn.nowrap
-    def param(self, name: str, *initialised, **named) -> Array:
+    def param(self, name: str, init_fn: Initializer, shape: Shape, *dtype) -> Array:
         if self.has_variable("params", name):
-            return self.get_variable("params", name)
-        return super().param(name, *initialised, **named)
+            given = self.get_variable("params", name)
+            if given.shape == tuple(shape):
+                return given
+        return super().param(name, init_fn, shape, *dtype)  # says what is wrong with the shape
 
 
 class Conv(Given, nn.Conv):

@@ -167,3 +167,12 @@ def test_a_parameter_that_is_there_is_taken_and_one_that_is_not_is_an_error(laye
     np.testing.assert_array_equal(layer.apply({"params": params}, x), expected)
     with pytest.raises(errors.ScopeParamNotFoundError, match="bias"):
         layer.apply({"params": {k: v for k, v in params.items() if k != "bias"}}, x)
+
+
+@pytest.mark.parametrize("layer", [layers.conv(4), layers.dense(4), layers.layer_norm(name=None)])
+def test_a_parameter_of_another_shape_is_an_error_that_names_it(layer):
+    x = np.ones((1, 5, 5, 4), np.float32)
+    params = layer.init(jax.random.key(0), x)["params"]
+    wrong = params | {"bias": np.ones(1, np.float32)}  # would be broadcast
+    with pytest.raises(errors.ScopeParamShapeError, match=r'"bias".*\(4,\).*\(1,\)'):
+        layer.apply({"params": wrong}, x)
