@@ -45,13 +45,16 @@ GIVEN := $(if $(filter-out demo,$(EXAMPLE)),--reference $(FOLDER)/reference.png 
 # what it makes is as fast.
 QUICK := XLA_FLAGS="--xla_backend_optimization_level=1 $$XLA_FLAGS"
 
+# Frames of 128 pixels are written as large as a person looks at them.
+SHOWN := --config.sample.shown_height=512
+
 demo: $(VENV)/core.stamp
 	@mkdir -p output
-	$(QUICK) $(BIN)/python sample.py --config configs/$(BASE).py:size=tiny --explain \
-		$(GIVEN) --output output/$(EXAMPLE)_$(BASE).mp4
+	$(QUICK) $(BIN)/python sample.py --config configs/$(BASE).py:size=small --explain \
+		$(SHOWN) $(GIVEN) --output output/$(EXAMPLE)_$(BASE).mp4
 
 page: $(VENV)/page.stamp
-	$(QUICK) $(BIN)/python -m dispose_jax.page --config configs/$(BASE).py:size=tiny
+	$(QUICK) $(BIN)/python -m dispose_jax.page --config configs/$(BASE).py:size=small
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

@@ -8,7 +8,7 @@ python evaluate.py --fake DIR --metrics flickering
 
 Drawn people that no training saw: the ablation.
 
-python evaluate.py --weights A,B --arms base --arms full=runs/tiny/bundle --output output/ablation
+python evaluate.py --weights A,B --arms base --arms full=runs/full1/bundle --output output/ablation
 python evaluate.py ... --arms full=S1,full=S2 --arms no_motion=M1,no_motion=M2   # two seeds of each
 """
 
@@ -27,7 +27,7 @@ from dispose_jax.evaluation.metrics import METRICS
 from dispose_jax.media import output
 
 SHARED = {"allow_override": True}  # the other commands have the same flags
-CONFIG, DEFAULT = "Configuration file and its argument (ablation).", "configs/svd.py:size=tiny"
+CONFIG, DEFAULT = "Configuration file and its argument (ablation).", "configs/svd.py:size=small"
 flags.DEFINE_string("config", DEFAULT, CONFIG, **SHARED)
 WEIGHTS = flags.DEFINE_list(
     "weights", None, "Bundle folders; a later one overrides an earlier one. Or 'random'.", **SHARED

@@ -19,7 +19,7 @@ DEMO = (
     weights.ASSETS / "driving.poses.json",
 )
 
-flags.DEFINE_string("config", "configs/svd.py:size=tiny", "Configuration file and its argument.")
+flags.DEFINE_string("config", "configs/svd.py:size=small", "Configuration file and its argument.")
 WEIGHTS = flags.DEFINE_list(
     "weights", None, "Bundle folders; a later one overrides an earlier one. Or 'random'."
 )

@@ -1,7 +1,7 @@
 """Train DisPose, its base, or a small chain of models of one's own.
 
 python train.py --config configs/svd.py --weights DIR --workdir runs/mm --config.data.source=SET
-python train.py --config configs/svd.py:size=tiny,stage=vae --workdir runs/vae      # drawn people
+python train.py --config configs/svd.py:size=small,stage=vae --workdir runs/vae      # drawn people
 srun python train.py ... --distributed                     # many hosts: docs/scaling.md
 """
 
@@ -15,7 +15,7 @@ from dispose_jax.training import loop, multihost, plan
 ASSETS = Path(__file__).parent / "assets"
 
 SHARED = {"allow_override": True}  # sample.py has the same flags, and a test may load both
-CONFIG, DEFAULT = "Configuration file and its argument.", "configs/svd.py:size=tiny"
+CONFIG, DEFAULT = "Configuration file and its argument.", "configs/svd.py:size=small"
 flags.DEFINE_string("config", DEFAULT, CONFIG, **SHARED)
 WEIGHTS = flags.DEFINE_list(
     "weights", None, "Bundle folders; a later one overrides an earlier one. Or 'random'.", **SHARED

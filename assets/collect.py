@@ -1,6 +1,6 @@
 """Put the networks of several bundles into one, in float16: how the bundled model is made.
 
-  python -m assets.collect --to assets/svd_tiny runs/vae/bundle runs/cmp/bundle ...
+  python -m assets.collect --to assets/svd_small runs/vae/bundle runs/cmp/bundle ...
 
 Later bundles replace networks of earlier ones. All must belong to the same model.
 """

@@ -92,9 +92,9 @@ def main(folder: Path, size: str) -> None:
 
 
 if __name__ == "__main__":
-    bundled = Path(__file__).parents[1] / "assets" / get_config("size=tiny").bundled[0]
+    bundled = Path(__file__).parents[1] / "assets" / get_config("size=small").bundled[0]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=sorted(SIDES), default="tiny", help="of the pictures")
+    parser.add_argument("--size", choices=sorted(SIDES), default="small", help="of the pictures")
     parser.add_argument("bundle", type=Path, nargs="?", default=bundled, help="the bundled one")
     args = parser.parse_args()
     main(args.bundle, args.size)

@@ -1,6 +1,6 @@
 """Clip after clip through one animator: seconds of the first and of others, memory per frame.
 
-    python -m benchmarks.clips [--config configs/svd.py:size=tiny] [--weights DIR,...]
+    python -m benchmarks.clips [--config configs/svd.py:size=small] [--weights DIR,...]
 
 The figure that the demo animates dances to repetitions of its poses. Memory is the process's
 largest resident set, each length in a process of its own.
@@ -61,7 +61,7 @@ def peak_bytes(options, num_frames: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="configs/svd.py:size=tiny")
+    parser.add_argument("--config", default="configs/svd.py:size=small")
     parser.add_argument("--weights", default="")
     parser.add_argument("--only", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,7 +1,7 @@
 """What each approximate way of sampling gains and costs on a small model, whose truth is known.
 
-  python -m benchmarks.tradeoff                                  # configs/svd.py:size=tiny
-  python -m benchmarks.tradeoff --config configs/sd15.py:size=tiny --clips 16 --full 576x1024
+  python -m benchmarks.tradeoff                                  # configs/svd.py:size=small
+  python -m benchmarks.tradeoff --config configs/sd15.py:size=small --clips 16 --full 576x1024
   python -m benchmarks.tradeoff --output tradeoff.json --plot tradeoff.png    # extra: bench
 
 Drawn people whom no training saw, several windows long. Every way starts from the same noise and
@@ -209,7 +209,7 @@ def plot(rows: list[dict], path: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default="configs/svd.py:size=tiny", help="file.py[:argument]")
+    parser.add_argument("--config", default="configs/svd.py:size=small", help="file.py[:argument]")
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--frames", type=int, default=14, help="of a clip, the reference included")
     parser.add_argument("--full", help="HEIGHTxWIDTH: count TFLOP at full size too")

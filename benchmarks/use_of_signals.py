@@ -1,7 +1,7 @@
 """Whether a trained DisPose reads its signals, and whether its base would need them.
 
   python -m benchmarks.use_of_signals                                          # the bundled model
-  python -m benchmarks.use_of_signals --config configs/sd15.py:size=tiny --weights BASE,RUN/bundle
+  python -m benchmarks.use_of_signals --config configs/sd15.py:size=small --weights BASE,RUN/bundle
 
 The training loss inside the figure of drawn clips that no training saw, with the same noise for all
 that is compared: far more sensitive than sampled videos, and it asks for one call of the networks.
@@ -212,7 +212,7 @@ def open_arms(config: str, weights: tuple[str, ...] | None, clips: int) -> tuple
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="configs/svd.py:size=tiny")
+    parser.add_argument("--config", default="configs/svd.py:size=small")
     folders = lambda text: tuple(text.split(","))
     parser.add_argument("--weights", type=folders, help="bundles, a later one overriding others")
     parser.add_argument("--clips", type=int, default=48)

@@ -93,7 +93,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.base = "sd15"
     config.name = "configs/sd15.py" + (f":size={size}" if drawn else "")  # what a bundle belongs to
     # Folders of assets/ with weights for this config: what serves any base, then what does not.
-    config.bundled = ("svd_tiny", "sd15_tiny") if size == "tiny" else ()
+    config.bundled = ("svd_small", "sd15_small") if size == "small" else ()
     config.model = TINY if drawn else FULL
     config.quirks = common.TEXTBOOK
 

@@ -1,7 +1,7 @@
 """DisPose on MimicMotion (Stable Video Diffusion).
 
   python sample.py --config configs/svd.py --weights DIR --reference ref.png --driving dance.mp4
-  python sample.py --config configs/svd.py:size=tiny,variant=no_motion
+  python sample.py --config configs/svd.py:size=small,variant=no_motion
   python train.py --config configs/svd.py --weights DIR --workdir runs/mm --config.data.source=SET
 
 size: full (the released checkpoints), or small or tiny (a laptop's, of 128 and 64 pixels). speed:
@@ -82,7 +82,7 @@ PAPER = (10_000, 8, 16, 2e-5, "adamw")  # at full size, whatever the stage but p
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The configuration for an argument such as "size=tiny,variant=no_motion,stage=base"."""
+    """The configuration for an argument such as "size=small,variant=no_motion,stage=base"."""
     choice = parse_arg(
         arg,
         size=common.SIZES,
@@ -97,7 +97,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = defaults(choice, STAGES, recipes)
     config.base = "svd"
     config.name = "configs/svd.py" + (f":size={size}" if drawn else "")  # what a bundle belongs to
-    config.bundled = ("svd_tiny",) if size == "tiny" else ()  # folders of assets/ with weights
+    config.bundled = ("svd_small",) if size == "small" else ()  # folders of assets/ with weights
     config.model = TINY if drawn else FULL
     config.quirks = TEXTBOOK if drawn else RELEASED
 

@@ -19,7 +19,7 @@ from dispose_jax import settings
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "settings.md"
 SOURCES = ("common", "svd", "sd15")
-COLUMNS = (svd, ""), (sd15, ""), (svd, "size=tiny")
+COLUMNS = (svd, ""), (sd15, ""), (svd, "size=small")
 LEFT_OUT = ("model.", "name", "base", "bundled")  # sizes of networks; what a config is called
 QUIRKS = ("TEXTBOOK", "RELEASED")
 SECTIONS = ["seed", "control", "skeleton", "motion", "dift", "sample", "data", "train", "quirks"]
@@ -31,7 +31,7 @@ those of `configs/`, what is allowed of `dispose_jax/settings.py`: this page is 
 `python -m tests.settings_page`, and a test compares it. A dash: a setting of the other base. The
 sizes of networks are in `config.model` and belong to the weights.
 
-| setting | `svd.py` | `sd15.py` | `svd.py:size=tiny` | may be | what it is |
+| setting | `svd.py` | `sd15.py` | `svd.py:size=small` | may be | what it is |
 |---|---|---|---|---|---|
 """
 

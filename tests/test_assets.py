@@ -46,7 +46,7 @@ def fitted(reference, dance):
 def test_the_reference_is_a_picture_of_its_poses_canvas(folder, reference):
     picture = image.read(folder / "reference.png")
     assert picture.shape == (reference.height, reference.width, 3)
-    sample = svd.get_config("size=tiny").sample  # whole in the small model's picture
+    sample = svd.get_config("size=small").sample  # whole in the small model's picture
     assert picture.shape[0] * sample.width == picture.shape[1] * sample.height
 
 
@@ -114,7 +114,7 @@ def test_an_example_is_small(folder):
 
 @pytest.mark.parametrize(("base", "limit"), [(svd, 40e6), (sd15, 25e6)])
 def test_a_bundled_model_is_whole_and_small(base, limit):
-    config = base.get_config("size=tiny")
+    config = base.get_config("size=small")
     folders = [ASSETS / name for name in config.bundled]
     belongs = {"model": config.model, "quirks": config.quirks}
     built = networks.build(config)

@@ -112,15 +112,17 @@ def test_a_folder_of_something_else_says_how_to_make_a_bundle(base, tmp_path):
 
 
 def test_full_size_needs_weights_and_the_small_model_takes_what_is_bundled(tmp_path):
-    tiny, full = small.config(), small.svd.get_config()
-    assert weights.choose(None, tiny, tmp_path) == (weights.RANDOM,)
-    bundled = tmp_path / tiny.bundled[0]
+    drawn, full = small.svd.get_config("size=small"), small.svd.get_config()
+    assert weights.choose(None, drawn, tmp_path) == (weights.RANDOM,)
+    bundled = tmp_path / drawn.bundled[0]
     bundled.mkdir()
     (bundled / bundle.DESCRIPTION).write_text("{}")
-    assert weights.choose(None, tiny, tmp_path) == (weights.RANDOM, str(bundled))
+    assert weights.choose(None, drawn, tmp_path) == (weights.RANDOM, str(bundled))
     assert weights.choose(["A", "B"], full, tmp_path) == ("A", "B")
     with pytest.raises(ValueError, match=r"configs/svd\.py needs --weights: .*to-flax.*'random'"):
         weights.choose(None, full, tmp_path)
+    with pytest.raises(ValueError, match=r"configs/svd\.py:size=tiny needs --weights"):
+        weights.choose(None, small.svd.get_config("size=tiny"), tmp_path)
 
 
 def test_random_after_a_folder_is_refused(tmp_path):

@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("point", help="X,Y in pixels of the reference")
     parser.add_argument("target")
     parser.add_argument("--output", type=Path, default=Path("output/correspondence.png"))
-    parser.add_argument("--config", default="configs/svd.py:size=tiny", help="file.py[:argument]")
+    parser.add_argument("--config", default="configs/svd.py:size=small", help="file.py[:argument]")
     parser.add_argument(
         "--weights", help="bundles, a later one overriding an earlier one; or 'random'"
     )

@@ -250,7 +250,7 @@ def main(config) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("config", "configs/svd.py:size=tiny", "Configuration file, its argument.")
+    flags.DEFINE_string("config", "configs/svd.py:size=small", "Configuration file, its argument.")
     flags.DEFINE_string("videos", None, "Folder of videos, searched with all below it.")
     flags.DEFINE_string("out", None, "Folder of the prepared set.")
     flags.DEFINE_list("weights", None, "Bundle folders; a later one overrides an earlier one.")

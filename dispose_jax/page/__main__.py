@@ -119,7 +119,7 @@ def _serve(layout, page, people: list[tuple[str, str]]) -> None:
 
 if __name__ == "__main__":
     sys.argv[0] = "dispose_jax.page"  # in messages, rather than __main__.py
-    flags.DEFINE_string("config", "configs/svd.py:size=tiny", "Configuration file, its argument.")
+    flags.DEFINE_string("config", "configs/svd.py:size=small", "Configuration file, its argument.")
     flags.DEFINE_list("weights", None, "Bundle folders, later ones win; or 'random'.")
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; others than this need --auth.")
     flags.DEFINE_integer("port", 7860, "Port to listen at.", 1, 65535)

@@ -65,7 +65,7 @@ def parse(texts: Sequence[str], variants: Collection[str]) -> list[tuple[str, st
     if not found:
         raise ValueError(
             "--arms is missing: name what to compare, such as "
-            "--arms base --arms full=runs/tiny/bundle"
+            "--arms base --arms full=runs/full1/bundle"
         )
     return found
 

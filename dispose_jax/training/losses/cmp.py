@@ -1,6 +1,6 @@
 """What CMP minimises: the wrong bins of the exact flow of drawn people (Zhan et al. 2019, eq. 2).
 
-This makes the small CMP of `size=tiny`; the released one has its own training. Guidance is that of
+This makes the small CMP of `size=small`; the released one has its own training. Guidance is that of
 sampling, the displacements of joints, and for some clips the flow of random pixels.
 """
 

@@ -1,6 +1,6 @@
 """What picture networks minimise: the autoencoder, and the picture model that DIFT reads.
 
-These make the small networks of `size=tiny`; the released ones come from Stable Diffusion.
+These make the small networks of `size=small`; the released ones come from Stable Diffusion.
 """
 
 from __future__ import annotations

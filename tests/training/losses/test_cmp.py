@@ -169,7 +169,7 @@ def bundled(config):
     """The network and the bundled weights, each tensor as large as the config says."""
     built = networks.build(config)["cmp"]
     belongs = {"model": config.model, "quirks": config.quirks}
-    folder = ASSETS / config.bundled[0]
+    folder = ASSETS / svd.get_config("size=small").bundled[0]
     params = bundle.load([folder], {"cmp": built.shapes}, **belongs, verify=True)["cmp"]
     return built.module, jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
 
