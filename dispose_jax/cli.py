@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -47,7 +50,8 @@ def run(main: Callable[[object], None]) -> None:
     for name in ("absl", "asyncio"):  # of libraries; what they raise is told here
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        main(config)
+        with _no_interrupt_lost():
+            main(config)
     except (ValueError, OSError) as error:
         fail(error, 1)
     except RuntimeError as error:
@@ -104,6 +108,28 @@ def use_compile_cache() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+@contextmanager
+def _no_interrupt_lost():
+    """Python drops a Ctrl-C that comes while it collects garbage, where JAX has a callback: one in
+    thirty did not end the program. Such a one is sent again."""
+    usual = sys.unraisablehook
+
+    def tell(dropped) -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            # Not at once: it would be dropped, too.
+            again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+            again.daemon = True
+            again.start()
+        else:
+            usual(dropped)
+
+    sys.unraisablehook = tell
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual
 
 
 def _usage() -> str:

@@ -1,5 +1,6 @@
 """Entry points: flags and overrides reach main, mistakes end as one line on stderr."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,36 @@ def test_names_that_are_not_utf8_can_be_printed():
     command = [sys.executable, "-c", f"{flags}\n{program}"]
     done = subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[1])
     assert (done.returncode, done.stdout) == (0, b"caf\\udce9.mp4\n"), done.stderr
+
+
+LOSING = """
+import gc, time
+from absl import flags
+from dispose_jax import cli
+
+flags.DEFINE_string("config", "configs/svd.py", "")
+
+def lose(*_):
+    gc.callbacks.remove(lose)
+    raise KeyboardInterrupt
+
+def main(config):
+    gc.callbacks.append(lose)
+    gc.collect()
+    print("went on", flush=True)
+    time.sleep(30)
+    print("ended")
+
+cli.run(main)
+"""
+
+
+def test_an_interrupt_that_python_drops_while_it_collects_garbage_still_interrupts():
+    command = [sys.executable, "-c", LOSING]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background has none
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert (done.returncode, done.stdout) == (130, "went on\n"), done.stderr
+    assert done.stderr == "-c: interrupted\n"
 
 
 def raising(error):
