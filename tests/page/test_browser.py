@@ -76,7 +76,7 @@ def test_upload_preview_animate_download(visit, running, tmp_path):
     upload_example(page)
     page.click("#preview")
     page.wait_for_selector("#fit img", timeout=MINUTES)
-    assert "32 frames of 64 × 64 at 15 a second" in page.inner_text("#fit")
+    assert "32 frames of 128 × 128 at 15 a second" in page.inner_text("#fit")
     choose(page, "steps", 4)
     choose(page, "frames", 9)
     choose(page, "seed", 7)
@@ -88,7 +88,7 @@ def test_upload_preview_animate_download(visit, running, tmp_path):
     page.wait_for_function("document.querySelector('#result video').readyState > 1")
     assert page.query_selector("#forming img") is None
     film = video.read(download(page, "Video", tmp_path), 1)
-    assert film.frames.shape == (9, 64, 64, 3) and film.frames.std() > 10
+    assert film.frames.shape == (9, 128, 128, 3) and film.frames.std() > 10
     about = json.loads(download(page, "Settings (JSON)", tmp_path).read_text())
     assert (about["seed"], about["config"]["sample"]["steps"]) == (7, 4)
     assert about["sources"]["reference"] == "reference/reference.png"
