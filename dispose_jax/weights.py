@@ -22,8 +22,8 @@ ASSETS = Path(__file__).parents[1] / "assets"  # where a checkout keeps small mo
 def choose(given: Sequence[str] | None, config, assets: Path = ASSETS) -> tuple[str, ...]:
     """The weights of a run: those given, else the bundled ones of the config, else random ones.
 
-    What the bundle of a config lacks is random. Raises ValueError for a config of full size without
-    weights, and for "random" after a folder.
+    What the bundle of a config lacks is random. Raises ValueError for a config that has no bundled
+    weights and is given none, and for "random" after a folder.
     """
     if given:
         if RANDOM in given[1:]:
