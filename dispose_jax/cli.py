@@ -129,7 +129,8 @@ def _no_interrupt_lost():
     try:
         yield
     finally:
-        sys.unraisablehook = usual
+        if sys.unraisablehook is tell:  # what main put over it is for the end of the program, too
+            sys.unraisablehook = usual
 
 
 def _usage() -> str:

@@ -87,6 +87,17 @@ def test_an_interrupt_that_python_drops_while_it_collects_garbage_still_interrup
     assert done.stderr == "-c: interrupted\n"
 
 
+def test_what_main_hears_of_late_failures_is_heard_until_the_program_has_ended(start, monkeypatch):
+    """Orbax's reading tells of its failure once more when the program ends."""
+    usual, own = sys.unraisablehook, lambda late: None
+    monkeypatch.setattr(sys, "unraisablehook", usual)  # put back afterwards
+    start(lambda config: setattr(sys, "unraisablehook", own))
+    assert sys.unraisablehook is own
+    sys.unraisablehook = usual
+    start(lambda config: None)
+    assert sys.unraisablehook is usual
+
+
 def raising(error):
     def main(config):
         raise error
