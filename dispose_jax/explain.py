@@ -92,6 +92,16 @@ class Explained(NamedTuple):
     visible: np.ndarray | None  # (f, 18) bool
     result: np.ndarray | None = None  # (f - 1, h, w, 3) uint8, frames 1..
 
+    def only(self, control) -> Explained:
+        """Without the columns of what does not control: a `config.control` says what does."""
+        sparse, dense = "sparse" in control.motion, "dense" in control.motion
+        return self._replace(
+            sparse_flow=self.sparse_flow if sparse else None,
+            dense_flow=self.dense_flow if dense else None,
+            cells=self.cells if control.points else None,
+            visible=self.visible if control.points else None,
+        )
+
 
 def contact_sheet(run: Explained, *, num_frames: int = SHEET_FRAMES, note: str = "") -> np.ndarray:
     """One row for each of num_frames frames spread evenly over the clip.

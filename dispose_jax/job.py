@@ -220,7 +220,7 @@ def _explain(job: Job, clip: Clip, result: explain.Strip, stages: Stages) -> Non
             cells=np.concatenate(cells),
             visible=np.concatenate(visible),
             result=result,
-        )
+        ).only(job.config.control)
         random = job.animator.weights.random
         note = f"random weights: {', '.join(random)}" if random else ""
         explain.write(job.path(".explain.png"), job.path(".explain.mp4"), run, clip.fps, note=note)

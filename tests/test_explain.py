@@ -4,7 +4,9 @@ import os
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from configs import common
 from dispose_jax import explain
 from dispose_jax.media import image, video
 
@@ -60,6 +62,25 @@ def test_absent_parts_have_no_column():
     )
     assert share_of(without, (40, 7, 215)) == 0
     assert without.shape[1] < whole.shape[1] and without.shape[0] == whole.shape[0]
+
+
+@pytest.mark.parametrize(
+    ("variant", "titles"),
+    [
+        ("full", ["sparse_flow", "dense_flow", "cells", "visible"]),
+        ("no_cmp", ["sparse_flow", "cells", "visible"]),
+        ("no_motion", ["cells", "visible"]),
+        ("no_point", ["sparse_flow", "dense_flow"]),
+        ("base", []),
+    ],
+)
+def test_only_what_controls_is_shown(variant, titles):
+    control = ConfigDict(common.control(variant))
+    run = make_run()
+    shown = run.only(control)._asdict()
+    signals = ("sparse_flow", "dense_flow", "cells", "visible")
+    assert [name for name in signals if shown[name] is not None] == titles
+    explain.contact_sheet(run.only(control))
 
 
 def test_the_foot_of_the_sheet_carries_the_note():

@@ -93,7 +93,7 @@ def _video(config, networks: Mapping[str, Network], share: Callable) -> Objectiv
     return Objective(
         used,
         loss,
-        partial(previews.animation, loss, FrozenConfigDict(config.sample)),
+        partial(previews.animation, loss, FrozenConfigDict(config)),
         starts_from=(start,) if copied else (),
     )
 

@@ -75,9 +75,13 @@ def completions(
 
 
 def animation(
-    loss: VideoLoss, sample, params: Params, batch: Batch, key: Array, whole: NamedSharding
+    loss: VideoLoss, config, params: Params, batch: Batch, key: Array, whole: NamedSharding
 ) -> np.ndarray:
-    """The first clip sampled as sample.py would, beside what controlled it and the true frames."""
+    """The first clip sampled as sample.py would, beside what controlled it and the true frames.
+
+    config: frozen, of the run: how is sampled, and what controls.
+    """
+    sample = config.sample
     one = jax.tree.map(lambda x: x[:1], batch)
     condition_key, noise_key = jax.random.split(key)
     signals, conditioning = _condition(loss, whole, params, one, condition_key)
@@ -101,7 +105,7 @@ def animation(
         visible=None if shown is None else shown.visible[0],
         result=made[1:] if loss.model.generates_reference else made,
     )
-    return explain.contact_sheet(run)
+    return explain.contact_sheet(run.only(config.control))
 
 
 def denoised(
