@@ -16,6 +16,7 @@ import argparse
 import copy
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ from dispose_jax.weights import choose
 
 LEVELS = (1 / 6, 1 / 2, 5 / 6)  # shares of training's noise levels that are below
 DRAWS = 4096  # of levels, to know those
-OUTER_JOINTS = [4, 7, 10, 13]  # wrists and ankles
+OUTER_JOINTS = (4, 7, 10, 13)  # wrists and ankles
 BLUR = 1 / 16  # deviation as a share of the picture's side
 FIELDS = ("sparse_flow", "dense_flow", "point_features")  # of the signals, what is no index
 UNITS = 1e4  # tables are in parts of 10,000
@@ -58,11 +59,9 @@ SPOILT = {
 
 def thinned(clip: TrialClip, skeleton) -> TrialClip:
     """The skeletons without forearms and shins."""
-    score = clip.pose.body_score.copy()
-    score[..., OUTER_JOINTS] = 0
-    pose, size = clip.pose.replace(body_score=score), clip.reference.shape[:2]
-    style = draw.STYLES[skeleton.style]
-    return clip._replace(skeletons=draw.draw(pose, *size, canvas=skeleton.canvas, style=style))
+    style = replace(draw.style_of(skeleton), hidden=OUTER_JOINTS)
+    size = clip.reference.shape[:2]
+    return clip._replace(skeletons=draw.draw(clip.pose, *size, canvas=skeleton.canvas, style=style))
 
 
 def blurred(clip: TrialClip, skeleton) -> TrialClip:

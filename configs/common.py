@@ -195,6 +195,9 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     skeleton = config.skeleton = ConfigDict()
     skeleton.fit = "mimicmotion"  # how driving poses come to the reference's body
     skeleton.style = "mimicmotion"  # how they are drawn
+    # Joints 0 to 17 that are not drawn, such as (4, 7, 10, 13), wrists and ankles: what the base is
+    # not told, control signals know nevertheless.
+    skeleton.hidden = ()
     skeleton.canvas = 256 if drawn else 2160  # short side painted on: strokes are 8 of its pixels
 
     motion = config.motion = ConfigDict()

@@ -130,7 +130,7 @@ def prepare(
         framed.shown,
         size,
         canvas=skeleton.canvas,
-        style=draw.STYLES[skeleton.style],
+        style=draw.style_of(skeleton),
         video_size=video_size,
     )
     return Clip(

@@ -256,6 +256,11 @@ def check(config) -> None:
     for name in ("motion.kernel", "data.guide_kernel"):
         if values[name] % 2 == 0:
             raise ValueError(f"{name} is {values[name]}: expected odd")
+    hidden = values["skeleton.hidden"]
+    if any(joint not in range(18) for joint in hidden):
+        raise ValueError(
+            f"skeleton.hidden is {hidden!r}: expected joints from 0 to 17, such as (4, 7, 10, 13)"
+        )
     for name in ("train.width", "train.height"):
         if values[name] % 64:
             raise ValueError(f"{name} is {values[name]}: expected a multiple of 64")

@@ -55,7 +55,7 @@ def layout(config) -> Layout:
         cmp_size=config.motion.cmp_size if "dense" in config.control.motion else 0,
         missing_joints=config.quirks.missing_joints,
         canvas=config.skeleton.canvas,
-        style=draw.STYLES[config.skeleton.style],
+        style=draw.style_of(config.skeleton),
         region=config.train.region,
         region_weight=config.train.region_weight,
     )

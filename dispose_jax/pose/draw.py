@@ -12,7 +12,7 @@ from __future__ import annotations
 import colorsys
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -36,7 +36,8 @@ class Style:
     highest mean body score. face: its points are drawn. swapped: red and blue are exchanged at the
     end. video_canvas: when a driving video's poses are drawn on another body, the canvas has that
     video's shape, which makes strokes oval. averaged: the canvas of a picture's own poses is
-    reduced by averaging, as the training data was; else bilinearly without antialiasing.
+    reduced by averaging, as the training data was; else bilinearly without antialiasing. hidden:
+    body joints that are left out, with the limbs that end there.
     """
 
     shaded: bool = False
@@ -48,6 +49,7 @@ class Style:
     swapped: bool = True
     video_canvas: bool = False
     averaged: bool = False
+    hidden: tuple[int, ...] = ()
 
 
 MIMICMOTION = Style(shaded=True)
@@ -64,6 +66,12 @@ STYLES = {
     ),
     "moore": Style(people="surest", swapped=False),  # Moore-AnimateAnyone
 }
+
+
+def style_of(skeleton) -> Style:
+    """The style that a `config.skeleton` describes."""
+    return replace(STYLES[skeleton.style], hidden=tuple(skeleton.hidden))
+
 
 # OpenPose's limbs without its two from shoulder to ear, as 0-based joints; limb i has colour i.
 LIMBS = np.array(
@@ -211,6 +219,10 @@ def _chosen(pose: Pose, style: Style) -> Pose:
     elif style.people == "surest":
         surest = pose.body_score.mean(-1).argmax(1)  # (f,)
         pose = pose.at((np.arange(pose.num_frames)[:, None], surest[:, None]))
+    if style.hidden:
+        score = pose.body_score.copy()
+        score[..., list(style.hidden)] = 0
+        pose = pose.replace(body_score=score)
     if style.shaded:
         return pose
     # The detector of these bases hides body joints of exactly the bound, hands and faces below it.

@@ -3,6 +3,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from dispose_jax.pose import draw, people
 from tests.pose.poses import standing, without
@@ -219,6 +220,19 @@ def test_aligned_poses_are_painted_in_the_videos_shape():
     # Only the style that was trained so does it.
     again = draw.draw(lying, 256, 256, canvas=256, style=MOORE, video_size=(200, 100))
     np.testing.assert_array_equal(again, draw.draw(lying, 256, 256, canvas=256, style=MOORE))
+
+
+@pytest.mark.parametrize("name", draw.STYLES)
+def test_hidden_joints_are_left_out_with_their_limbs_as_if_nobody_had_found_them(name):
+    skeleton = ConfigDict({"style": name, "hidden": (4, 7, 10, 13)})
+    pose, style = body_alone(standing(seed=1)), draw.style_of(skeleton)
+    hidden = draw.draw(pose, 96, 96, style=style)
+    whole = draw.draw(pose, 96, 96, style=draw.STYLES[name])
+    np.testing.assert_array_equal(
+        hidden, draw.draw(without(pose, [4, 7, 10, 13]), 96, 96, style=draw.STYLES[name])
+    )
+    assert (hidden != whole).any()
+    assert draw.style_of(ConfigDict({"style": name, "hidden": ()})) == draw.STYLES[name]
 
 
 def test_points_outside_the_canvas_are_cut_off_in_every_style():

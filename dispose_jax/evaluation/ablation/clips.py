@@ -90,7 +90,7 @@ def _clip(truth: scene.DrawnClip, pose: Pose, skeleton) -> TrialClip:
             height,
             width,
             canvas=skeleton.canvas,
-            style=skeletons.STYLES[skeleton.style],
+            style=skeletons.style_of(skeleton),
         ),
         truth=Truth(
             frames=frames[1:],
