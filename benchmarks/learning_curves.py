@@ -59,8 +59,9 @@ def plot(steps: Sequence[int], found: Arms, path: str) -> None:
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for name, each in found.items():
-        (line,) = axis.plot(steps, each.mean(0), label=name)
+    for i, (name, each) in enumerate(found.items()):
+        # Dashes, so that a line on another one can be seen.
+        (line,) = axis.plot(steps, each.mean(0), label=name, dashes=(4, 2 * i))
         axis.fill_between(steps, each.min(0), each.max(0), color=line.get_color(), alpha=0.2)
     axis.axhline(0, color="0.6", linewidth=1)
     axis.set(xlabel="step", ylabel=f"held-out loss, change since step {steps[0]}")
