@@ -79,6 +79,8 @@ def main() -> None:
     arms = {}
     for text in options.arms:
         name, _, runs = text.partition("=")
+        if not runs:
+            sys.exit(f"--arms {text}: expected NAME=RUN,RUN, such as full=runs/full1,runs/full2")
         arms[name] = [Path(run).expanduser() for run in runs.split(",")]
     try:
         steps, found = changes(arms)
