@@ -84,11 +84,11 @@ def main() -> None:
         arms[name] = [Path(run).expanduser() for run in runs.split(",")]
     try:
         steps, found = changes(arms)
-    except (ValueError, OSError) as error:
+        print(table(steps, found))
+        if options.plot:
+            plot(steps, found, options.plot)
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(str(error))
-    print(table(steps, found))
-    if options.plot:
-        plot(steps, found, options.plot)
 
 
 if __name__ == "__main__":

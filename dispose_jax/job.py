@@ -206,7 +206,7 @@ def _explain(job: Job, clip: Clip, result: explain.Strip, stages: Stages) -> Non
     size = clip.reference.shape[:2]
     cells, visible = [], []
     with explain.Strip(size) as sparse, explain.Strip(size) as dense:
-        for signals in job.animator.fields(clip):
+        for signals in job.animator.fields(clip) if job.animator.controlled else ():
             sparse.append(signals.sparse_flow[0])
             if signals.dense_flow is not None:
                 dense.append(signals.dense_flow[0])
@@ -217,8 +217,8 @@ def _explain(job: Job, clip: Clip, result: explain.Strip, stages: Stages) -> Non
             skeletons=clip.skeletons,
             sparse_flow=sparse,
             dense_flow=dense if len(dense) else None,
-            cells=np.concatenate(cells),
-            visible=np.concatenate(visible),
+            cells=np.concatenate(cells) if cells else None,
+            visible=np.concatenate(visible) if visible else None,
             result=result,
         ).only(job.config.control)
         random = job.animator.weights.random

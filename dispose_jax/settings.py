@@ -257,7 +257,7 @@ def check(config) -> None:
         if values[name] % 2 == 0:
             raise ValueError(f"{name} is {values[name]}: expected odd")
     hidden = values["skeleton.hidden"]
-    if any(joint not in range(18) for joint in hidden):
+    if any(not isinstance(joint, int) or joint not in range(18) for joint in hidden):
         raise ValueError(
             f"skeleton.hidden is {hidden!r}: expected joints from 0 to 17, such as (4, 7, 10, 13)"
         )

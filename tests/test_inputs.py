@@ -1,6 +1,7 @@
 """From the files a user names to a clip, and a sentence for all that cannot become one."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -186,7 +187,7 @@ def test_several_people_are_a_warning_and_the_first_is_animated(sources, tmp_pat
 @pytest.mark.parametrize("procedure", retarget.PROCEDURES)
 def test_fit_and_drawing_are_those_of_the_config(sources, procedure, style):
     skeleton = svd.get_config("size=tiny").skeleton
-    skeleton.update({"fit": procedure, "style": style, "canvas": 200})
+    skeleton.update({"fit": procedure, "style": style, "canvas": 200, "hidden": (4, 7)})
     clip = inputs.prepare(sources, settings(), skeleton, None, silent)
     driving = files.read(sources.poses).pose.at(slice(None, None, 2))
     sizes = {"video_size": (64, 80), "target_size": clip.reference.shape[1::-1]}
@@ -197,7 +198,7 @@ def test_fit_and_drawing_are_those_of_the_config(sources, procedure, style):
         clip.pose,
         *clip.reference.shape[:2],
         canvas=200,
-        style=draw.STYLES[style],
+        style=replace(draw.STYLES[style], hidden=(4, 7)),
         video_size=(64, 80),
     )
     np.testing.assert_array_equal(clip.skeletons, drawn)

@@ -321,6 +321,14 @@ def test_results_never_replace_what_is_read(tmp_path):
             prepared(tmp_path, sources=sources)
 
 
+def test_a_base_alone_is_explained_without_signals(tmp_path, monkeypatch):
+    work, _ = prepared(tmp_path, config("base"), explain=True)
+    monkeypatch.setattr(type(work.animator), "fields", None)  # not even computed
+    job.run(work)
+    sheet = image.read(tmp_path / "a.explain.png")
+    assert 3 * 256 < sheet.shape[1] < 4 * 256  # reference, skeleton, result
+
+
 def test_everything_at_once_over_two_windows_stretched_and_explained(tmp_path):
     settings = config(
         "full", guidance_scale=(1.0, 2.0), max_frames=5, decode_chunk=6, shown_height=50

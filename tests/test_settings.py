@@ -137,6 +137,7 @@ def test_guidance_may_be_a_number_or_a_pair(guidance):
         ("train.average", 1.5),
         ("skeleton.hidden", (4, 18)),
         ("skeleton.hidden", ("wrist",)),
+        ("skeleton.hidden", (4.0,)),
         ("data.heights", (0.9, 0.7)),
         ("data.heights", (0.9,)),
         ("data.heights", (0.0, 0.7)),

@@ -96,6 +96,8 @@ def test_the_layout_is_the_config_s():
     assert (found.region, found.region_weight) == ("face", 2.0)
     assert found.cmp_size == config.motion.cmp_size and found.missing_joints == "drop"
     assert examples.layout(svd.get_config("size=tiny,variant=no_cmp")).cmp_size == 0
+    config.skeleton.hidden = (4, 7)
+    assert examples.layout(config).style == replace(found.style, hidden=(4, 7))
 
 
 def region(pose, name: str, weight: float = 4.2) -> np.ndarray:

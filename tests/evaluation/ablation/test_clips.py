@@ -16,6 +16,14 @@ def test_a_clip_does_not_depend_on_how_many_are_drawn(sets):
         jax.tree.map(np.testing.assert_array_equal, again[name][0], sets[name][0])
 
 
+def test_hidden_joints_are_not_drawn_but_known(sets):
+    told_less = config()
+    told_less.skeleton.hidden = (4, 7, 10, 13)
+    for clip, whole in zip(clips.draw(told_less, 1, FRAMES)["same"], sets["same"]):
+        assert (clip.skeletons > 0).sum() < (whole.skeletons > 0).sum()
+        jax.tree.map(np.testing.assert_array_equal, clip.pose, whole.pose)
+
+
 def test_the_reference_is_frame_0_and_is_not_scored(sets):
     for same, cross in zip(*sets.values()):
         assert len(same.skeletons) == FRAMES == len(same.truth.frames) + 1
