@@ -102,7 +102,8 @@ TINY_IMAGE_ENCODER = {
 TEXTBOOK = {
     "residuals": "once",  # each ControlNet residual; "accumulated": early ones up to four times
     "missing_joints": "drop",  # of motion fields; "released": such a joint moves to the corner
-    "point_levels": "paper",  # a map of points per level; "released": one map, resized
+    # a map of points per level; "released": one map, resized; "finest": also one for the latents
+    "point_levels": "paper",
 }
 
 # How the small networks learn on a CPU: steps, clips, frames of a clip, learning rate, optimizer.

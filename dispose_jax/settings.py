@@ -124,7 +124,7 @@ CHOICES = {
     "quirks.residuals": ("accumulated", "once"),
     "quirks.time_context_order": ("released", "per_clip"),
     "quirks.missing_joints": ("released", "drop"),
-    "quirks.point_levels": ("released", "paper"),
+    "quirks.point_levels": ("released", "paper", "finest"),
 }
 
 

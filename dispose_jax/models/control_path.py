@@ -81,7 +81,10 @@ class ControlPath:
         def inside(place: str):
             motion = conditioning.motion if self.motion_into == place else None
             points = conditioning.points if self.points_into == place else None
-            return motion, points
+            if points is not None and self.point_encoder.levels == "finest":
+                finest, *points = points  # joins where motion does
+                motion = finest if motion is None else motion + finest
+            return motion, points and tuple(points)
 
         residuals = None
         if self.controlnet is not None and deep is None:

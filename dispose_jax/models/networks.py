@@ -224,10 +224,11 @@ def _control(sizes, control, quirks, flavour: Flavour, inputs) -> dict[str, Netw
         networks["motion_encoder"] = _network(encoder, flow, flow)
     if control.points:
         places.append(control.points_into)
+        finest = quirks.point_levels == "finest"  # before the first level: the latents' grid
         encoder = PointEncoder(
-            channels,
+            channels[:1] * finest + channels,
             sizes.point_encoder.width,
-            strides=strides(len(channels)),
+            strides=(8,) * finest + strides(len(channels)),
             levels=quirks.point_levels,
             zero_start=control.points_into == "unet",
             dtype=dtype,

@@ -95,6 +95,36 @@ def test_encoding_a_clip_once_equals_encoding_every_window():
             np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.parametrize("variant", ["full", "no_motion", "exp1", "exp2"])
+def test_a_map_of_points_for_the_latents_joins_where_motion_does(variant):
+    """The first skip is the input convolution's: of the points only this map can reach it."""
+    plain, finest = small.build(variant), small.build(variant, point_levels="finest")
+    signals = small.signals(F)
+    for made, reaches in ((plain, False), (finest, True)):
+        encoded = small.encode(made.model.control, made.params, signals)
+        other = small.encode(
+            made.model.control,
+            made.params,
+            signals.replace(point_features=-signals.point_features),
+        )
+        assert len(encoded["points"]) == len(made.model.unet.channels) + reaches
+        first, moved = (_joining(made, points) for points in (encoded, other))
+        assert (np.abs(first - moved).max() > 1e-3) == reaches
+    untrained = finest.params | started(finest.networks)
+    base = denoise(small.build("base"), small.build("base").params, signals)
+    np.testing.assert_array_equal(denoise(finest, untrained, signals), base)
+
+
+def _joining(made, encoded: dict) -> np.ndarray:
+    """What of the control signals joins after the input convolution the points enter at."""
+    conditioning = small.conditioning(made, F).replace(**encoded)
+    height, width, channels = small.LATENTS
+    x = np.zeros((1, F, height, width, 2 * channels), np.float32)  # with the reference's latents
+    control = small.eager(made.model).control
+    residuals, added, _ = control.apply(made.params, x, np.full(1, 0.7, np.float32), conditioning)
+    return np.asarray(added if made.config.control.points_into == "unet" else residuals.skips[0])
+
+
 def test_residuals_are_scaled_and_counted_as_the_quirk_says():
     """Of two levels with one layer each: the first level's skips count twice as released."""
     rng = np.random.default_rng(0)
