@@ -227,3 +227,14 @@ def test_another_base_may_take_what_serves_any_base_and_nothing_else(tmp_path):
     assert set(bundle.load([folder], ["vae"], **other)) == {"vae"}
     with pytest.raises(ValueError, match="weights belong to another model.*model.unet.channels"):
         bundle.load([folder], ["vae", "unet"], **other)
+
+
+def test_quirks_of_dispose_s_own_networks_matter_to_no_other(tmp_path):
+    content = bundle.describe(write(tmp_path / "b"))
+    content["networks"] |= dict.fromkeys(bundle.CONTROL, {})
+    rest = set(content["networks"]) - set(bundle.CONTROL)
+    other = OPTIONS | {"quirks": {**QUIRKS, "point_levels": "finest"}}
+    assert bundle.offers(content, **OPTIONS) == set(content["networks"])
+    assert bundle.offers(content, **other) == rest >= {"unet"}
+    other["quirks"]["time_context_order"] = "other"  # the base's own
+    assert "unet" not in bundle.offers(content, **other)
