@@ -61,7 +61,7 @@ LIMITS = {
     "train.encode_chunk": (1, math.inf),
     "train.sigma_std": (0, 100),
     "train.noise_offset": (0, 10),
-    "train.drop_rate": (0, 1 / 3),
+    "train.drop_rate": (0, 1),
     "train.point_drop_rate": (0, 1),
     "train.region_weight": (0, 1e6),
     "train.kl_weight": (0, 1e6),
@@ -260,6 +260,11 @@ def check(config) -> None:
     if any(not isinstance(joint, int) or joint not in range(18) for joint in hidden):
         raise ValueError(
             f"skeleton.hidden is {hidden!r}: expected joints from 0 to 17, such as (4, 7, 10, 13)"
+        )
+    if values["train.dropout"] == "svd_xtend" and values["train.drop_rate"] > 1 / 3:
+        raise ValueError(
+            f"train.drop_rate is {values['train.drop_rate']}: expected a third at most, as "
+            "train.dropout=svd_xtend drops each of two conditions and both with that probability"
         )
     for name in ("train.width", "train.height"):
         if values[name] % 64:

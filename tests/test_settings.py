@@ -135,6 +135,7 @@ def test_guidance_may_be_a_number_or_a_pair(guidance):
         ("motion.kernel", 48),
         ("motion.sigma", 0.0),
         ("train.average", 1.5),
+        ("train.drop_rate", 1.5),
         ("skeleton.hidden", (4, 18)),
         ("skeleton.hidden", ("wrist",)),
         ("skeleton.hidden", (4.0,)),
@@ -152,6 +153,17 @@ def test_values_that_no_run_can_work_with_are_named(name, value):
     (config[section] if section else config)[key] = value
     with pytest.raises(ValueError, match=f"^{name} is .*(expected|give both)"):
         settings.check(config)
+
+
+def test_dropping_all_is_possible_but_not_each_alone_and_both():
+    config = svd.get_config("size=tiny")
+    config.train.drop_rate = 1.0
+    settings.check(config)
+    config.train.dropout = "svd_xtend"
+    with pytest.raises(ValueError, match=r"drop_rate is 1\.0: expected a third at most"):
+        settings.check(config)
+    config.train.drop_rate = 0.3
+    settings.check(config)
 
 
 def test_infinity_is_a_number_in_a_list():
