@@ -181,6 +181,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     args = parser.parse_args(settings.at_home())
     given = tuple(args.weights.split(",")) if args.weights else None
+    if args.frames < 1 or args.steps < 1:
+        sys.exit(f"--frames {args.frames} --steps {args.steps}: expected 1 or more")
     try:
         config, model, params = open_base(args.config, given, args.clips)
     except (ValueError, OSError) as error:

@@ -94,7 +94,11 @@ def test_only_an_entrance_that_the_base_hears_lowers_its_loss(trial):
     np.testing.assert_allclose(numbers[4], in_figure)
 
 
-def test_what_cannot_be_measured_is_one_sentence(monkeypatch, tmp_path):
-    monkeypatch.setattr("sys.argv", ["entrances", "--weights", str(tmp_path / "none")])
-    with pytest.raises(SystemExit, match="none"):
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(["--weights", "nowhere"], "nowhere: no such folder"), (["--frames", "0"], "expected 1 or")],
+)
+def test_what_cannot_be_measured_is_one_sentence(monkeypatch, flags, message):
+    monkeypatch.setattr("sys.argv", ["entrances", *flags])
+    with pytest.raises(SystemExit, match=message):
         entrances.main()
