@@ -4,9 +4,9 @@
 
 The base loses what guidance takes away, such as its reference. In place of point features, free
 numbers are written to the cells of the joints, for each clip its own, and learnt with new noise in
-every step. The loss that is left inside the figure, with noise that they were not learnt with,
-bounds what any encoder of points could reach there. If little is gained, the place is to blame and
-not the features.
+every step. The loss that is left inside the figure, with noise that they were not learnt with, is
+what an encoder of points could hope for there: no bound, as so many steps do not find the best
+numbers, but if places differ under the same steps, that is not the features' doing.
 """
 
 from __future__ import annotations

@@ -132,9 +132,9 @@ class Conditioning:
     reference: dict | None = None  # the reference's tokens by module path, leaves (b, s, c) (SD1.5)
     read_reference: Array | None = None  # (b,) bool: rows that attend to them
     motion: Array | None = None  # (b, f, h/8, w/8, c) encoded motion field
-    points: tuple[Array, ...] | None = (
-        None  # per level (b, f, h/16.., w/16.., c) encoded correspondence map
-    )
+    # Encoded correspondence maps: per level (b, f, h/16.., w/16.., c), and before those one of
+    # (b, f, h/8, w/8, c) where quirks.point_levels is "finest".
+    points: tuple[Array, ...] | None = None
     cross: dict | None = None  # network name -> constant one-token cross-attentions, leaves (b, c)
 
     def at(self, frames) -> Conditioning:

@@ -74,7 +74,8 @@ class ControlPath:
         and its tables 3 to 5, which take signals away or put them elsewhere.
 
         x (b, f, h, w, c) and t (b,) as the U-Net receives them. What is added after its input
-        convolution are the pose features, with the motion if that enters there. No residuals are
+        convolution are the pose features, with the motion and the points' map for the latents, if
+        there is one, where these enter there. No residuals are
         made if an earlier call left them in deep.
         """
 

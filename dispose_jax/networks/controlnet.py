@@ -41,7 +41,8 @@ class ControlNet(nn.Module):
         """x (b, f, h, w, c), t (b,), context (b, l, e), as the U-Net receives them -> Residuals,
         the r of paper eq. 8.
 
-        motion (b, f, h, w, channels[0]); points: one array per level, of the grid after it.
+        motion (b, f, h, w, channels[0]), which joins after the input convolution; points: one array
+        per level, of the grid after it.
         """
         dtype = self.flavour.dtype
         emb = embed_time(t, added_time, self.channels[0], self.added_width, dtype)
