@@ -331,7 +331,7 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     data.guide_kernel = 15  # pixels that a watershed point dominates, odd
     data.guide_bg_ratio = 1 / 6400  # share of pixels that are points anyway
     data.max_guides = 256  # guidance points of a frame
-    data.workers = 0  # processes that read; 0: threads
+    data.workers = 0  # processes that read, or paint drawn people's skeletons; 0: threads
     data.prefetch = 16  # examples read ahead
     return config
 

@@ -63,18 +63,18 @@ def layout(config) -> Layout:
 
 def make(
     layout: Layout,
-    frames: np.ndarray,
+    frames: np.ndarray | None,
     pose: Pose,
-    *,
     guides: Impulses | None = None,
+    *,
     point_features: np.ndarray | None = None,
     posterior: np.ndarray | None = None,
 ) -> Batch:
     """One example: a Batch whose leaves have no b.
 
-    frames (f, h, w, 3) uint8 of layout.size, or frame 0 alone beside a posterior; pose of the f
-    frames, fractions of the picture, frame 0 the reference. guides: of CMP's square, the joints'
-    displacements if None. The others as in Batch.
+    frames (f, h, w, 3) uint8 of layout.size, or frame 0 alone beside a posterior; None if the
+    caller adds them. pose of the f frames, fractions of the picture, frame 0 the reference. guides:
+    of CMP's square, the joints' displacements if None. The others as in Batch.
     """
     if layout.cmp_size and guides is None:
         guides = tracks.from_reference(pose, layout.size, layout.cmp_size, layout.missing_joints)

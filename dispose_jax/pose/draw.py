@@ -24,6 +24,7 @@ LIMB_DIMMING = 0.6  # limbs are darker than the joints painted over them
 JOINT_RADIUS, FACE_RADIUS = 4, 3
 STROKE_LENGTHS = (5, 10, 20, 40, 80, 160, 320)  # canvas pixels; a width for each and for longer
 BY_LENGTH = (1, 2, 3, 4, 5, 6, 7, 8)
+_WORTH_THREADS = 512 * 512  # pixels of a canvas: less is painted before a thread has begun
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,8 @@ def draw(
     canvas: short side that is painted on, pixels; a smaller one gives thicker strokes. video_size
     (width, height): of the driving video whose poses were brought to another body; None for the
     poses of the pictures themselves. A style with video_canvas then paints `canvas` pixels wide in
-    that shape. Points of score 0 are not drawn, points outside the picture are cut off. Frames are
-    drawn in threads: OpenCV releases the interpreter lock.
+    that shape. Points of score 0 are not drawn, points outside the picture are cut off. Frames of
+    a large canvas are drawn in threads: OpenCV releases the interpreter lock.
     """
     pictures = np.empty((pose.num_frames, height, width, 3), np.uint8)
     canvas_shape = (*canvas_size(style, (height, width), canvas, video_size), 3)
@@ -120,6 +121,10 @@ def draw(
         small = cv2.resize(painted, (width, height), interpolation=interpolation)
         pictures[i] = small[..., ::-1] if style.swapped else small
 
+    if canvas_shape[0] * canvas_shape[1] < _WORTH_THREADS:
+        for i in range(pose.num_frames):
+            draw_frame(i)
+        return pictures
     workers = max(1, min(os.cpu_count() or 1, 16, pose.num_frames))
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(draw_frame, range(pose.num_frames)))

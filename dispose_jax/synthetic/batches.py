@@ -1,12 +1,19 @@
 """Training batches of drawn people: endless, exact, and a function of seed and position alone.
 
 Pictures, truth and joints are drawn on the device; what follows from the joints is computed on the
-host by the functions that prepared videos use (examples.py).
+host by the functions that prepared videos use (examples.py), by processes if `data.workers` says
+so: an accelerator learns from pictures faster than one process paints their skeletons.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import jax
 import numpy as np
@@ -32,6 +39,7 @@ class DrawnBatches:
         self._key = jax.random.fold_in(jax.random.key(config.seed), people)
         self._rows = np.arange(config.train.batch) if rows is None else np.array(rows)
         self._next = 0
+        self._workers: ProcessPoolExecutor | None = None
 
     def __next__(self) -> Batch:
         train = self._config.train
@@ -39,7 +47,7 @@ class DrawnBatches:
         keys = jax.random.split(key, train.batch)[self._rows]
         clip = scene.draw(keys, train.frames, self._layout.size, **people(self._config))
         self._next += 1
-        return self._batch(jax.device_get(clip))
+        return self._batch(jax.device_get(self._needed(clip)))
 
     def state(self) -> dict:
         """The position, plain JSON: what `restore` takes."""
@@ -50,31 +58,86 @@ class DrawnBatches:
         self._next = state["next"]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """End the worker processes; the next batch starts them again."""
+        if self._workers is not None:
+            self._workers.shutdown(cancel_futures=True)
+        self._workers = None
 
     def _batch(self, clip: scene.DrawnClip) -> Batch:
-        frames = to_uint8(clip.frames)
         poses = [pose_of(*one) for one in zip(clip.keypoints, clip.visible)]
-        made = [
-            examples.make(self._layout, pictures, pose, guides=guides)
-            for pictures, pose, guides in zip(frames, poses, self._guides(clip))
-        ]
-        batch = examples.stack(made)
+        batch = self._examples(poses, self._guides(clip)).replace(frames=clip.frames)
         if self._config.train.objective in ("autoencoder", "cmp"):
             batch = batch.replace(figure=clip.mask)
         if self._config.train.objective == "cmp":
             batch = batch.replace(flow=clip.flow)
         return batch
 
+    def _examples(self, poses: list[Pose], guides: list) -> Batch:
+        """All but the pictures, by the worker processes if there are any."""
+        make, count = partial(_without_pictures, self._layout), self._config.data.workers
+        if not count:
+            return make(poses, guides)
+        if self._workers is None:
+            context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
+            self._workers = ProcessPoolExecutor(count, context, initializer=_end_with_parent)
+        shares = [slice(i, None, count) for i in range(min(count, len(poses)))]
+        parts = list(
+            self._workers.map(make, [poses[s] for s in shares], [guides[s] for s in shares])
+        )
+
+        def join(*leaves: np.ndarray) -> np.ndarray:
+            whole = np.empty((len(poses), *leaves[0].shape[1:]), leaves[0].dtype)
+            for share, leaf in zip(shares, leaves):
+                whole[share] = leaf
+            return whole
+
+        return jax.tree.map(join, *parts)
+
+    def _needed(self, clip: scene.DrawnClip) -> scene.DrawnClip:
+        """What a batch is made of, frames as levels: the rest need not leave the device."""
+        objective = self._config.train.objective
+        flow = objective == "cmp" or self._follows_flow
+        return clip.replace(
+            frames=_levels(clip.frames),
+            flow=clip.flow if flow else None,
+            seen=None,
+            mask=clip.mask if objective in ("autoencoder", "cmp") else None,
+        )
+
+    @property
+    def _follows_flow(self) -> bool:
+        """Whether guides are points of the exact flow, not the joints."""
+        return bool(self._layout.cmp_size) and self._config.train.guides != "joints"
+
     def _guides(self, clip: scene.DrawnClip) -> list:
         """Of each clip: points of the exact flow, or None for those of the joints."""
-        if not self._layout.cmp_size or self._config.train.guides == "joints":
-            return [None] * len(clip.flow)
+        if not self._follows_flow:
+            return [None] * len(self._rows)
         seeds = [[self._config.seed, self._next, int(i)] for i in self._rows]
         return [
             examples.watershed_guides(self._config, flow, np.random.default_rng(seed))
             for flow, seed in zip(clip.flow, seeds)
         ]
+
+
+_levels = jax.jit(to_uint8)
+
+
+def _without_pictures(layout: examples.Layout, poses: list[Pose], guides: list) -> Batch:
+    """Examples of some clips side by side, without their frames."""
+    made = [examples.make(layout, None, *one) for one in zip(poses, guides)]
+    return examples.stack(made)
+
+
+def _end_with_parent() -> None:
+    """What a worker process does first: Ctrl-C is its parent's to answer, whose end is its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def people(config) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 
 import jax
 import numpy as np
@@ -47,6 +48,20 @@ def test_clips_are_the_same_however_many_processes_share_them(whole):
         source = DrawnBatches(config(), rows)
         for batch in whole:
             assert_equal(next(source), jax.tree.map(lambda x, rows=rows: x[rows], batch))
+
+
+def test_clips_are_the_same_whoever_paints_their_skeletons(whole):
+    settings = config()
+    settings.data.workers = 2
+    source = DrawnBatches(settings, [0, 3, 1])
+    try:
+        for batch in whole:
+            assert_equal(next(source), jax.tree.map(lambda x: x[[0, 3, 1]], batch))
+        started = multiprocessing.active_children()
+        assert len(started) == 2
+    finally:
+        source.close()
+    assert not any(process.is_alive() for process in started)
 
 
 def test_people_are_those_that_the_config_wants(whole):
