@@ -117,6 +117,40 @@ def test_muon_steps_by_the_nearest_orthogonal_matrix_of_all_that_a_convolution_s
     np.testing.assert_allclose(inside - np.diag(np.diag(inside)), 0, atol=1e-4)
 
 
+def test_stacks_of_equal_matrices_learn_as_each_would_by_itself():
+    """Optax's Muon with a convolution's axes named tensor by tensor, which compiles longer."""
+    rng = np.random.default_rng(2)
+    shapes = {"a": (3, 3, 4, 6), "b": (36, 6), "c": (6, 36), "d": (5, 5), "e": (1, 1, 5, 5)}
+    tree = lambda: {
+        name: {"kernel": rng.normal(size=shape).astype(np.float32), "bias": np.float32([1.0])}
+        for name, shape in shapes.items()
+    }
+    options = SETTINGS | {"optimizer": "muon", "weight_decay": 0.1, "clip": 1e9}
+    one = lambda x: optax.contrib.MuonDimensionNumbers(tuple(range(x.ndim - 1)), x.ndim - 1)
+    alone = optax.contrib.muon(
+        optimizer.learning_rate(settings(**options)),
+        weight_decay=0.1,
+        adam_weight_decay=0.1,
+        adam_b2=0.99,
+        consistent_rms=0.2,
+        muon_weight_dimension_numbers=lambda params: {
+            name: {"kernel": one(layer["kernel"]), "bias": None} for name, layer in params.items()
+        },
+    )
+    params, given = tree(), [tree() for _ in range(3)]
+    learnt = []
+    for transform in (optimizer.build(settings(**options)), alone):
+        now = jax.tree.map(jnp.asarray, params)
+        state = transform.init(now)
+        for gradient in given:
+            updates, state = transform.update(gradient, state, now)
+            now = optax.apply_updates(now, updates)
+        learnt.append(now)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), *learnt)
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), learnt[0], params)
+    assert min(jax.tree.leaves(moved)) > 1e-3
+
+
 def test_beside_muon_the_ends_of_a_network_and_what_is_no_matrix_follow_adamw_with_nesterov():
     tree = lambda x: {
         "conv_out": {"kernel": x["kernel"], "bias": x["bias"]},
