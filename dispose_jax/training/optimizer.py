@@ -71,8 +71,8 @@ class _Stacks(NamedTuple):
 def _of_stacks(update: optax.GradientTransformation) -> optax.GradientTransformation:
     """The same for trees whose matrices it is given in stacks, one for each shape.
 
-    A network has some hundred matrices of a few dozen shapes, and each that is orthogonalised is
-    fifteen products to compile: most of a step's compiling, if every one had its own.
+    A small base has 273 matrices of 41 shapes, and each that is made orthogonal is fifteen products
+    to compile: most of a step's compiling, if every one had its own.
     """
 
     def step(updates, state, params=None):
