@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 import jax
@@ -73,7 +74,10 @@ class DrawnBatches:
         return batch
 
     def _examples(self, poses: list[Pose], guides: list) -> Batch:
-        """All but the pictures, by the worker processes if there are any."""
+        """All but the pictures, by the worker processes if there are any.
+
+        Raises ValueError if one of these was killed.
+        """
         make, count = partial(_without_pictures, self._layout), self._config.data.workers
         if not count:
             return make(poses, guides)
@@ -81,9 +85,14 @@ class DrawnBatches:
             context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
             self._workers = ProcessPoolExecutor(count, context, initializer=_end_with_parent)
         shares = [slice(i, None, count) for i in range(min(count, len(poses)))]
-        parts = list(
-            self._workers.map(make, [poses[s] for s in shares], [guides[s] for s in shares])
-        )
+        given = [poses[s] for s in shares], [guides[s] for s in shares]
+        try:
+            parts = list(self._workers.map(make, *given))
+        except BrokenProcessPool as error:
+            raise ValueError(
+                f"a process that paints skeletons was killed, perhaps for want of memory; lower "
+                f"--config.data.workers (now {count}), the same command continues"
+            ) from error
 
         def join(*leaves: np.ndarray) -> np.ndarray:
             whole = np.empty((len(poses), *leaves[0].shape[1:]), leaves[0].dtype)

@@ -80,6 +80,7 @@ def held_out(config, clips: int, rows: Sequence[int] | None = None) -> Source:
     """
     config = copy.deepcopy(config)
     config.train.batch = clips
+    config.data.workers = 0  # a few clips are ready before processes have started
     if config.data.source == "synthetic":
         return DrawnBatches(config, rows, people=HELD_OUT)
     return PreparedBatches(config.data.source, config, rows, held_out=True)

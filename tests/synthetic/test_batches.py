@@ -59,6 +59,9 @@ def test_clips_are_the_same_whoever_paints_their_skeletons(whole):
             assert_equal(next(source), jax.tree.map(lambda x: x[[0, 3, 1]], batch))
         started = multiprocessing.active_children()
         assert len(started) == 2
+        started[0].kill()
+        with pytest.raises(ValueError, match=r"was killed.*data\.workers \(now 2\)"):
+            next(source)
     finally:
         source.close()
     assert not any(process.is_alive() for process in started)
