@@ -75,8 +75,8 @@ class ControlPath:
 
         x (b, f, h, w, c) and t (b,) as the U-Net receives them. What is added after its input
         convolution are the pose features, with the motion and the points' map for the latents, if
-        there is one, where these enter there. No residuals are
-        made if an earlier call left them in deep.
+        there is one, where these enter there. No residuals are made if an earlier call left them in
+        deep.
         """
 
         def inside(place: str):
