@@ -12,6 +12,7 @@ python evaluate.py --weights A,B --arms base --arms full=runs/full1/bundle --out
 python evaluate.py ... --arms full=S1,full=S2 --arms no_motion=M1,no_motion=M2   # two seeds of each
 """
 
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -59,9 +60,9 @@ def measured():
         raise ValueError(
             "--fake, with or without --real, measures videos, --arms the ablation: give one of them"
         )
-    if STRIDE.value < 1 or not FPS.value > 0:
+    if STRIDE.value < 1 or not 0 < FPS.value < math.inf:
         raise ValueError(
-            f"--stride {STRIDE.value} --fps {FPS.value:g}: expected 1 or more, and more than 0"
+            f"--stride {STRIDE.value} --fps {FPS.value:g}: expected 1 or more, and a number above 0"
         )
     extra = report.read_vbench(Path(VBENCH.value)) if VBENCH.value else {}
     request = measure.Request(
@@ -75,7 +76,10 @@ def measured():
         lenient="all" in NAMES.value.split(","),
     )
     say = partial(print, file=sys.stderr, flush=True)
-    results = measure.run(measure.check(request, say), say)
+    plan = measure.check(request, say)
+    for name in report.FILES:
+        output.prepare(Path(OUTPUT.value) / name)
+    results = measure.run(plan, say)
     print(report.table(results, extra))
     for path in report.write(OUTPUT.value, results, extra):
         print(f"wrote {path}")

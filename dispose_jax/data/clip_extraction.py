@@ -27,12 +27,6 @@ from dispose_jax.types import Impulses, Pose
 
 Size = tuple[int, int]  # height, width
 
-# What cameras, browsers and broadcasters write.
-SUFFIXES = (
-    *(".mp4", ".m4v", ".mov", ".qt", ".webm", ".mkv", ".avi", ".divx", ".wmv", ".asf", ".flv"),
-    *(".f4v", ".mpg", ".mpeg", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".ogv"),
-    *(".mxf", ".rm", ".rmvb", ".dv", ".gif"),
-)
 POSES_SUFFIX = ".poses.json"
 REFERENCES = ("near", "first")
 FEWEST_JOINTS = 4  # of person 0 inside the picture, for a frame to show a person
@@ -112,8 +106,8 @@ def find(folder: Path) -> list[str]:
         below[:] = sorted(name for name in {*below} - linked if not name.startswith("."))
         below += sorted(name for name in linked if not name.startswith("."))
         paths = (Path(place, name) for name in files_here if not name.startswith("."))
-        videos = (path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
-        names += [path.relative_to(folder).as_posix() for path in videos]
+        named = (path for path in paths if path.suffix.lower() in video.SUFFIXES)
+        names += [path.relative_to(folder).as_posix() for path in named if path.is_file()]
     return sorted(names)
 
 

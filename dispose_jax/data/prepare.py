@@ -26,7 +26,7 @@ from tqdm import tqdm
 from dispose_jax import cli, control_signals, settings
 from dispose_jax.correspondence import dift, keypoints
 from dispose_jax.data import clip_extraction, examples, records
-from dispose_jax.media import output
+from dispose_jax.media import output, video
 from dispose_jax.models import bundle, networks
 from dispose_jax.motion import flow
 from dispose_jax.ops.levels import to_float
@@ -122,7 +122,7 @@ def _find(videos: Path) -> list[str]:
     if not names:
         raise ValueError(
             f"--videos {videos}: holds no videos; expected files that end in "
-            f"{', '.join(clip_extraction.SUFFIXES)}"
+            f"{', '.join(video.SUFFIXES)}"
         )
     return names
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from dispose_jax.media import output
 
-FORMAT = 1  # of the entries; counted up when a feature is computed differently
+FORMAT = 2  # of the entries; counted up when a feature is computed differently
 
 
 class Cache:
@@ -24,6 +24,7 @@ class Cache:
 
     def __init__(self, clips: str | Path):
         clips = Path(clips).absolute()
+        self._writes = True
         self.folder = clips.with_name(f"{clips.name}.features")
 
     def _path(self, kind: str, depends_on: list) -> Path:
@@ -37,9 +38,18 @@ class Cache:
         except (OSError, ValueError, EOFError):
             return None
 
-    def write(self, kind: str, depends_on: list, rows: np.ndarray) -> None:
-        """Store an array, whole or not at all. Raises OSError with one sentence."""
-        path = output.prepare(self._path(kind, depends_on))
+    def write(self, kind: str, depends_on: list, rows: np.ndarray) -> str | None:
+        """Store an array, whole or not at all.
+
+        Returns why it cannot, such as clips that may only be read; later arrays are then not tried.
+        """
+        if not self._writes:
+            return None
         buffer = io.BytesIO()
         np.save(buffer, rows, allow_pickle=False)
-        output.write_bytes(path, buffer.getvalue())
+        try:
+            path = output.prepare(self._path(kind, depends_on))
+            output.write_bytes(path, buffer.getvalue())
+        except (ValueError, OSError) as error:
+            self._writes = False
+            return str(error)

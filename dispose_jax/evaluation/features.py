@@ -21,6 +21,7 @@ from dispose_jax.evaluation import preprocess, vbench
 from dispose_jax.models import evaluation_networks
 from dispose_jax.networks.evaluation import lpips
 from dispose_jax.networks.evaluation.i3d import I3D
+from dispose_jax.networks.raft import SMALLEST
 from dispose_jax.types import Array, Params
 
 WINDOW = 16  # frames that the networks over clips see
@@ -32,7 +33,8 @@ class Feature(NamedTuple):
 
     forward(params, batch) -> rows, batch (n, window, h, w, 3) as prepare leaves frames, params
     {network: tree}. pads: a video shorter than a window repeats its last frame. least: frames that
-    a video needs. finish: of a row, on the host.
+    a video needs, those between which flow is measured. smallest: pixels that a side needs. finish:
+    of a row, on the host.
     """
 
     networks: tuple[str, ...]
@@ -40,6 +42,7 @@ class Feature(NamedTuple):
     forward: Callable[[Params, Array], Array]
     window: int = 1
     least: int = 1
+    smallest: int = 1
     pads: bool = False
     per_device: int = 4  # windows in a batch
     finish: Callable[[np.ndarray], np.ndarray | float] = lambda row: row
@@ -71,7 +74,6 @@ FEATURES = {
         preprocess.i3d_disco,
         lambda p, x: _i3d(p, x, epsilon=1e-3, pooled_frames=1),
         window=WINDOW,
-        least=10,
     ),
     "i3d_common": Feature(
         ("i3d",),
@@ -89,7 +91,7 @@ FEATURES = {
     ),
     "videomae": Feature(
         ("videomae",),
-        preprocess.videomae,
+        preprocess.cd_fvd,
         lambda p, x: _apply("videomae", p, x)[0],
         window=WINDOW,
         least=WINDOW,
@@ -106,10 +108,16 @@ FEATURES = {
         _flow,
         window=2,
         least=2,
+        smallest=SMALLEST,
         per_device=1,
         finish=vbench.largest_motion,
     ),
 }
+
+
+def num_windows(name: str, num_frames: int, stride: int) -> int:
+    """Rows that `extract` gives for a video of so many frames, at least the feature's least."""
+    return max(0, num_frames - FEATURES[name].window) // stride + 1
 
 
 def extract(name: str, params: Params, frames: Iterable[np.ndarray], stride: int = 1) -> np.ndarray:

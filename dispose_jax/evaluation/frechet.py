@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 
 _DRAWS = 200
-_LARGEST = 4096  # rows: beyond, with fewer dimensions than rows, they are reduced first
 
 
 class Interval(NamedTuple):
@@ -52,9 +51,8 @@ def _centred(x: np.ndarray, ddof: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _nuclear(a: np.ndarray, b: np.ndarray) -> float:
     """Sum of the singular values of A B^T, for matrices of c columns."""
-    if min(len(a), len(b)) > a.shape[1] and max(len(a), len(b)) > _LARGEST:
-        # Many rows: A = Q R with R (c, c) has the same singular values.
-        a, b = np.linalg.qr(a, mode="r"), np.linalg.qr(b, mode="r")
+    # More rows than columns: A = Q R, and the small R has the same singular values.
+    a, b = (np.linalg.qr(x, mode="r") if len(x) > x.shape[1] else x for x in (a, b))
     return float(np.linalg.svd(a @ b.T, compute_uv=False).sum())
 
 
@@ -107,13 +105,11 @@ def caution(num_clips: int, dimensions: int) -> str | None:
     """Why a distance of so few clips cannot be compared with others', None if it can."""
     if num_clips >= 2 * dimensions:
         return None
+    clips = "1 clip" if num_clips == 1 else f"{num_clips} clips"
     if num_clips > dimensions:
-        return (
-            f"{num_clips} clips for {dimensions} dimensions: biased upwards, compare equal counts"
-        )
+        return f"{clips} for {dimensions} dimensions: biased upwards, compare equal counts"
     return (
-        f"not comparable: {num_clips} clips cannot span {dimensions} dimensions, the covariances "
-        "are singular"
+        f"not comparable: {clips} cannot span {dimensions} dimensions, the covariances are singular"
     )
 
 

@@ -16,9 +16,8 @@ import numpy as np
 from dispose_jax.evaluation import features, frame_metrics, frechet, vbench, videos
 from dispose_jax.evaluation.cache import Cache
 from dispose_jax.evaluation.metrics import METRICS, Metric, clip_value, parse, set_value
-from dispose_jax.evaluation.videos import ClipFile
+from dispose_jax.evaluation.videos import ClipFile, Found
 from dispose_jax.models import bundle, evaluation_networks
-from dispose_jax.networks.raft import SMALLEST
 
 _PAIRS = {
     "l1": frame_metrics.l1,
@@ -26,6 +25,11 @@ _PAIRS = {
     "psnr": frame_metrics.psnr,
     "ssim": frame_metrics.ssim,
     "ssim_common": frame_metrics.ssim_common,
+}
+# Pixels that a side needs for one window, or for the deepest maps of LPIPS's trunks.
+_SMALLEST = {
+    **{"ssim": 7, "ssim_common": 11},
+    **{"lpips_vgg": 16, "lpips_alex": 31, "lpips_disco": 16},
 }
 _LPIPS = {"lpips_vgg": ("vgg", False), "lpips_alex": ("alex", False), "lpips_disco": ("vgg", True)}
 
@@ -85,6 +89,11 @@ class Plan:
     skipped: dict[str, str]
     networks: dict[str, str]  # name -> SHA-256
 
+    def size(self, side: str, name: str) -> tuple[int, int]:
+        """Height and width that a clip's frames are measured at."""
+        truth = self.real.get(name) if side == "fake" else None
+        return _size(self.request, getattr(self, side)[name], truth)
+
 
 def check(request: Request, say: Say = lambda line: None) -> Plan:
     """Look at everything that could go wrong, before any network runs.
@@ -99,15 +108,14 @@ def check(request: Request, say: Say = lambda line: None) -> Plan:
         problems.append(f"--metrics is empty: name some of {', '.join(METRICS)}, or all")
     held = _held(request.weights, problems)
     say("reading the clips")
-    fake, found = videos.find(request.fake, request.fps)
-    problems += found
-    real = {}
+    fake, real = videos.find(request.fake, request.fps), Found({}, [], set())
+    problems += fake.problems
     if request.real is not None:
-        real, found = videos.find(request.real, request.fps)
-        problems += found + videos.unequal(real, fake, request.size is not None)
+        real = videos.find(request.real, request.fps)
+        problems += real.problems + videos.unequal(real, fake, request.size is not None)
     chosen, skipped = [], {}
     for name in names:
-        reason = _reason(METRICS[name], request, held, fake, real)
+        reason = _reason(METRICS[name], request, held, fake.clips, real.clips)
         if reason is None:
             chosen.append(name)
         elif request.lenient:
@@ -117,7 +125,7 @@ def check(request: Request, say: Say = lambda line: None) -> Plan:
     videos.complain(problems)
     used = {net for name in chosen for net in METRICS[name].networks}
     digests = {net: held[net] for net in used}
-    return Plan(request, fake, real, tuple(chosen), skipped, digests)
+    return Plan(request, fake.clips, real.clips, tuple(chosen), skipped, digests)
 
 
 def run(plan: Plan, say: Say = lambda line: None) -> Results:
@@ -125,12 +133,13 @@ def run(plan: Plan, say: Say = lambda line: None) -> Results:
     request = plan.request
     rows: dict[tuple[str, str], dict[str, np.ndarray]] = {}
     sides = {"fake": plan.fake, **({"real": plan.real} if plan.real else {})}
+    caches = {side: Cache(getattr(request, side)) for side in sides}
     for kind in dict.fromkeys(METRICS[name].rows for name in plan.metrics):
         metric = next(m for m in map(METRICS.get, plan.metrics) if m.rows == kind)
         holder = _Weights(request.weights, metric.networks)
         for side in ("fake",) if metric.kind == "pair" else sides:
             rows[side, kind] = {
-                name: _rows(plan, side, clip, kind, holder, say)
+                name: _rows(plan, side, clip, kind, holder, caches[side], say)
                 for name, clip in sides[side].items()
             }
     scores: dict[str, dict[str, Score]] = {"fake": {}, "real": {}}
@@ -143,7 +152,7 @@ def run(plan: Plan, say: Say = lambda line: None) -> Results:
         for side in sides:
             if (side, metric.rows) in rows:
                 found = rows[side, metric.rows]
-                sizes = {clip: _size(plan, side, clip) for clip in found}
+                sizes = {name: plan.size(side, name) for name in found}
                 scores[side][name] = _averaged(metric, found, sizes)
     return Results(request, scores["fake"], scores["real"], plan.skipped, plan.networks)
 
@@ -185,40 +194,37 @@ def _reason(metric: Metric, request: Request, held, fake, real) -> str | None:
         )
     if metric.needs_real and request.real is None:
         return "compares with the truth, and there is no --real"
-    if metric.kind == "frechet" and min(len(fake), len(real)) < 2:
-        return "a Fréchet distance needs two clips or more on both sides"
-    least = features.FEATURES[metric.rows].least if metric.rows in features.FEATURES else 1
-    least = 2 if metric.rows == "flickering" else least
-    clips = [*fake.values(), *real.values()]
-    short = [clip for clip in clips if clip.num_frames < least]
-    if short:
-        return f"{short[0].path} has {short[0].num_frames} frames, it needs {least}"
-    if metric.kind == "moving":
-        small = [clip for clip in clips if min(_wanted(request, clip)) < SMALLEST]
-        if small:
-            h, w = small[0].size
-            return f"{small[0].path} is {w} x {h}, optical flow needs {SMALLEST} pixels a side"
+    feature = features.FEATURES.get(metric.rows)
+    least = feature.least if feature else 2 if metric.rows == "flickering" else 1
+    smallest = feature.smallest if feature else _SMALLEST.get(metric.rows, 1)
+    for clip in (*fake.values(), *real.values()):
+        between = vbench.flow_interval(clip.fps) if metric.kind == "moving" else 1
+        if clip.num_frames <= (least - 1) * between:
+            return f"{clip.path} has {clip.num_frames} frames, it needs {1 + (least - 1) * between}"
+    compared = [(clip, real.get(name)) for name, clip in fake.items()]
+    for clip, truth in (*compared, *((clip, None) for clip in real.values())):
+        size = _size(request, clip, truth)
+        if min(size) < smallest:
+            return f"{clip.path} is measured at {size[1]} x {size[0]}, a side needs {smallest}"
+    if metric.kind == "frechet":
+        count = lambda clip: features.num_windows(metric.rows, clip.num_frames, request.stride)
+        if min(sum(map(count, side.values())) for side in (fake, real)) < 2:
+            return "a Fréchet distance needs two windows or more on both sides"
     return None
 
 
-def _wanted(request: Request, clip: ClipFile) -> tuple[int, int]:
-    return request.size if isinstance(request.size, tuple) else clip.size
-
-
-def _size(plan: Plan, side: str, name: str) -> tuple[int, int]:
-    """Height and width that a clip's frames are measured at."""
-    if isinstance(plan.request.size, tuple):
-        return plan.request.size
-    if side == "fake" and plan.request.size == "real" and name in plan.real:
-        return plan.real[name].size
-    return getattr(plan, side)[name].size
+def _size(request: Request, clip: ClipFile, truth: ClipFile | None) -> tuple[int, int]:
+    """Height and width that a clip's frames are measured at. truth: that of a generated clip."""
+    if isinstance(request.size, tuple):
+        return request.size
+    return truth.size if request.size == "real" and truth is not None else clip.size
 
 
 def _rows(
-    plan: Plan, side: str, clip: ClipFile, kind: str, holder: _Weights, say: Say
+    plan: Plan, side: str, clip: ClipFile, kind: str, holder: _Weights, cache: Cache, say: Say
 ) -> np.ndarray:
     """A clip's rows of one kind, from the cache beside its folder if they were computed before."""
-    size, request = _size(plan, side, clip.name), plan.request
+    size, request = plan.size(side, clip.name), plan.request
     metric = next(m for m in METRICS.values() if m.rows == kind)
     own = {"networks": [plan.networks[name] for name in metric.networks], "size": list(size)}
     is_pair = metric.kind == "pair"
@@ -229,7 +235,6 @@ def _rows(
     if metric.kind == "moving":
         own["interval"] = vbench.flow_interval(clip.fps)
     depends_on = [clip.digest, own]
-    cache = Cache(getattr(request, side))
     found = cache.read(kind, depends_on)
     if found is not None:
         return found
@@ -249,7 +254,9 @@ def _rows(
             interval = own["interval"]
             frames = (frame for i, frame in enumerate(frames) if i % interval == 0)
         found = features.extract(kind, holder(), frames, request.stride)
-    cache.write(kind, depends_on, found)
+    problem = cache.write(kind, depends_on, found)
+    if problem:
+        say(f"warning: features are not kept for a next time: {problem}")
     return found
 
 

@@ -146,7 +146,8 @@ METRICS = {
         ("videomae",),
         digits=2,
         ddof=0,
-        about="VideoMAE V2 features; every window, where the published program draws some",
+        about="VideoMAE V2 features, centre crop; every window, where the published program draws "
+        "some",
     ),
     "flickering": Metric(
         "temporal flickering",
@@ -209,10 +210,8 @@ STILL = ("flickering", "subject", "background")  # a copied picture scores 100
 def parse(text: str) -> tuple[list[str], list[str]]:
     """--metrics: (names of METRICS, what is misspelt); "all" is every one."""
     names = [name.strip() for name in text.split(",") if name.strip()]
-    if "all" in names:
-        names = [*METRICS]
-    unknown = [name for name in names if name not in METRICS]
-    return [name for name in METRICS if name in names], unknown
+    unknown = [name for name in names if name not in ("all", *METRICS)]
+    return [name for name in METRICS if name in names or "all" in names], unknown
 
 
 def clip_value(metric: Metric, rows: np.ndarray, size: tuple[int, int]) -> float | None:

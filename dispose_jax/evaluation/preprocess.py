@@ -6,6 +6,8 @@ static. They differ in every detail, and each detail moves the numbers.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,12 +34,8 @@ def i3d_disco(frames: Array) -> Array:
 def i3d_common(frames: Array) -> Array:
     """FVD as in VideoGPT and common_metrics_on_video_quality: the short side to 224, bilinear, the
     middle cut out, -1..1."""
-    h, w = frames.shape[-3:-1]
-    scale = 224 / min(h, w)
-    size = tuple(224 if side == min(h, w) else int(np.ceil(side * scale)) for side in (h, w))
-    x = resize.bilinear(frames.astype(jnp.float32) / 255, size)
-    top, left = ((side - 224) // 2 for side in size)
-    return 2 * x[..., top : top + 224, left : left + 224, :] - 1
+    size = _short_side_up(frames.shape[-3:-1], 224)
+    return 2 * _middle(resize.bilinear(frames.astype(jnp.float32) / 255, size), 224) - 1
 
 
 def i3d_stretched(frames: Array) -> Array:
@@ -48,6 +46,14 @@ def i3d_stretched(frames: Array) -> Array:
 def videomae(frames: Array) -> Array:
     """CD-FVD: stretched to 224 x 224, bilinear without antialias, 0..1; no mean, no deviation."""
     return resize.bilinear(frames.astype(jnp.float32) / 255, (224, 224))
+
+
+def cd_fvd(frames: Array) -> Array:
+    """What content-debiased-fvd's loader does to videos, then `videomae`: the short side to 256,
+    bilinear with antialias, the middle cut out, levels rounded down."""
+    size = _short_side_up(frames.shape[-3:-1], 256)
+    x = _middle(resize.bilinear_antialiased(frames.astype(jnp.float32) / 255, size), 256)
+    return videomae(jnp.floor(255 * x))
 
 
 def dino(frames: Array) -> Array:
@@ -87,6 +93,20 @@ def _cubic(out: int, length: int) -> np.ndarray:
     scale = np.float32(length) / np.float32(out)
     source = scale * (np.arange(out, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
     return resize.cubic_matrix(source, length)
+
+
+def _middle(x: Array, side: int) -> Array:
+    """The middle square of pictures (..., h, w, c)."""
+    top, left = ((length - side) // 2 for length in x.shape[-3:-1])
+    return x[..., top : top + side, left : left + side, :]
+
+
+def _short_side_up(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """VideoGPT's rule: the other side is rounded up; of a square the height, which rounding makes a
+    pixel more for some sizes."""
+    h, w = size
+    scale = side / min(h, w)
+    return (side, math.ceil(w * scale)) if h < w else (math.ceil(h * scale), side)
 
 
 def _short_side(size: tuple[int, int], side: int) -> tuple[int, int]:

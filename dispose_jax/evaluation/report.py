@@ -38,7 +38,8 @@ def read_vbench(path: Path) -> dict[str, float]:
 def write(folder: str | Path, results: Results, vbench: dict[str, float]) -> list[Path]:
     """Write FILES into a folder, each whole or not at all. Raises OSError with one sentence."""
     paths = [output.prepare(Path(folder) / name) for name in FILES]
-    output.write_bytes(paths[0], table(results, vbench).encode())
+    # A clip's name may have bytes that are no text.
+    output.write_bytes(paths[0], table(results, vbench).encode(errors="backslashreplace"))
     output.write_json(paths[1], numbers(results, vbench))
     return paths
 

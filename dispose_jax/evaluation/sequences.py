@@ -64,8 +64,7 @@ def unseen(folder: Path) -> list[Sequence]:
     found, problems = [], []
     for path in _entries(folder):
         reference = folder / f"{path.stem}.png"
-        is_video = path.suffix.lower() in videos.VIDEOS
-        if not (is_video or path.is_dir()) or not reference.is_file():
+        if not videos.is_clip(path) or not reference.is_file():
             continue
         try:
             clip = videos.open_clip(path, RATE)

@@ -69,4 +69,4 @@ def is_moving(motions: np.ndarray, size: tuple[int, int]) -> bool:
     motions (n - 1,) of `largest_motion` between n sampled frames of size (height, width) pixels.
     """
     fast = int((np.asarray(motions) > _MOVING_RADIUS * min(size)).sum())
-    return fast >= round(_MOVING_PAIRS * (len(motions) + 1))
+    return len(motions) > 0 and fast >= round(_MOVING_PAIRS * (len(motions) + 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +16,17 @@ import cv2
 import numpy as np
 
 from dispose_jax.evaluation import frame_metrics
-from dispose_jax.media import video
+from dispose_jax.media import image, video
 
-VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".gif")
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _SHOWN = 12  # problems told of at once
+
+
+class Found(NamedTuple):
+    """The clips of a folder by name, what is wrong with others, and the names of these."""
+
+    clips: dict[str, ClipFile]
+    problems: list[str]
+    broken: set[str]
 
 
 class ClipFile(NamedTuple):
@@ -34,12 +40,12 @@ class ClipFile(NamedTuple):
     digest: str  # SHA-256 of the content: of all files' bytes, in order
 
 
-def find(folder: str | Path, fps: float, seen: Callable[[], None] = lambda: None):
-    """Every clip of a folder by name, and what is wrong with the others: ({name: ClipFile}, [str]).
+def find(folder: str | Path, fps: float) -> Found:
+    """Every clip of a folder.
 
     Every picture and video is decoded, so that a run fails before its first network; a video that
-    lacks frames is wrong. fps: of folders of pictures; seen: called after each clip. Raises
-    ValueError if there is no such folder or no clip in it.
+    lacks frames is wrong. fps: of folders of pictures. Raises ValueError if there is no such folder
+    or no clip in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -47,12 +53,11 @@ def find(folder: str | Path, fps: float, seen: Callable[[], None] = lambda: None
             f"{folder}: no such folder; expected one with a video or a folder of "
             "pictures for every clip"
         )
-    clips, problems = {}, []
+    clips, problems, broken = {}, [], set()
     for path in sorted(folder.iterdir(), key=lambda path: _natural(path.name)):
-        is_video = path.suffix.lower() in VIDEOS
-        if path.name.startswith(".") or not (is_video or path.is_dir()):
+        if path.name.startswith(".") or not is_clip(path):
             continue
-        name = path.stem if is_video else path.name
+        name = _name(path)
         if name in clips:
             problems.append(f"{path}: a second clip named {name}")
             continue
@@ -60,34 +65,39 @@ def find(folder: str | Path, fps: float, seen: Callable[[], None] = lambda: None
             clips[name] = open_clip(path, fps)
         except (ValueError, OSError) as error:
             problems.append(str(error))
-        seen()
+            broken.add(name)
     if not clips and not problems:
         raise ValueError(
-            f"{folder}: no clips in it; expected videos ({', '.join(VIDEOS)}) or folders of "
-            f"pictures ({', '.join(PICTURES)})"
+            f"{folder}: no clips in it; expected videos ({', '.join(video.SUFFIXES)}) or folders "
+            f"of pictures ({', '.join(image.SUFFIXES)})"
         )
-    return clips, problems
+    return Found(clips, problems, broken)
+
+
+def is_clip(path: Path) -> bool:
+    """Whether this is a folder, or a file whose name ends as a video's."""
+    return path.is_dir() or path.suffix.lower() in video.SUFFIXES
 
 
 def open_clip(path: Path, fps: float) -> ClipFile:
     """A video or a folder of pictures, checked as `find` does. Raises ValueError or OSError."""
-    if path.is_dir():
-        return _pictures(path.name, path, fps)
-    return _video(path.stem, path)
+    return _pictures(path, fps) if path.is_dir() else _video(path)
 
 
-def unequal(real: dict[str, ClipFile], fake: dict[str, ClipFile], resize: bool) -> list[str]:
+def unequal(real: Found, fake: Found, resize: bool) -> list[str]:
     """What keeps clips of two folders from being compared, one sentence each.
 
     resize: whether frames are brought to one size, so that theirs may differ.
     """
     problems = []
     for these, those, where in ((real, fake, "fake"), (fake, real, "real")):
-        lacking = [name for name in these if name not in those]
+        lacking = [name for name in these.clips if name not in {*those.clips, *those.broken}]
         if lacking:
             problems.append(f"no {where} clip named {_listed(lacking)}")
-    for name in real.keys() & fake.keys():
-        one, other = real[name], fake[name]
+    for name, one in real.clips.items():
+        other = fake.clips.get(name)
+        if other is None:
+            continue
         if one.num_frames != other.num_frames:
             problems.append(f"{name}: {one.num_frames} real and {other.num_frames} fake frames")
         if one.size != other.size and not resize:
@@ -99,8 +109,7 @@ def unequal(real: dict[str, ClipFile], fake: dict[str, ClipFile], resize: bool) 
 def complain(problems: Sequence[str]) -> None:
     """Raise ValueError with all problems in one sentence, if there are any."""
     if problems:
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise ValueError(f"nothing was measured: {'; '.join(problems[:_SHOWN])}{more}")
+        raise ValueError(f"nothing was measured: {'; '.join(_first(problems))}")
 
 
 def frames(clip: ClipFile, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
@@ -133,47 +142,64 @@ def parse_size(text: str) -> tuple[int, int] | str | None:
     return int(found[1]), int(found[2])
 
 
-def _video(name: str, path: Path) -> ClipFile:
+def _name(path: Path) -> str:
+    """A clip's name. Some programs keep the video's ending in that of its folder of frames."""
+    return path.stem if path.suffix.lower() in video.SUFFIXES else path.name
+
+
+def _video(path: Path) -> ClipFile:
     info = video.probe(path)
     if info.damage:  # frames would be compared with others than their own
         raise ValueError("; ".join(info.damage))
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return ClipFile(name, path, info.num_frames, (info.height, info.width), float(info.fps), digest)
+    size = info.height, info.width
+    return ClipFile(_name(path), path, info.num_frames, size, float(info.fps), digest)
 
 
-def _pictures(name: str, path: Path, fps: float) -> ClipFile:
-    """A folder of frames, every one of them decoded."""
-    files, digest, size = _files(path), hashlib.sha256(), None
+def _pictures(path: Path, fps: float) -> ClipFile:
+    """A folder of frames, every one of them decoded. Raises ValueError with all that is wrong."""
+    files, digest, size, problems = _files(path), hashlib.sha256(), None, []
     if not files:
-        raise ValueError(f"{path}: a folder without pictures ({', '.join(PICTURES)})")
+        raise ValueError(f"{path}: a folder without pictures ({', '.join(image.SUFFIXES)})")
     for file in files:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
-        found = _read(file).shape[:2]
-        if size is not None and found != size:
-            raise ValueError(
-                f"{file}: {found[1]} x {found[0]} after frames of {size[1]} x {size[0]}"
-            )
-        size = found
-    return ClipFile(name, path, len(files), size, fps, digest.hexdigest())
+        try:
+            found = _read(file).shape[:2]
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        size = size or found
+        if found != size:
+            problems.append(f"{file}: {found[1]} x {found[0]}, not {size[1]} x {size[0]}")
+    if problems:
+        raise ValueError("; ".join(_first(problems)))
+    return ClipFile(_name(path), path, len(files), size, fps, digest.hexdigest())
 
 
 def _files(folder: Path) -> list[Path]:
     """The pictures of a folder; frame_10 comes after frame_9."""
-    files = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES]
+    files = [path for path in folder.iterdir() if path.suffix.lower() in image.SUFFIXES]
     files = [path for path in files if not path.name.startswith(".")]
     return sorted(files, key=lambda path: _natural(path.name))
 
 
 def _natural(name: str) -> list:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _read(file: Path) -> np.ndarray:
-    picture = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    data = np.frombuffer(file.read_bytes(), np.uint8)
+    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if picture is None:
         raise ValueError(f"{file}: not a picture that can be read; write this frame again")
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def _first(problems: Sequence[str]) -> list[str]:
+    """As many as are told of at once, and how many more there are."""
+    more = len(problems) - _SHOWN
+    return [*problems[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
 
 
 def _listed(names: list[str]) -> str:

@@ -15,6 +15,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from dispose_jax.media import output
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 SMALLEST_SIDE = 32  # nobody can be made out in fewer pixels
 GRID = 64  # latents are 1/8, their coarsest level 1/8 of that
 SHORT_OVER_LONG = 9 / 16

@@ -24,6 +24,12 @@ from dispose_jax.media.sound import Sound, beside
 
 FILM_RATE = 24  # frames per second; the stride grows with every whole multiple of it
 SMALLEST_COUNT = 2  # driving frames; one is a picture
+# What cameras, browsers and broadcasters write.
+SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".qt", ".webm", ".mkv", ".avi", ".divx", ".wmv", ".asf", ".flv"),
+    *(".f4v", ".mpg", ".mpeg", ".m2v", ".vob", ".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".ogv"),
+    *(".mxf", ".rm", ".rmvb", ".dv", ".gif"),
+)
 CRF = 17  # x264's constant quality: no visible loss
 
 

@@ -7,6 +7,8 @@ float32, because a table rounded otherwise picks other pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,18 +72,19 @@ def cubic_matrix(source: np.ndarray, length: int, a: float = -0.75) -> np.ndarra
     return matrix
 
 
-def antialiased_cubic_matrix(out: int, length: int) -> np.ndarray:
-    """Pillow's bicubic filter (a = -0.5) as a matrix (out, length) float32.
+def antialiased_matrix(out: int, length: int, kernel: Callable, reach: int) -> np.ndarray:
+    """Pillow's resampling by a kernel, which is PyTorch's with antialias, (out, length) float32.
 
-    Shrinking widens the kernel. Taps beyond the axis do not count; those left are weighted up.
+    kernel(d) at distances d >= 0, zero from `reach` on. Shrinking widens the kernel. Taps beyond
+    the axis do not count; those left are weighted up.
     """
     scale = length / out
     width = max(scale, 1.0)
     centre = (np.arange(out)[:, None] + 0.5) * scale
     pixel = np.arange(length)
-    weight = _cubic(np.abs(pixel + 0.5 - centre) / width, -0.5)
+    weight = kernel(np.abs(pixel + 0.5 - centre) / width)
     # Pillow rounds where the kernel begins and ends.
-    first, end = np.floor(centre - 2 * width + 0.5), np.floor(centre + 2 * width + 0.5)
+    first, end = (np.floor(centre + side * reach * width + 0.5) for side in (-1, 1))
     weight = np.where((pixel >= first) & (pixel < end), weight, 0)
     return (weight / weight.sum(1, keepdims=True)).astype(np.float32)
 
@@ -122,15 +125,22 @@ def bicubic_align_corners(x: Array, size: Size) -> Array:
     return _each_axis(x, size, lambda out, n: cubic_matrix(aligned(out, n), n))
 
 
+def bilinear_antialiased(x: Array, size: Size) -> Array:
+    """Bilinear with antialiasing, as in Pillow: (..., h, w, c) -> (..., *size, c)."""
+    triangle = lambda d: np.maximum(1 - d, 0)
+    return _each_axis(x, size, lambda out, n: antialiased_matrix(out, n, triangle, 1))
+
+
 def bicubic_antialiased(x: Array, size: Size, low: float, high: float) -> Array:
-    """Pillow's bicubic resize: (..., h, w, c) -> (..., *size, c).
+    """Pillow's bicubic resize (a = -0.5): (..., h, w, c) -> (..., *size, c).
 
     Overshoot is cut to low..high after each axis, where Pillow also rounds to 8 bits, which this
     does not. Columns come first unless many more rows are lost, as in Pillow 13; older ones always
     begin with the columns.
     """
     h, w = x.shape[-3:-1]
-    rows, columns = (antialiased_cubic_matrix(*axis) for axis in zip(size, (h, w)))
+    kernel = lambda d: _cubic(d, -0.5)
+    rows, columns = (antialiased_matrix(*axis, kernel, 2) for axis in zip(size, (h, w)))
     passes = [("...hwc,Ww->...hWc", columns), ("...hwc,Hh->...Hwc", rows)]
     if h - size[0] > max(0, 2 * (w - size[1])):
         passes.reverse()

@@ -23,7 +23,6 @@ from dispose_jax.media import image, output, video
 from dispose_jax.pose import estimate, files
 
 ENDING = ".poses.json"
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 
 
 def extract(source: Path, target: Path, models: estimate.Models) -> int:
@@ -32,7 +31,7 @@ def extract(source: Path, target: Path, models: estimate.Models) -> int:
     One frame is in memory at a time, progress is shown on standard error. Raises ValueError if the
     source cannot be read or the file cannot be written; then nothing is written.
     """
-    if source.suffix.lower() in PICTURES:
+    if source.suffix.lower() in image.SUFFIXES:
         picture = image.read(source)
         frames, count, size = iter([picture]), 1, picture.shape[1::-1]
     else:

@@ -51,6 +51,7 @@ def test_a_still_video_is_perfect_which_is_why_it_proves_nothing():
     features = np.repeat(np.random.default_rng(0).standard_normal((1, 7)), 5, axis=0)
     np.testing.assert_allclose(vbench.consistency(features), 1)
     assert not vbench.is_moving(np.zeros(4), (256, 256))
+    assert not vbench.is_moving(np.zeros(0), (256, 256))  # a video of one sampled frame
     with pytest.raises(ValueError, match="fewer than two frames"):
         vbench.flickering(still[:1])
 

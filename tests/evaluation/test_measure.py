@@ -1,5 +1,6 @@
 """Measuring folders of videos: pairing, windows, caches, tables, and every mistake at once."""
 
+import os
 import sys
 import weakref
 
@@ -9,14 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import flagsaver
+from PIL import Image
 
 import evaluate
 from dispose_jax import cli
 from dispose_jax.evaluation import features, frame_metrics, frechet, measure, report, videos
 from dispose_jax.evaluation.features import Feature
+from dispose_jax.evaluation.metrics import METRICS
 from dispose_jax.media import image, video
 from dispose_jax.models import bundle, evaluation_networks
 from dispose_jax.models.networks import Network
+from dispose_jax.networks.evaluation import lpips
 from tests.media import films
 
 
@@ -154,7 +158,7 @@ def test_videos_and_folders_of_frames_are_both_clips_and_a_window_may_be_short(t
     write(tmp_path / "set" / "frames", clip(0, 3))
     video.write(tmp_path / "set" / "film.mp4", clip(1, 6), 24)
     (tmp_path / "set" / "notes.txt").write_text("no clip")
-    clips, problems = videos.find(tmp_path / "set", 15)
+    clips, problems, _ = videos.find(tmp_path / "set", 15)
     assert problems == [] and {n: (c.num_frames, c.fps) for n, c in clips.items()} == {
         "film": (6, 24.0),
         "frames": (3, 15),
@@ -167,13 +171,101 @@ def test_videos_and_folders_of_frames_are_both_clips_and_a_window_may_be_short(t
     assert "no raft_things in --weights" in results.skipped["dynamic"]
 
 
+def test_clips_are_all_that_is_a_video_whatever_wrote_it(tmp_path):
+    for side in ("real", "fake"):
+        write(tmp_path / side / "a.mp4", clip(0))  # frames in a folder that kept the video's name
+        for ending in (".m4v", ".MTS"):
+            video.write(tmp_path / "b.mp4", clip(1), 24)
+            (tmp_path / "b.mp4").rename(tmp_path / side / f"b{ending[-1]}{ending}")
+    (tmp_path / "fake" / "a.mp4").rename(tmp_path / "fake" / "a")
+    for i, frame in enumerate(clip(2)):
+        (tmp_path / "real" / "d").mkdir(exist_ok=True)
+        Image.fromarray(frame).save(tmp_path / "real" / "d" / f"{i}.tif")
+    write(tmp_path / "fake" / "d", clip(2))
+    results, _ = results_of(tmp_path / "real", tmp_path / "fake", metrics="mae")
+    assert results.fake["mae"].by_clip == {"a": 0, "bS": 0, "bv": 0, "d": 0}
+
+
+def test_what_cannot_be_kept_for_a_next_time_is_measured_nevertheless(folders):
+    real, fake = folders
+    (fake.parent / "fake.features").write_text("a file where the folder of features would be")
+    results, said = results_of(real, fake, metrics="mae,psnr")
+    assert results.fake["psnr"].value > 0
+    assert [line for line in said if line.startswith("warning: features are not kept")] == said[1:2]
+
+
+def test_a_name_that_is_no_text_is_written(folders, tmp_path):
+    real, fake = folders
+    for folder in folders:
+        (folder / "a").rename(folder / os.fsdecode(b"clip\xff"))
+    results, _ = results_of(real, fake, metrics="mae")
+    table, numbers = report.write(tmp_path / "out", results, {})
+    assert "clip\\udcff" in table.read_text() and "clip\\udcff" in numbers.read_text()
+
+
+@pytest.mark.parametrize(
+    ("size", "sides"),
+    [
+        (6, {"ssim": 7, "ssim_common": 11, "lpips_vgg": 16, "lpips_disco": 16, "lpips_alex": 31}),
+        (16, {"lpips_alex": 31}),
+        (31, {}),
+    ],
+)
+def test_frames_too_small_for_a_metric_leave_it_out(tmp_path, size, sides):
+    for side in ("real", "fake"):
+        write(tmp_path / side / "a", clip(0, size=(40, size)))
+    held = {name: "" for name in ("vgg16", "lpips_vgg", "alexnet", "lpips_alex")}
+    request = measure.Request(fake=tmp_path / "fake", real=tmp_path / "real")
+    clips = videos.find(tmp_path / "real", 15).clips
+    for name in ("ssim", "ssim_common", "lpips_vgg", "lpips_disco", "lpips_alex"):
+        reason = measure._reason(METRICS[name], request, held, clips, clips)
+        expected = f"at {size} x 40, a side needs {sides[name]}" if name in sides else None
+        assert expected in reason if expected else reason is None
+
+
+@pytest.mark.parametrize("trunk", ["vgg", "alex"])
+def test_the_least_side_leaves_one_cell_of_the_deepest_map(trunk):
+    def maps(side: int):
+        run = lambda key: lpips.Trunk(trunk).init_with_output(key, jnp.zeros((1, side, side, 3)))
+        return jax.eval_shape(run, jax.random.key(0))[0]
+
+    smallest = measure._SMALLEST[f"lpips_{trunk}"]
+    assert maps(smallest)[-1].shape[1:3] == (1, 1)
+    with pytest.raises(TypeError, match="slice"):  # nothing is left to pool
+        maps(smallest - 1)
+
+
+def test_a_video_without_a_pair_of_frames_has_no_dynamic_degree(tmp_path):
+    write(tmp_path / "set" / "a", clip(0, 4, (128, 128)))
+    reason = lambda fps: measure._reason(
+        METRICS["dynamic"],
+        measure.Request(fake=tmp_path / "set", fps=fps),
+        {"raft_things": ""},
+        videos.find(tmp_path / "set", fps).clips,
+        {},
+    )
+    assert reason(24) is None  # frames 0 and 3
+    assert "has 4 frames, it needs 5" in reason(30)  # frame 0 alone
+
+
+def test_windows_of_one_clip_are_a_set(tmp_path, weights):
+    for side in ("real", "fake"):
+        write(tmp_path / side / "a", clip(len(side), 5) + len(side[1:]))
+    given = {"weights": (weights,), "metrics": "fvd"}
+    results, _ = results_of(tmp_path / "real", tmp_path / "fake", **given)
+    assert results.fake["fvd"].windows == 2
+    assert "not comparable: 1 clip cannot span 4" in results.fake["fvd"].caution
+    with pytest.raises(ValueError, match="two windows or more on both sides"):
+        results_of(tmp_path / "real", tmp_path / "fake", stride=2, **given)
+
+
 def test_a_video_that_lacks_frames_is_not_measured(tmp_path):
     for side in ("real", "fake"):
         (tmp_path / side).mkdir()
         video.write(tmp_path / side / "film.mp4", clip(1, 30), 24)
     path = films.write(tmp_path / "fake" / "cut.mkv", films.numbered(60), gop=6)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    _, problems = videos.find(tmp_path / "fake", 15)
+    _, problems, _ = videos.find(tmp_path / "fake", 15)
     assert len(problems) == 1 and "cut.mkv" in problems[0] and "truncated" in problems[0]
     with pytest.raises(ValueError, match="nothing was measured: .*cut.mkv.*truncated"):
         results_of(tmp_path / "real", tmp_path / "fake", metrics="mae")
@@ -242,13 +334,15 @@ def test_everything_that_is_wrong_is_one_sentence_before_any_network(start, fold
     real, fake = folders
     (fake / "c").rename(fake / "d")
     (fake / "a" / "frame_5.png").write_bytes(b"no picture")
+    (fake / "a" / "frame_8.png").write_bytes(b"")
     (fake / "b" / "frame_11.png").unlink()
     code, out, err = start("--real=FOLDER/real --fake=FOLDER/fake --metrics=psnt,fvd,psnr")
     assert code == 1 and out == "" and err.count("\n") == 2  # progress, then one line
     for part in (
         "--metrics psnt: not one of l1, mae",
         "frame_5.png: not a picture that can be read",
-        "no fake clip named a, c",
+        "frame_8.png: not a picture that can be read",
+        "no fake clip named c;",
         "no real clip named d",
         "b: 12 real and 11 fake frames",
         "fvd: no i3d in --weights",
@@ -269,14 +363,12 @@ def test_everything_that_is_wrong_is_one_sentence_before_any_network(start, fold
         ("--fake=FOLDER/fake --stride=0", "--stride 0"),
         ("--fake=FOLDER/fake --weights=FOLDER/fake", "no bundle.json in it"),
         ("--fake=FOLDER/fake --vbench=FOLDER/x.json", "not a result file of VBench"),
-        ("--fake=FOLDER/one --real=FOLDER/one --metrics=fvd", "needs two clips or more"),
+        ("--fake=FOLDER/fake --fps=inf", "--fps inf: expected"),
+        ("--fake=FOLDER/fake --metrics=all,fvdd", "--metrics fvdd: not one of"),
     ],
 )
 def test_a_mistake_is_one_line(start, folders, weights, tmp_path, line, message):
-    write(tmp_path / "one" / "a", clip(0))
     (tmp_path / "weights").rename(tmp_path / "elsewhere")
-    if "one" in line:
-        line += " --weights=FOLDER/elsewhere"
     code, _, err = start(line)
     assert code == 1 and message.replace("FOLDER", str(tmp_path)) in err
     assert not (tmp_path / "out").exists()

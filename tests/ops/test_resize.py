@@ -120,6 +120,14 @@ def test_antialiased_cubic_is_pillows(size):
     assert ours.min() >= 0 and ours.max() <= 255
 
 
+@pytest.mark.parametrize("size", [(9, 12), (40, 31), (40, 12), (17, 22), (3, 5)])
+def test_antialiased_linear_is_pillows(size):
+    picture = np.random.default_rng(0).random((17, 22)).astype(np.float32)  # not rounded in between
+    theirs = Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR)
+    ours = resize.bilinear_antialiased(picture[..., None], size)[..., 0]
+    np.testing.assert_allclose(ours, np.asarray(theirs), atol=1e-6)
+
+
 def test_overshoot_is_cut_after_the_axis_that_pillow_begins_with():
     picture = np.random.default_rng(1).integers(0, 2, (17, 22, 1)).astype(np.float32)
     cut = lambda x: np.clip(x, 0, 1)
