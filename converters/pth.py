@@ -142,7 +142,8 @@ def _read_stream(path: Path, data: np.ndarray) -> tuple[Any, dict[str, np.ndarra
         tree = unpickle.load(stream, storages)
         keys = unpickle.load(stream)
         position = stream.tell()
-    if not isinstance(keys, list) or set(map(str, keys)) != set(storages):
+    keys = [*map(str, keys)] if isinstance(keys, list) else []
+    if set(keys) != set(storages):
         raise ValueError("its list of storages differs from those its tensors use")
     raw = {}
     for key in keys:  # each: number of elements as int64, then the elements
@@ -203,7 +204,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], *, wrapper=None, dtype=
         _add(archive, "data.pkl", b"\x80\x02" + pickled + b".")
         _add(archive, "byteorder", b"little")
         for i, (key, value) in enumerate(tensors.items()):
-            value = value.astype(targets[key], copy=False)
+            value = tensor_file.cast(key, value, targets[key])
             _add(archive, f"data/{i}", tensor_file.raw_bytes(value))
         _add(archive, "version", b"3\n")
 

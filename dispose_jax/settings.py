@@ -60,6 +60,7 @@ LIMITS = {
     "train.height": (64, math.inf),
     "train.encode_chunk": (1, math.inf),
     "train.sigma_std": (0, 100),
+    "train.noise_aug": (-100, 100),
     "train.noise_offset": (0, 10),
     "train.drop_rate": (0, 1),
     "train.point_drop_rate": (0, 1),
@@ -68,11 +69,11 @@ LIMITS = {
     "train.figure_weight": (0, 1e6),
     "train.learning_rate": (0, 1e3),
     "train.warmup": (0, math.inf),
-    "train.b1": (0, 1),
-    "train.b2": (0, 1),
+    "train.b1": (0, 1 - 1e-9),
+    "train.b2": (0, 1 - 1e-9),
     "train.epsilon": (0, 1),
     "train.weight_decay": (0, 1e3),
-    "train.clip": (0, math.inf),
+    "train.clip": (1e-9, math.inf),
     "train.mesh.data": (0, math.inf),
     "train.mesh.fsdp": (1, math.inf),
     "train.mesh.frames": (1, math.inf),
@@ -265,6 +266,17 @@ def check(config) -> None:
         raise ValueError(
             f"train.drop_rate is {values['train.drop_rate']}: expected a third at most, as "
             "train.dropout=svd_xtend drops each of two conditions and both with that probability"
+        )
+    noise = values.get("train.noise_aug", 0)  # of the first base
+    if len(noise) != 2 if isinstance(noise, (tuple, list)) else noise < 0:
+        raise ValueError(
+            f"train.noise_aug is {noise!r}: expected a deviation of 0 or more, or mean and "
+            "deviation of its logarithm, as -3,0.5"
+        )
+    if values["train.frames"] < 2 and values["train.objective"] in ("video", "cmp"):
+        raise ValueError(
+            f"train.frames is {values['train.frames']}: expected 2 or more, the reference and what "
+            "is made of it"
         )
     for name in ("train.width", "train.height"):
         if values[name] % 64:

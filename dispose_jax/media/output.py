@@ -100,7 +100,12 @@ def replacing_folder(folder: str | os.PathLike) -> Iterator[Path]:
         with explained(folder):
             if folder.exists():
                 os.replace(folder, old)
-            os.replace(temporary, folder)
+            try:
+                os.replace(temporary, folder)
+            except OSError:
+                if old.exists():
+                    os.replace(old, folder)
+                raise
     finally:
         for left in (temporary, old):
             shutil.rmtree(left, ignore_errors=True)

@@ -182,6 +182,8 @@ def describe(folder: str | Path) -> dict:
     required = ("base", "model", "quirks", "config")
     if not isinstance(networks, dict) or any(field not in content for field in required):
         raise ValueError(f"{file}: lacks one of {', '.join(required)}, networks; convert again")
+    if not all(isinstance(content[field], dict) for field in ("model", "quirks")):
+        raise ValueError(f"{file}: its model or quirks are no list of settings; convert again")
     for name, entry in networks.items():
         fields = {"file": str, "sha256": str, "bytes": int, "tensors": int}
         entry = entry if isinstance(entry, dict) else {}

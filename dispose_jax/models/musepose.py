@@ -157,7 +157,8 @@ def merged(tree: Params, other: Params) -> Params:
 def build(config, modules: Mapping[str, nn.Module], *, training: bool = False) -> MusePose:
     """The model of a config from its modules, {network: module}.
 
-    training: with the reference as training sees it.
+    training: with the reference and the betas of training, which are Stable Diffusion's whatever
+    Moore-AnimateAnyone samples with.
     """
     sample = config.sample
     return MusePose(
@@ -174,6 +175,7 @@ def build(config, modules: Mapping[str, nn.Module], *, training: bool = False) -
         window_stride=sample.window_stride,
         closed=sample.window_loop,
         schedule=Ddim(
-            betas=sample.betas, spacing={"uniform": "trailing", "ays": "ays"}[sample.timesteps]
+            betas="scaled_linear" if training else sample.betas,
+            spacing={"uniform": "trailing", "ays": "ays"}[sample.timesteps],
         ),
     )

@@ -64,8 +64,11 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         if code not in DTYPES:
             raise ValueError(f"{path}: {name} has elements of type {code}, which is not supported")
         size = math.prod(shape) * DTYPES[code].itemsize
-        view = data[offset : offset + size].view(np.ndarray)
-        tensors[name] = view.view(DTYPES[code]).reshape(shape)
+        view = data[offset : offset + size].view(np.ndarray).view(DTYPES[code])
+        try:
+            tensors[name] = view.reshape(shape)
+        except ValueError as error:  # empty, and yet too large for an array
+            raise ValueError(f"{path}: {name} has the shape {shape}: {_reason(error)}") from None
         offset += size
     return tensors
 
@@ -74,7 +77,8 @@ def write(path: str | Path, tensors: Mapping[str, np.ndarray], dtype=None) -> st
     """Write {name: array} as safetensors and return the SHA-256 of the file.
 
     Arrays may be views in any memory order: each is made contiguous, and floating ones cast to
-    dtype if given, only while it is written. The caller chooses a temporary name if the file must
+    dtype if given, only while it is written. Raises ValueError for a type that safetensors has not,
+    and for numbers that are infinite in dtype. The caller chooses a temporary name if the file must
     appear whole or not at all.
     """
     targets = {name: target_dtype(value.dtype, dtype) for name, value in tensors.items()}
@@ -99,7 +103,7 @@ def write(path: str | Path, tensors: Mapping[str, np.ndarray], dtype=None) -> st
             digest.update(chunk)
             file.write(chunk)
         for name in order:
-            chunk = raw_bytes(tensors[name].astype(targets[name], copy=False))
+            chunk = raw_bytes(cast(name, tensors[name], targets[name]))
             digest.update(chunk)
             file.write(chunk)
     return digest.hexdigest()
@@ -109,6 +113,20 @@ def target_dtype(source: np.dtype, dtype) -> np.dtype:
     """The type a tensor is stored in: dtype for floating tensors if given, its own otherwise."""
     is_float = jnp.issubdtype(source, jnp.floating)  # knows bfloat16 and float8, unlike NumPy
     return np.dtype(dtype) if dtype is not None and is_float else np.dtype(source)
+
+
+def cast(name: str, value: np.ndarray, target: np.dtype) -> np.ndarray:
+    """A tensor in the type it is stored in. Raises ValueError for numbers infinite there alone."""
+    if target == value.dtype:
+        return value
+    with np.errstate(over="ignore"):
+        stored = value.astype(target)
+    if not np.isfinite(stored).all() and np.isfinite(value).all():
+        raise ValueError(
+            f"{name} has numbers up to {np.abs(value).max():.3g}, too large for {target}; store it "
+            "in another type"
+        )
+    return stored
 
 
 def raw_bytes(value: np.ndarray) -> memoryview:

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def main(_) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     root = new_root()
     os.environ["GRADIO_TEMP_DIR"] = str(root / "uploads")
+    tempfile.tempdir = str(root)  # what the server's library leaves elsewhere goes with it, too
     try:
         try:
             from dispose_jax.page import layout
@@ -85,6 +87,7 @@ def main(_) -> None:
         finally:
             turns.close()
     finally:
+        tempfile.tempdir = None
         shutil.rmtree(root, ignore_errors=True)
 
 

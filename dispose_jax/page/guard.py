@@ -21,6 +21,11 @@ FILE = re.compile(r"/file[=/](.*)", re.DOTALL)
 HEARTBEAT = re.compile(r"/heartbeat/([^/]+)/?")
 UPLOAD = re.compile(r"/upload/?")
 API = "/gradio_api"
+# Whatever else the server's library offers there, such as recording, would take files past us.
+OFFERED = re.compile(
+    r"/(app_id|cancel|info|login_check|reset|startup-events|token|upload_progress|user"
+    r"|queue/(join|data)|(api|call|run)/.*)/?"
+)
 SLACK = 2**20  # bytes of a request around the files in it
 
 
@@ -62,6 +67,8 @@ class Guard:
             await self._upload(visitor, headers, scope, receive, send)
         elif match := HEARTBEAT.fullmatch(inner):
             await self._stay(visitor, match[1], scope, receive, send)
+        elif path != inner and not OFFERED.fullmatch(inner):
+            await _refuse(send, 404, "not offered here")
         else:
             await self.app(scope, receive, send)
 

@@ -26,7 +26,10 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int):
         self._folder = folder
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=True, create=True
+            max_to_keep=keep,
+            enable_async_checkpointing=True,
+            create=True,
+            cleanup_tmp_directories=True,  # those of a process that was killed while it wrote
         )
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
         _ignore_late_reports()

@@ -111,7 +111,8 @@ def _autoencoder(config, networks: Mapping[str, Network]) -> Objective:
         return Objective(("vae",), loss, show_some, goes_on=("vae",))
 
     def finish(params: Params, batches: Iterable[Batch]) -> Params:
-        scaled = image.with_unit_power(vae, params["vae"], batches)
+        scale = config.model.vae.scale
+        scaled = image.with_unit_power(vae, params["vae"], batches, scale)
         return {"vae": scaled, "dift_vae": image.encoder_of(scaled)}
 
     return Objective(("vae",), loss, show_some, finish)
@@ -124,6 +125,11 @@ def _image(config, networks: Mapping[str, Network]) -> Objective:
 
 
 def _cmp(config, networks: Mapping[str, Network]) -> Objective:
+    if config.data.source != "synthetic":
+        raise ValueError(
+            f"stage=cmp learns from exact flow, which only drawn people have, and data.source is "
+            f"{config.data.source!r}; give --config.data.source=synthetic"
+        )
     loss = cmp.CompletionLoss(
         networks["cmp"].module, config.motion.cmp_size, config.train.figure_weight
     )

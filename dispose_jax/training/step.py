@@ -21,8 +21,8 @@ def make_step(
 
     key: that of the run; each step derives its own from the count of steps. The batch is worked
     through in `accumulate` parts whose gradients are averaged. average: the decay of the
-    parameters' moving average, for a state that keeps one. A step whose loss or gradient is not
-    finite changes nothing but the count, so that a broken state is never saved.
+    parameters' moving average, for a state that keeps one. A step whose loss, gradient or update is
+    not finite changes nothing but the count, so that a broken state is never saved.
     """
 
     def train_step(state: TrainState, frozen: Params, batch: Batch, key: Array):
@@ -37,7 +37,8 @@ def make_step(
         norm = optax.tree.norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        change = optax.tree.norm(updates)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm) & jnp.isfinite(change)
         kept = state.average
         if kept is not None:
             kept = averaged(kept, params, state.step, average)

@@ -249,6 +249,21 @@ def test_legacy_streams_are_checked_against_the_file(tmp_path, message):
         files.read(path)
 
 
+def test_storages_may_be_numbered(tmp_path):
+    path = tmp_path / "weights.pth"
+    hostile.write_legacy(path, hostile.tensor(), {0: (6, SIX)})
+    new = hostile.write_zip(tmp_path / "new.pth", hostile.tensor(), {"data/0": SIX})
+    assert_same(files.read(path), files.read(new))
+
+
+def test_numbers_too_large_for_a_type_are_not_written_as_infinite(tmp_path):
+    large = {"w": np.float32([1.0, 1e6])}
+    for name in ("x.safetensors", "x.pth"):
+        with pytest.raises(ValueError, match="w has numbers up to 1e.06, too large for float16"):
+            files.write(tmp_path / name, large, dtype=np.float16)
+    files.write(tmp_path / "x.safetensors", {"w": np.float32([1.0, np.inf])}, dtype=np.float16)
+
+
 def test_legacy_and_current_layout_give_the_same_tensors(tmp_path):
     pickled = hostile.tensor()
     old = hostile.write_legacy(tmp_path / "old.pth", pickled, {"0": (6, SIX)})

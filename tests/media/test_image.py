@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 
 import numpy as np
 import pytest
@@ -320,3 +321,19 @@ def test_a_folder_is_replaced_when_it_is_whole_and_only_then(tmp_path):
             (partial / "third").write_text("x")
             raise ValueError("halfway")
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "second"]
+
+
+def test_a_folder_stays_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    replace = os.replace
+
+    def failing(source, target):
+        if "partial" in str(source):
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        with output.replacing_folder(tmp_path / "a"):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

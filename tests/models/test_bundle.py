@@ -149,6 +149,7 @@ BAD_DESCRIPTIONS = {
     "bundle format 2, this program reads format 1": {"format": 2},
     "lacks one of base, model, quirks, config, networks": {"networks": 3},
     "entry unet lacks one of file, sha256, bytes, tensors": {"networks": {"unet": {}}},
+    "its model or quirks are no list of settings": {"model": []},
     "names the file '../../secret'": {
         "networks": {"unet": {"file": "../../secret", "sha256": "", "bytes": 1, "tensors": 1}}
     },

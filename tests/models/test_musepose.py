@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import sd15
 from dispose_jax import sampling, windowed
-from dispose_jax.models import registry
+from dispose_jax.models import musepose, networks, registry
 from dispose_jax.models.musepose import merged
 from dispose_jax.networks.attention import reference_tokens
 from dispose_jax.networks.clip import clip_pixels
@@ -42,6 +43,14 @@ def base():
 
 
 PARAMS = {name: {} for name in ("image_encoder", "pose_encoder", "reference", "vae")}
+
+
+def test_moore_samples_with_other_betas_than_it_trains_with():
+    config = sd15.get_config("size=tiny")
+    config.sample.betas = "linear"
+    modules = {name: net.module for name, net in networks.build(config).items()}
+    betas = lambda training: musepose.build(config, modules, training=training).schedule.betas
+    assert (betas(False), betas(True)) == ("linear", "scaled_linear")
 
 
 def condition(model, key: int = 0, signals=None, params=PARAMS):

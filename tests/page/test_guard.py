@@ -102,6 +102,9 @@ def test_files_are_given_to_their_owner_alone(ask, route):
         ("/gradio_api/proxy=http://x", ""),
         ("/gradio_api/deep_link", "session_hash=1"),
         ("/", "deep_link=a"),
+        ("/gradio_api/process_recording", ""),
+        ("/gradio_api/vibe-code/", ""),
+        ("/gradio_api/stream/x/1/2/playlist.m3u8", ""),
     ],
 )
 def test_other_ways_to_files_are_closed(ask, path, query):

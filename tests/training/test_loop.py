@@ -150,6 +150,15 @@ def test_a_checkpoint_holds_the_state_of_its_step_though_later_ones_reuse_its_me
         checkpoints.close()
 
 
+def test_what_a_killed_save_left_is_removed(run, tmp_path):
+    run(steps=2)
+    left = tmp_path / "run" / "checkpoints" / "3.orbax-checkpoint-tmp-171"
+    left.mkdir()
+    (left / "part").write_text("x")
+    run(steps=4)
+    assert not left.exists() and steps_saved(tmp_path / "run")[-1] == 4
+
+
 def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(
     run, tmp_path, monkeypatch
 ):

@@ -35,6 +35,13 @@ def test_a_variant_without_the_stage_s_network_is_refused(argument, missing):
         build(argument)
 
 
+def test_exact_flow_is_of_drawn_people_alone():
+    config = svd.get_config("size=tiny,stage=cmp")
+    config.data.source = "a_set"
+    with pytest.raises(ValueError, match="stage=cmp .* data.source is 'a_set'; give --config"):
+        objectives.build(config, networks.build(config, training=True))
+
+
 def test_a_network_without_a_part_in_the_objective_cannot_learn():
     with pytest.raises(ValueError, match="'cmp', which has no part in this run; it may name unet"):
         build("stage=base", trainable=("unet", "cmp"))

@@ -118,6 +118,13 @@ def test_a_loss_that_is_not_finite_changes_nothing_but_the_count():
     assert np.any(further.params["learner"]["w"] != after.params["learner"]["w"])
 
 
+def test_an_update_that_is_not_finite_is_not_applied():
+    run = begin(optax.adam(0.1, b2=1.0))  # whose correction divides by zero
+    after, scalars = jax.jit(make_step(square, run.transform))(run.state, FROZEN, CLIPS, KEY)
+    assert np.isfinite(scalars["loss"]) and np.isfinite(scalars["gradient_norm"])
+    np.testing.assert_array_equal(after.params["learner"]["w"], PARAMS["learner"]["w"])
+
+
 def test_an_average_follows_the_parameters_and_changes_nothing_of_the_descent():
     plain, run = begin(optax.adam(0.1)), begin(optax.adam(0.1), averaged=True)
     step = jax.jit(make_step(square, plain.transform))

@@ -54,14 +54,18 @@ class AutoencoderLoss:
         return value, {"pixels": pixels, "divergence": divergence}
 
 
-def with_unit_power(vae: VAE, params: Params, batches: Iterable[Batch]) -> Params:
-    """The same autoencoder whose latent channels have a mean square of 1 over some batches.
+def with_unit_power(
+    vae: VAE, params: Params, batches: Iterable[Batch], scale: float = 1.0
+) -> Params:
+    """The same autoencoder whose latent channels, times scale, have a mean square of 1 over some
+    batches.
 
     Each channel's factor moves into the convolutions next to the latents, which changes no picture.
+    scale: what latents are multiplied by before they are diffused, `config.model.vae.scale`.
     """
     encode = jax.jit(lambda p, x: vae.apply({"params": p}, to_float(x), method="encode")[0])
     squares = [jnp.square(encode(params, batch.frames)).mean((0, 1, 2, 3)) for batch in batches]
-    power = np.sqrt(np.mean(jax.device_get(squares), axis=0))
+    power = scale * np.sqrt(np.mean(jax.device_get(squares), axis=0))
     flat = dict(traverse_util.flatten_dict(jax.device_get(params)))
     kernel, bias = flat["quant_conv", "kernel"], flat["quant_conv", "bias"]
     # Outputs are means, then log variances.
@@ -69,14 +73,16 @@ def with_unit_power(vae: VAE, params: Params, batches: Iterable[Batch]) -> Param
     shift = np.concatenate([np.zeros_like(power), 2 * np.log(power)])
     flat["quant_conv", "kernel"] = kernel / divisor
     flat["quant_conv", "bias"] = bias / divisor - shift
-    first = ("decoder", "conv_in", "kernel")
+    first = ("post_quant_conv", "kernel")  # Stable Diffusion 1.5 has it
+    if first not in flat:
+        first = ("decoder", "conv_in", "kernel")
     flat[first] = flat[first] * power[:, None]
     return traverse_util.unflatten_dict(flat)
 
 
 def encoder_of(vae: Params) -> Params:
     """The part of an autoencoder that diffusion features need."""
-    return {name: tree for name, tree in vae.items() if name != "decoder"}
+    return {name: vae[name] for name in ("encoder", "quant_conv")}
 
 
 @dataclass(frozen=True)

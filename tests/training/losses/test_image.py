@@ -57,6 +57,19 @@ def test_latents_of_unit_power_decode_to_the_same_pictures(params):
     np.testing.assert_allclose(ours, decode({"params": params}, before[0][0]), atol=1e-4)
 
 
+def test_latents_are_of_unit_power_as_they_are_diffused():
+    network = NETWORK.clone(temporal=False)  # with a convolution between latents and decoder
+    params = drawn(network, jnp.zeros((1, 1, H, W, 3)))
+    scaled = image.with_unit_power(network, params, iter([batch()]), 0.2)
+    frames = jnp.asarray(batch().frames, jnp.float32) / 127.5 - 1
+    see = lambda p, *given, method: network.apply({"params": p}, *given, method=method)
+    old, new = (see(p, frames, method="encode")[0] for p in (params, scaled))
+    np.testing.assert_allclose(np.square(0.2 * new).mean((0, 1, 2, 3)), 1, rtol=1e-4)
+    ours, theirs = see(scaled, new, method="decode"), see(params, old, method="decode")
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert image.encoder_of(params).keys() == {"encoder", "quant_conv"}
+
+
 def test_the_feature_extractor_s_part_is_all_but_the_decoder(params):
     assert image.encoder_of(params).keys() == {"encoder", "quant_conv"}
     shapes = jax.eval_shape(
