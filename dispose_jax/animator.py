@@ -103,7 +103,9 @@ class Animator:
         """This model with the weights and programs that it has, under another config.
 
         Only `seed`, `sample` (but its dtype) and `skeleton` may differ; networks without weights
-        stay those of the first seed. Raises ValueError for anything else, and for impossible
+        stay those of the first seed. What the model is told of every clip (sample.control_scale,
+        noise_aug, conditioning_fps, motion_bucket) is part of its programs, which are compiled
+        again. Raises ValueError for anything else, and for impossible
         values.
         """
         settings.check(config)
@@ -185,8 +187,8 @@ class Animator:
         """The denoised latents of a clip, (1, f, h, w, c) float32; the arguments of a call."""
         self._check(clip)
         seed = self.config.seed if seed is None else seed
-        spare = padding(self.config.sample, clip.num_frames)
-        clip = clip.prolonged(spare)
+        spare = self._spare(clip)
+        given, clip = clip, clip.prolonged(spare)
         told = lambda stage, total: _told(progress, stage, total)
         size = clip.reference.shape[:2]
         count = len(clip.skeletons)
@@ -207,7 +209,7 @@ class Animator:
                 noise,
                 self.sampler,
                 progress=told("sampling", self.sampler.steps),
-                watch=preview and self._watch(preview),
+                watch=preview and self._watch(preview, given.num_frames),
                 devices=self.devices,
             )
         if not np.isfinite(latents).all():
@@ -266,8 +268,11 @@ class Animator:
                 f"the clip was prepared with the skeletons of another config, {clip.look}, and not "
                 f"{dict(self.config.skeleton)}; prepare it with this animator"
             )
-        spare = padding(self.config.sample, clip.num_frames)
-        sampling.check(self.model, len(clip.skeletons) + spare, self.sampler)
+        sampling.check(self.model, len(clip.skeletons) + self._spare(clip), self.sampler)
+
+    def _spare(self, clip: Clip) -> int:
+        """How often the clip's last pose is repeated, for frames that nobody gets."""
+        return padding(self.config.sample, generated(self.model, len(clip.skeletons)))
 
     def _load(self, names: Sequence[str]):
         """Weights of a stage, whole on every device."""
@@ -325,14 +330,17 @@ class Animator:
 
         return make
 
-    def _watch(self, preview: Preview) -> sampling.Watch:
-        """After every step, the decoded picture of what the latents are without their noise."""
+    def _watch(self, preview: Preview, num_frames: int) -> sampling.Watch:
+        """After every step, the decoded picture of what the latents are without their noise.
+
+        num_frames: of the video to come; latents may have more.
+        """
         params = self._load(self.model.stages["decoding"])
         first = 1 if self.model.generates_reference else 0
 
         def watch(step: int, _, clean: np.ndarray) -> None:
-            count = min(PREVIEWED, clean.shape[1] - first)
-            numbers = np.rint(np.linspace(first, clean.shape[1] - 1, count)).astype(int)
+            count = min(PREVIEWED, num_frames)
+            numbers = np.rint(np.linspace(first, first + num_frames - 1, count)).astype(int)
             pictures = sampling.decode_pictures(self.model, params, clean[0, numbers])
             preview(step, np.concatenate(pictures, axis=1))
 

@@ -50,7 +50,7 @@ def run(main: Callable[[object], None]) -> None:
     for name in ("absl", "asyncio"):  # of libraries; what they raise is told here
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        with _no_interrupt_lost():
+        with _no_interrupt_lost(), _ends_in_order():
             main(config)
     except (ValueError, OSError) as error:
         fail(error, 1)
@@ -131,6 +131,16 @@ def _no_interrupt_lost():
     finally:
         if sys.unraisablehook is tell:  # what main put over it is for the end of the program, too
             sys.unraisablehook = usual
+
+
+@contextmanager
+def _ends_in_order():
+    """While inside, SIGTERM ends the program as an error does: what is half written is removed."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _usage() -> str:

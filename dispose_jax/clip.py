@@ -70,7 +70,10 @@ class Clip(NamedTuple):
 
 
 def padding(sample, num_frames: int) -> int:
-    """How often the last of num_frames poses is to be repeated, by `config.sample`."""
+    """How often the last pose is to be repeated, by `config.sample`.
+
+    num_frames: that the model makes, the reference among them if it does (protocol.generated).
+    """
     if not sample.window_pad:
         return 0
     return windows.padded(num_frames, sample.window, sample.overlap) - num_frames

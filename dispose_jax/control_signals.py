@@ -72,6 +72,12 @@ def build(config, networks: Mapping[str, Any]) -> Recipe:
             chunk=config.dift.chunk,
             latent_scale=config.model.dift.scale,
         )
+        read = config.model.dift.channels[-2]
+        if features.features != read:
+            raise ValueError(
+                f"dift.up_block is {config.dift.up_block}: that block has {features.features} "
+                f"channels, and the point encoder reads {read}; expected 1"
+            )
     return Recipe(
         cmp=module("cmp"),
         dift=features,

@@ -22,7 +22,8 @@ from dispose_jax import dry_run, explain, inputs, memory, provenance, settings
 from dispose_jax.animator import Animator, Preview, Progress
 from dispose_jax.clip import Clip, padding
 from dispose_jax.media import image, output, video
-from dispose_jax.models import networks
+from dispose_jax.models import networks, registry
+from dispose_jax.models.protocol import generated
 from dispose_jax.pose import draw
 
 LATENTS = ".latents.safetensors"
@@ -73,13 +74,18 @@ class Job:
 
     def _spare_sources(self) -> None:
         """Raise ValueError if a result would replace a file that is read."""
-        results = {path.resolve() for path in (self.output, *map(self.path, ENDINGS))}
+        results = {path.resolve() for path in outputs(self.output)}
         for flag, source in self.sources.files.items():
             if source.resolve() in results:
                 raise ValueError(
                     f"--{flag} {source}: {self.output} and the files beside it would replace it; "
                     "choose another --output"
                 )
+
+
+def outputs(video: Path) -> list[Path]:
+    """All files that a job of this output may write."""
+    return [video, *(video.with_name(video.stem + ending) for ending in ENDINGS)]
 
 
 class Stages:
@@ -159,8 +165,9 @@ def plan(config, sources: inputs.Sources) -> str:
     """What a run would need: parameters, memory and FLOPs, before any weight is read."""
     settings.check(config)
     num_frames, height, width = inputs.measure(sources, config.sample)
-    num_frames += padding(config.sample, num_frames)
     dtype = networks.compute_dtype(config.sample.dtype)
+    model = registry.build(config, networks.build(config, dtype))
+    num_frames += padding(config.sample, generated(model, num_frames + 1))
     return dry_run.report(config, num_frames + 1, height, width, dtype)
 
 

@@ -50,7 +50,7 @@ def read(path: Path) -> list[Line]:
     ValueError that names the line for anything else.
     """
     try:
-        texts = path.read_text(encoding="utf-8").splitlines()
+        texts = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         raise ValueError(f"--jobs {path}: cannot read this file: {reason}") from error
@@ -59,13 +59,22 @@ def read(path: Path) -> list[Line]:
         raise ValueError(f"--jobs {path}: holds no job; expected one in JSON on every line")
     first: dict[Path, int] = {}
     for line in lines:
-        place = line.output.resolve()
-        if place in first:
+        for place in job.outputs(line.output.resolve()):
+            if place in first:
+                raise ValueError(
+                    f"--jobs {path}, line {line.number}: {line.output} has {place.name} beside it, "
+                    f"which line {first[place]} writes too; give each its own output"
+                )
+            first[place] = line.number
+    read = [
+        (f", line {line.number}", file) for line in lines for file in line.sources.files.values()
+    ]
+    for where, file in [("", path), *read]:
+        if file.resolve() in first:
             raise ValueError(
-                f"--jobs {path}, line {line.number}: {line.output} is the output of line "
-                f"{first[place]} too; give each its own"
+                f"--jobs {path}{where}: line {first[file.resolve()]} would write over {file}; give "
+                "that one another output"
             )
-        first[place] = line.number
     return lines
 
 

@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -83,9 +84,16 @@ def asked(config, sources: inputs.Sources, weights: Iterable[str]) -> dict:
     return {
         "seed": config.seed,
         "weights": list(weights),
+        "bundles": [_digest(folder) for folder in weights],
         "sources": sources.as_dict(),
         "config": json.loads(config.to_json(), parse_constant=str),  # infinity
     }
+
+
+def _digest(folder: str) -> str | None:
+    """SHA-256 of a bundle's description, which has those of its networks; None for random ones."""
+    with suppress(OSError):
+        return hashlib.sha256((Path(folder) / bundle.DESCRIPTION).read_bytes()).hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -254,6 +254,11 @@ def check(config) -> None:
             raise ValueError(
                 f"{name} is {value!r}: expected one of {', '.join(map(repr, choices))}"
             )
+    if values["sample.overlap"] >= values["sample.window"]:
+        raise ValueError(
+            f"sample.overlap is {values['sample.overlap']}: expected less than sample.window, "
+            f"{values['sample.window']}"
+        )
     for name in ("motion.kernel", "data.guide_kernel"):
         if values[name] % 2 == 0:
             raise ValueError(f"{name} is {values[name]}: expected odd")

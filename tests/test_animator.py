@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 import dispose_jax
+from dispose_jax import animator as animator_module
 from dispose_jax import sampling
 from dispose_jax.animator import STAGES, Animator
 from dispose_jax.clip import Skeletons
+from dispose_jax.models.protocol import generated
 from dispose_jax.pose.files import PoseFile
 from tests import small
 
@@ -145,6 +147,37 @@ def test_a_clip_is_animated_by_the_animator_that_prepared_it(animator):
     foreign = Animator.load("random", config=other, devices=jax.devices()[:1])
     with pytest.raises(ValueError, match="skeletons of another config.*prepare it with this"):
         next(animator(prepare(foreign, 5)))
+
+
+def test_the_second_base_serves_other_configs_too():
+    made = Animator.load("random", config=config(base="sd15"))
+    other = config(base="sd15")
+    other.sample.update(steps=1, solver="heun")
+    assert made.under(other).sampler.steps == 1
+
+
+@pytest.mark.parametrize("base", ["svd", "sd15"])
+def test_padded_windows_end_with_the_clip(base):
+    made = config(base=base)
+    made.sample.window_pad = True
+    animator = Animator.load("random", config=made)
+    for num_frames in range(2, 9):
+        clip = prepare(animator, num_frames)
+        needed = generated(animator.model, num_frames + 1)
+        count = needed + animator._spare(clip)
+        assert count == needed + needed % 2  # windows of four, two apart
+        rows = animator.model.windows(count, 4, 2).frames
+        assert len(rows) == max(1, (count - 2) // 2) and rows[-1][-1] == count - 1
+
+
+def test_a_preview_shows_frames_of_the_video_alone(animator, monkeypatch):
+    shown = []
+    model = animator.model
+    monkeypatch.setattr(animator_module.sampling, "decode_pictures", lambda m, p, x: [*x])
+    watch = animator._watch(lambda step, picture: shown.append(picture[0, :, 0, 0]), 5)
+    clean = np.arange(12, dtype=np.float32).reshape(1, 12, 1, 1, 1)
+    watch(0, None, np.broadcast_to(clean, (1, 12, 2, 1, 3))[..., None])
+    assert model.generates_reference and shown[0].tolist() == [1, 2, 4, 5]
 
 
 def test_another_config_keeps_weights_and_programs(animator, first):

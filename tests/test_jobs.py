@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import sample
-from dispose_jax import inputs, job, jobs, settings
+from dispose_jax import inputs, job, jobs, provenance, settings
 from dispose_jax.media import video
+from dispose_jax.models import bundle
 from tests import small
 
 REFERENCE, REFERENCE_POSE, _, POSES = map(str, sample.DEMO)
@@ -64,7 +65,21 @@ def test_a_mistake_is_told_with_its_line_before_any_work(tmp_path, line, message
 
 def test_two_lines_that_write_one_file_are_refused(tmp_path):
     path = write(tmp_path, asked(tmp_path, "a.mp4"), asked(tmp_path, "x/../a.mp4"))
-    with pytest.raises(ValueError, match="line 2: .* is the output of line 1 too"):
+    with pytest.raises(ValueError, match="line 2: .* has a.mp4 beside it, which line 1 writes too"):
+        jobs.read(path)
+    path = write(tmp_path, asked(tmp_path, "a.mp4"), asked(tmp_path, "a.explain.mp4"))
+    with pytest.raises(ValueError, match="line 2: .*a.explain.mp4 beside it, which line 1 writes"):
+        jobs.read(path)
+
+
+def test_what_is_read_is_not_written_over(tmp_path):
+    poses = tmp_path / "p.json"
+    lines = asked(tmp_path, "p.mp4"), {**asked(tmp_path, "b.mp4"), "poses": str(poses)}
+    with pytest.raises(ValueError, match="line 2: line 1 would write over .*p.json"):
+        jobs.read(write(tmp_path, *lines))
+    path = tmp_path / "jobs.json"
+    path.write_text("\ufeff" + json.dumps(asked(tmp_path, "jobs.mp4")))  # as editors of Windows do
+    with pytest.raises(ValueError, match="jobs.json: line 1 would write over"):
         jobs.read(path)
 
 
@@ -185,6 +200,20 @@ def test_what_changed_since_is_made_again(tmp_path, fake, config):
     (tmp_path / "a.mp4").unlink()
     go(other, path)
     assert fake.made == ["a.mp4"] * 4, "a video that is gone"
+
+
+def test_other_weights_in_the_same_place_make_other_videos(tmp_path, fake, config):
+    description = tmp_path / "bundle" / bundle.DESCRIPTION
+    description.parent.mkdir()
+    lines = jobs.read(write(tmp_path, asked(tmp_path, "a.mp4")))
+    done = lambda: jobs.finished(lines[0], config, (str(description.parent),), False)
+    for content in ("first", "second"):
+        description.write_text(content)
+        assert not done()
+        about = provenance.asked(config, lines[0].sources, [str(description.parent)])
+        (tmp_path / "a.json").write_text(json.dumps(about))
+        (tmp_path / "a.mp4").touch()
+        assert done()
 
 
 def test_a_real_job_of_a_file_equals_the_job_alone(tmp_path, config):

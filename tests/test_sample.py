@@ -97,7 +97,7 @@ MISTAKES = [  # arguments, what the line says
         "--config.sample.height=0 --config.sample.width=0 --config.sample.resolution=100",
         "must be positive multiples of 64",
     ),
-    ("--config.sample.overlap=4", "sample.overlap is 4 and sample.window 4"),
+    ("--config.sample.overlap=4", "sample.overlap is 4: expected less than sample.window, 4"),
     ("--config.sample.overlap=0 --config.sample.max_frames=9", "sample.overlap is 0: frame"),
     ("--config.sample.window=1", "sample.window is 1: expected 2 or more"),
     ("--config.sample.steps=0", "sample.steps is 0: expected 1 or more"),

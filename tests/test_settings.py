@@ -120,6 +120,7 @@ def test_guidance_may_be_a_number_or_a_pair(guidance):
         ("sample.steps", 0),
         ("sample.window", 1),
         ("sample.overlap", -1),
+        ("sample.overlap", 8),
         ("sample.stride", 0),
         ("sample.max_frames", -1),
         ("sample.max_frames", 1),

@@ -99,9 +99,10 @@ def blocks(frames: Sequence[int], rows: int, length: int) -> Iterator[tuple[np.n
 
 
 def padded(num_frames: int, window: int, overlap: int) -> int:
-    """Frames with which `uniform` windows end with the clip instead of going round.
+    """The least length, num_frames or more, with which windows end with the clip.
 
-    MusePose repeats the last pose that often; a clip no longer than the overlap stays as it is.
+    That is the window's plus or minus whole steps. MusePose repeats the last pose so often, instead
+    of letting windows go round.
     """
     step = window - overlap
     return num_frames + (step - (num_frames - window) % step) % step

@@ -6,6 +6,7 @@ complete, so a crash or a full disk leaves neither half a file nor a damaged old
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -47,6 +48,8 @@ def try_out(path: str | os.PathLike) -> None:
     Raises OSError with one sentence for a name or place that takes no file.
     """
     with explained(path):
+        if Path(path).is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder has this name")
         place = temporary(Path(path))
         try:
             place.touch()

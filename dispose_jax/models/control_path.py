@@ -102,7 +102,7 @@ class ControlPath:
                 motion=motion,
                 points=points,
             )
-            residuals = residual_rules.scale(residuals, jnp.asarray(self.scale, x.dtype))
+            residuals = residual_rules.scale(residuals, self.scale)
             if self.residuals == "accumulated":
                 residuals = residual_rules.accumulate(
                     residuals, len(self.controlnet.channels), self.controlnet.layers

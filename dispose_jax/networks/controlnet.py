@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.nn.initializers import zeros
 
 from dispose_jax.networks.layers import conv
@@ -58,8 +59,8 @@ class ControlNet(nn.Module):
 
 
 def scale(residuals: Residuals, factor: float) -> Residuals:
-    """All residuals times the control scale."""
-    return jax.tree.map(lambda r: r * factor, residuals)
+    """All residuals times the control scale, in the type that they have."""
+    return jax.tree.map(lambda r: (r * jnp.float32(factor)).astype(r.dtype), residuals)
 
 
 def accumulate(residuals: Residuals, num_levels: int, layers: int = 2) -> Residuals:

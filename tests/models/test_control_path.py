@@ -9,6 +9,7 @@ import pytest
 
 from configs.common import CONTROL
 from dispose_jax.models import control_path
+from dispose_jax.networks import controlnet as residual_rules
 from dispose_jax.types import Residuals
 from tests import small
 
@@ -125,11 +126,21 @@ def _joining(made, encoded: dict) -> np.ndarray:
     return np.asarray(added if made.config.control.points_into == "unet" else residuals.skips[0])
 
 
+def test_scaled_residuals_keep_their_type():
+    """A cache holds them on the device for every window."""
+    whole = jnp.arange(6, dtype=jnp.float32).reshape(1, 1, 1, 2, 3)
+    residuals = Residuals(skips=(whole.astype(jnp.bfloat16),), mid=whole)
+    scaled = residual_rules.scale(residuals, 0.7)
+    assert scaled.skips[0].dtype == jnp.bfloat16 and scaled.mid.dtype == jnp.float32
+    np.testing.assert_allclose(scaled.mid, 0.7 * whole, rtol=1e-6)
+    np.testing.assert_allclose(np.float32(scaled.skips[0]), 0.7 * whole, rtol=2**-8)
+
+
 def test_residuals_are_scaled_and_counted_as_the_quirk_says():
     """Of two levels with one layer each: the first level's skips count twice as released."""
     rng = np.random.default_rng(0)
-    skips = tuple(rng.normal(size=(1, 2, 2, 2, 3)) for _ in range(4))  # input, 2 of level 0, 1
-    residuals = Residuals(skips=skips, mid=rng.normal(size=(1, 2, 2, 2, 3)))
+    one = lambda: rng.normal(size=(1, 2, 2, 2, 3)).astype(np.float32)
+    residuals = Residuals(skips=tuple(one() for _ in range(4)), mid=one())  # input, 2 of level 0, 1
 
     class Fixed:
         channels, layers = (3, 3), 1
@@ -146,7 +157,7 @@ def test_residuals_are_scaled_and_counted_as_the_quirk_says():
 
     for quirk, times in {"accumulated": (2, 2, 2, 1), "once": (1, 1, 1, 1)}.items():
         ours = through(quirk)
-        for skip, count, ours_skip in zip(skips, times, ours.skips, strict=True):
+        for skip, count, ours_skip in zip(residuals.skips, times, ours.skips, strict=True):
             np.testing.assert_allclose(ours_skip, 0.5 * count * skip, rtol=1e-6)
         np.testing.assert_allclose(ours.mid, 0.5 * residuals.mid, rtol=1e-6)
 
