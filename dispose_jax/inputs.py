@@ -109,6 +109,7 @@ def prepare(
         reference_pose = people.move(found, *framed.move)
     aspect = framed.upright.shape[1] / framed.upright.shape[0]
     reference_pose = follow.follow(reference_pose, aspect=aspect).pose
+    check_seen(follow.alone(reference_pose), _name(sources.reference, "reference"))
     driving = _driving(sources, sample.stride, sample.max_frames, detector)
     everybody = sample.draw_others and draw.STYLES[skeleton.style].people == "all"
     driving = _trusted(driving, sources, sample, everybody)
@@ -207,9 +208,10 @@ def _reference_pose(sources: Sources, height: int, width: int) -> tuple[Pose, li
         )
     check_aspect(path, file, _name(sources.reference, "reference"), height, width)
     check_seen(file.pose, path)
-    findings = checks.look(file.pose, aspect=width / height, times=np.zeros(1))
+    pose = follow.follow(file.pose, aspect=width / height).pose
+    findings = checks.look(pose, aspect=width / height, times=np.zeros(1))
     odd = [what for what, _ in findings]
-    return file.pose, [f"{path}: {clause}" for clause in (*file.notes, *odd)]
+    return pose, [f"{path}: {clause}" for clause in (*file.notes, *odd)]
 
 
 def _driving(sources: Sources, stride: int, max_frames: int, detector: Detector) -> Driving:
@@ -277,7 +279,7 @@ def _trusted(driving: Driving, sources: Sources, sample, everybody: bool) -> Dri
     aspect = driving.width / driving.height
     followed = follow.follow(driving.pose, aspect=aspect, person=sample.person, source=name)
     pose = followed.pose if everybody else follow.alone(followed.pose)
-    check_seen(pose, name)
+    check_seen(follow.alone(pose), name)
     times = np.arange(pose.num_frames) * driving.stride / float(driving.fps)
     odd = checks.sentences(checks.look(pose, aspect=aspect, times=times), driving.numbers)
     said = tuple(f"{name}: {clause}" for clause in (*followed.warnings, *odd))

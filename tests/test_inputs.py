@@ -183,6 +183,22 @@ def test_several_people_are_a_warning_and_the_first_is_animated(sources, tmp_pat
     assert any("exactly one person" in warning for warning in clip.warnings)
 
 
+def test_the_most_prominent_person_of_a_reference_is_animated_whoever_comes_first(
+    sources, tmp_path
+):
+    one = prepare(sources).pose
+    small, person = standing(1, num_people=2, seed=0), vars(standing(1))
+    for name, leaf in vars(small).items():
+        leaf[:, 1] = person[name][:, 0]
+    small.body[:, 0] = 0.1 + 0.1 * small.body[:, 0]
+    for score in (small.body_score, small.hands_score, small.face_score):
+        score[:, 0] = 0.2  # nobody is sure of that one
+    path = tmp_path / "two.json"
+    files.write(path, small, width=WIDTH, height=HEIGHT)
+    clip = prepare(changed(sources, reference_pose=path))
+    np.testing.assert_allclose(clip.pose.body[:, 0], one.body[:, 0], atol=1e-6)
+
+
 @pytest.mark.parametrize("style", ["mimicmotion", "musepose"])
 @pytest.mark.parametrize("procedure", retarget.PROCEDURES)
 def test_fit_and_drawing_are_those_of_the_config(sources, procedure, style):

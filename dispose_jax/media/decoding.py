@@ -94,7 +94,8 @@ def scan(path: str | os.PathLike, most: int | None = None) -> Scan:
 @lru_cache(maxsize=32)
 def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
     with opened(path) as (container, stream):
-        stated = stream.average_rate or stream.guessed_rate
+        guessed = stream.guessed_rate
+        stated = stream.average_rate or guessed
         length = stream.duration and stream.duration * stream.time_base
         times, view, first, damage, notes = [], None, None, [], []
         for frame in _decoded(container, stream, damage):
@@ -114,6 +115,8 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
             f"{path}: the video holds no frames that can be decoded; the file is truncated or "
             "corrupt"
         )
+    if np.isnan(times).all():  # a bare stream, whose average rate is FFmpeg's own
+        stated = guessed or stated
     interval = 1 / (float(stated) if stated else USUAL_RATE)
     times, leaps = timeline.mended(np.array(times), interval)
     notes += [

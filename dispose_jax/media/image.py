@@ -21,6 +21,7 @@ GRID = 64  # latents are 1/8, their coarsest level 1/8 of that
 SHORT_OVER_LONG = 9 / 16
 PROFILED_MODES = ("RGB", "L", "CMYK")  # whose levels an ICC profile can speak of
 PROFILE_ROUNDING = 2  # levels; profiles of sRGB differ from each other by as much
+TIFF_MEANING, WHITE_IS_ZERO = 262, 0  # TIFF 6.0's PhotometricInterpretation
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
@@ -36,7 +37,8 @@ def read(path: str | os.PathLike) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             picture.load()  # decodes the whole file
-            size, exact = picture.size, _to_rgb(_upright(picture), path)
+            negative = getattr(picture, "tag_v2", {}).get(TIFF_MEANING) == WHITE_IS_ZERO
+            size, exact = picture.size, _to_rgb(_upright(picture), path, negative)
     except _Unsuited:
         raise
     except UnidentifiedImageError as error:
@@ -183,19 +185,22 @@ def _upright(picture: Image.Image) -> Image.Image:
         return picture
 
 
-def _to_rgb(picture: Image.Image, path: str | os.PathLike) -> np.ndarray:
-    """A decoded picture of any mode -> uint8 sRGB."""
+def _to_rgb(picture: Image.Image, path: str | os.PathLike, negative: bool) -> np.ndarray:
+    """A decoded picture of any mode -> uint8 sRGB. negative: a TIFF whose 0 is white, which Pillow
+    turns round only where levels have 8 bits."""
+    profile = picture.info.get("icc_profile")
     if picture.mode in SIXTEEN_BIT_MODES:
         levels = np.asarray(picture).astype(np.int64)
         if levels.min() < 0 or levels.max() > 0xFFFF:
             raise _Unsuited(f"{path}: levels beyond 16 bits; save it with 8 bits a channel")
-        return np.repeat(np.rint(levels / 257).astype(np.uint8)[..., None], 3, axis=-1)
+        levels = np.rint((0xFFFF - levels if negative else levels) / 257).astype(np.uint8)
+        return np.asarray(_to_srgb(Image.fromarray(levels), profile).convert("RGB"))
     if picture.mode.startswith("F"):
         raise _Unsuited(f"{path}: floating-point pixels; save it with 8 bits a channel")
-    profile = picture.info.get("icc_profile")
     if picture.has_transparency_data:
+        grey = picture.getchannel("L") if picture.mode == "LA" else None  # as its profile knows it
         picture = picture.convert("RGBA")
-        opaque = _to_srgb(picture.convert("RGB"), profile)
+        opaque = _to_srgb(grey or picture.convert("RGB"), profile).convert("RGB")
         white = Image.new("RGB", picture.size, "white")
         return np.asarray(Image.composite(opaque, white, picture.getchannel("A")))
     if picture.mode not in PROFILED_MODES:

@@ -74,7 +74,7 @@ def _copied(source, stream, track, sound: Sound) -> Iterator[tuple[float, av.Pac
     """Packets of AAC as they are, moved in time. The one before the start comes along: a decoder
     needs it for the first samples, and players skip what lies before 0."""
     with source:
-        before = None
+        before = last = None
         for packet in _packets(source, stream):
             if packet.pts is None or not packet.size:
                 continue
@@ -85,6 +85,9 @@ def _copied(source, stream, track, sound: Sound) -> Iterator[tuple[float, av.Pac
             shift = round(sound.start / packet.time_base)
             packet.pts, packet.dts = packet.pts - shift, packet.pts - shift
             packet.stream = track
+            if last is not None and packet.pts <= last:
+                continue  # the clock went back: what a player has passed is not played again
+            last = packet.pts
             if ends <= 0:
                 before = second, packet
                 continue

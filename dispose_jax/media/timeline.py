@@ -11,6 +11,9 @@ import numpy as np
 
 ROUNDING = 2e-3  # seconds; Matroska and WebM round each time to one thousandth
 BREAK = 10.0  # seconds; a longer pause between two frames is a fault of the clock
+# Seconds and usual intervals; a clock that goes back by both began again, as where files are
+# joined. Frames that are only stored in another order go back by less.
+BACK = 0.6, 16
 
 FEW_MISSING = 0.9  # share of frames that follow at the usual interval
 
@@ -25,10 +28,13 @@ def mended(times: np.ndarray, interval: float) -> tuple[np.ndarray, list[tuple[f
     good = steps[(steps > 0) & (steps <= BREAK)]
     if not len(good):
         return np.arange(len(times)) * interval, []
-    leaps = np.flatnonzero(np.abs(steps) > BREAK)
+    usual = np.median(good)
+    back = min(BREAK, max(BACK[0], BACK[1] * usual))
+    leaps = np.flatnonzero((steps > BREAK) | (steps < -back))
     found = [(float(times[i]), float(steps[i])) for i in leaps]
     first = times[0] if np.isfinite(times[0]) else 0.0
-    steps = np.where(np.abs(steps) <= BREAK, steps, np.median(good))  # NaN compares as a fault
+    sound = (steps <= BREAK) & (steps >= -back)  # which NaN is not
+    steps = np.where(sound, steps, usual)
     # Sorted: AVI has the times of decoding, in another order than that of the pictures.
     return np.sort(first + np.concatenate([[0.0], np.cumsum(steps)])), found
 

@@ -65,5 +65,5 @@ class Detector:
 
 def check_seen(pose: Pose, source: Path) -> None:
     """Raise ValueError if nobody is visible in any frame."""
-    if not pose.visible[:, 0].any():
+    if not pose.visible.any():
         raise ValueError(f"{source}: no person is visible in it; use one that shows a person")

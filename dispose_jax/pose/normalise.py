@@ -24,6 +24,7 @@ LARGEST_FRACTION = 2.0  # a point without any larger coordinate may be a fractio
 LARGEST_SCORE = 1.5  # detectors answer a little above 1, which is no other scale
 PERCENT = (80.0, 100.0)  # where the greatest confidence of a file in percent lies
 FEWEST_POINTS = 4  # of a list that can tell its own unit
+SIGNED_SHARE = 0.25  # of points that have a negative coordinate, and how far these go
 STRAY_SHARE, STRAY_POINTS = 0.25, 2  # points of the other unit, up to which they are mistakes
 
 
@@ -43,12 +44,26 @@ def normalise(
     int: where each of them is, for messages. size: width and height of the canvas in pixels.
     Raises ValueError naming the file and frame where a list holds pixels and fractions alike.
     """
+    _refuse_signed(points, path)
     x, y, score = np.moveaxis(points, -1, 0)
     absent = ((x == 0) & (y == 0)) | ((x < 0) & (y < 0)) | (score <= 0)
     points = np.where(absent[..., None], 0.0, points)
     points[..., 2], score_note = _scores(points[..., 2])
     points, unit_notes = _fractions(points, frames, size, path)
     return Normalised(points, (*score_note, *unit_notes))
+
+
+def _refuse_signed(points: np.ndarray, path: str | os.PathLike) -> None:
+    """Raise ValueError for coordinates of -1 to 1, whose upper left quarter would look absent."""
+    given = (points[..., 2] > 0) & (points[..., :2] != 0).any(-1)
+    xy = points[..., :2][given & (points[..., :2] >= 0).any(-1)]
+    if len(xy) < FEWEST_POINTS or np.abs(xy).max() > 1:
+        return
+    if (xy < 0).any(-1).mean() > SIGNED_SHARE and xy.min() < -SIGNED_SHARE:
+        raise ValueError(
+            f"{path}: its coordinates go from {xy.min():.2g} to {xy.max():.2g}, as OpenPose writes "
+            "them with --keypoint_scale 4; write pixels (0) or fractions of the picture (3)"
+        )
 
 
 def _scores(score: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -106,7 +121,9 @@ def _fractions(
         is_fraction[:, part] = fractions[:, None]
         lists += int((total > 0).sum())
         fraction_lists += int((fractions & (total > 0)).sum())
-    stray = present & (small != is_fraction)
+    # Of the other unit, or pixels further away than any fraction may be.
+    far = np.abs(points[..., :2] / size).max(-1) > LARGEST_FRACTION
+    stray = present & ((small != is_fraction) | (far & ~is_fraction))
     notes = []
     if fraction_lists:
         which = "" if fraction_lists == lists else f" in {fraction_lists} of {lists} keypoint lists"

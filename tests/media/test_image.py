@@ -3,10 +3,11 @@
 import errno
 import io
 import os
+import struct
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from dispose_jax.media import image, output
 from tests.media.films import CASES
@@ -74,6 +75,46 @@ def test_sixteen_bit_pictures_keep_their_brightness(tmp_path):
     Image.fromarray(PICTURE[..., 0].astype(np.uint16) * 257).save(tmp_path / "a.png")
     expected = np.repeat(PICTURE[..., :1], 3, axis=-1)
     np.testing.assert_array_equal(image.read(tmp_path / "a.png"), expected)
+
+
+def test_a_sixteen_bit_picture_whose_zero_is_white_is_turned_round(tmp_path):
+    levels = PICTURE[..., 0].astype(np.uint16) * 257
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[262] = 0  # PhotometricInterpretation: WhiteIsZero
+    content = io.BytesIO()
+    Image.fromarray(levels).save(content, "TIFF", tiffinfo=tags)
+    data = bytearray(content.getvalue())
+    (tmp_path / "a.tif").write_bytes(data)
+    with Image.open(tmp_path / "a.tif") as written:
+        assert written.tag_v2[262] == 0
+    np.testing.assert_array_equal(image.read(tmp_path / "a.tif")[..., 0], 255 - PICTURE[..., 0])
+
+
+@pytest.mark.parametrize("mode", ["LA", "I;16"])
+def test_a_profile_of_grey_is_followed_whatever_the_grey_is_stored_in(tmp_path, mode):
+    profile = grey_profile(1.0)
+    grey = Image.fromarray(PICTURE[..., 0])
+    grey.save(tmp_path / "l.png", icc_profile=profile)
+    expected = image.read(tmp_path / "l.png")
+    assert expected[PICTURE[..., 0] == 100].min(initial=255) > 150, "linear light of 100 is bright"
+    wide = Image.fromarray(PICTURE[..., 0].astype(np.uint16) * 257)
+    (wide if mode == "I;16" else grey.convert("LA")).save(tmp_path / "a.png", icc_profile=profile)
+    np.testing.assert_array_equal(image.read(tmp_path / "a.png"), expected)
+
+
+def grey_profile(gamma: float) -> bytes:
+    """An ICC profile (version 2) of grey levels with this exponent and the white of D50."""
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"grey\0" + bytes(78)
+    tags, data = b"", b""
+    for name, content in ((b"desc", text), (b"wtpt", white), (b"kTRC", curve)):
+        tags += name + struct.pack(">2I", 128 + 4 + 36 + len(data), len(content))
+        data += content + bytes(-len(content) % 4)
+    body = struct.pack(">I", 3) + tags + data
+    head = struct.pack(">I4sI4s4s4s", 128 + len(body), b"", 0x02400000, b"mntr", b"GRAY", b"XYZ ")
+    head += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    return head.ljust(128, b"\0") + body
 
 
 def test_cmyk_pictures_become_rgb(tmp_path):

@@ -131,3 +131,20 @@ def test_sound_that_stops_early_leaves_the_rest_silent(tmp_path):
         write(films.numbered(30))
     assert video.probe(tmp_path / "out.mp4").num_frames == 30
     assert 0.1 < len(heard(tmp_path / "out.mp4")[0]) / RATE < 1.8
+
+
+def test_sound_whose_clock_goes_back_does_not_cost_the_video(tmp_path):
+    source = film(tmp_path / "a.flv", "aac", video_codec="flv")
+    content = bytearray(source.read_bytes())
+    at = 13  # after the header: tags of a type, a length, a time in milliseconds, content
+    while at + 11 < len(content):
+        kind, length = content[at], int.from_bytes(content[at + 1 : at + 4], "big")
+        time = int.from_bytes(content[at + 4 : at + 7], "big")
+        if kind == 8 and time > 1000:
+            content[at + 4 : at + 7] = (time - 300).to_bytes(3, "big")
+        at += 11 + length + 4
+    source.write_bytes(content)
+    with video.writer(tmp_path / "out.mp4", 15, sound=Sound(source, 0, 2)) as write:
+        write(films.numbered(30))
+    assert video.probe(tmp_path / "out.mp4").num_frames == 30
+    assert 1.4 < len(heard(tmp_path / "out.mp4")[0]) / RATE < 2.1

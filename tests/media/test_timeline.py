@@ -74,6 +74,10 @@ def test_faults_of_the_clock_are_closed_up():
     decoded = times.copy()
     decoded[[4, 5, 6]] = decoded[[6, 4, 5]]
     np.testing.assert_allclose(timeline.mended(decoded, 1)[0], times)
+    joined = np.concatenate([times, times])  # files one after the other, each from its own 0
+    mended, leaps = timeline.mended(joined, 1)
+    np.testing.assert_allclose(mended, np.arange(80) / 20, atol=1e-6)
+    assert len(leaps) == 1
     mended, leaps = timeline.mended(np.full(4, np.nan), 0.25)
     np.testing.assert_allclose(mended, [0, 0.25, 0.5, 0.75])
     assert timeline.mended(np.array([3.0]), 1)[0].tolist() == [0]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dispose_jax.media import image, video
+from tests.media import films
 
 
 def moving_square(n=9, h=48, w=80):
@@ -66,6 +67,12 @@ def test_the_stride_grows_with_the_rate_of_the_file(tmp_path, fps, stride):
     video.write(tmp_path / "a.mp4", moving_square(18), fps)
     result = video.read(tmp_path / "a.mp4", 2)
     assert (result.stride, len(result.frames)) == (stride, -(-18 // stride))
+
+
+@pytest.mark.parametrize("fps", [30, 60])
+def test_a_bare_stream_has_the_rate_that_it_says(tmp_path, fps):
+    path = films.write(tmp_path / "a.h264", films.numbered(24), rate=fps)
+    assert video.probe(path).fps == fps
 
 
 @pytest.mark.parametrize("fps", [Fraction(30000, 1001), 12.5, 7, Fraction(339, 23)])

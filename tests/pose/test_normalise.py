@@ -60,6 +60,26 @@ def test_a_point_outside_on_one_side_stays():
     np.testing.assert_allclose(read(points).points[0, 4], (-30 / 540, 400 / 960, 1))
 
 
+@pytest.mark.parametrize("place", [(1e6, 400.0), (270.0, -2000.0)])
+def test_a_point_far_outside_is_left_out(place):
+    points, _ = written(0)
+    points[3, 0] = (*place, 1.0)
+    found, notes = read(points)
+    assert not found[3, 0].any() and "1 of its points lie where no joint can be" in notes[0]
+    points[3, 0] = 0
+    np.testing.assert_allclose(found, expected(points), atol=1e-12)
+
+
+def test_coordinates_from_minus_one_to_one_are_refused():
+    points, _ = written(0)
+    signed = points.copy()
+    signed[..., :2] = np.where(points[..., 2:] > 0, 2 * points[..., :2] / SIZE - 1, 0)
+    with pytest.raises(ValueError, match="f.json: .*--keypoint_scale 4; write pixels"):
+        read(signed)
+    shifted = points / (*SIZE, 1) - (points[..., 2:] > 0) * (0.3, 0, 0)  # partly out of the picture
+    read(shifted)
+
+
 @pytest.mark.parametrize("scale", [2.0, 3.7, 10.0, 255.0])
 def test_confidences_of_another_scale_are_clipped_and_it_is_said_once(scale):
     points, _ = written(3)
