@@ -19,7 +19,7 @@ from dispose_jax.models import bundle
 
 def collect(folders: list[Path], target: Path) -> list[str]:
     """Write the bundle and return the names of its networks. Raises ValueError for bundles of
-    different models."""
+    different models, and for a target that is something else."""
     contents = [bundle.describe(folder) for folder in folders]
     first = contents[0]
     names = sorted({name for content in contents for name in content["networks"]})
@@ -29,6 +29,8 @@ def collect(folders: list[Path], target: Path) -> list[str]:
         name: bundle.Origin(entry["source"], entry["licence"])
         for name, (_, entry) in owners.items()
     }
+    if target.exists() and not (target / bundle.DESCRIPTION).is_file():
+        raise ValueError(f"--to {target}: exists and is no bundle; name another folder")
     about = bundle.ModelDescription(first["base"], config=first["config"], **belongs)
     new = target.with_name(f".{target.name}.new")
     bundle.write(new, bundle.load(folders, names, **belongs), about, origins, dtype=np.float16)

@@ -9,6 +9,7 @@ lacks has no row. One that changes by less than a fiftieth of its largest change
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 
@@ -135,7 +136,10 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--output", type=Path, default=Path("output/metrics_damage.png"))
     options = parser.parse_args()
-    found = run(tuple(filter(None, options.weights.split(","))), options.clips)
+    try:
+        found = run(tuple(filter(None, options.weights.split(","))), options.clips)
+    except ValueError as error:
+        sys.exit(f"damage: {error}")
     image.write_png(options.output, figure(found))
     print(table(found))
 

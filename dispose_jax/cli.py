@@ -44,13 +44,18 @@ def run(main: Callable[[object], None]) -> None:
         config = settings.load(flags.FLAGS.config)
         for name, text in overrides:
             settings.override(config, name, text)
+        if "sample.resolution" in dict(overrides) and config.sample.height:
+            raise ValueError(
+                "--config.sample.resolution changes nothing where sample.height and sample.width "
+                f"are set, to {config.sample.height} and {config.sample.width}; change these"
+            )
     except (flags.Error, ValueError, OSError) as error:
         fail(error, 2)
     use_compile_cache()
     for name in ("absl", "asyncio"):  # of libraries; what they raise is told here
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        with _no_interrupt_lost(), _ends_in_order():
+        with _no_interrupt_lost():
             main(config)
     except (ValueError, OSError) as error:
         fail(error, 1)
@@ -131,16 +136,6 @@ def _no_interrupt_lost():
     finally:
         if sys.unraisablehook is tell:  # what main put over it is for the end of the program, too
             sys.unraisablehook = usual
-
-
-@contextmanager
-def _ends_in_order():
-    """While inside, SIGTERM ends the program as an error does: what is half written is removed."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _usage() -> str:

@@ -67,13 +67,19 @@ def read(path: Path) -> list[Line]:
                 )
             first[place] = line.number
     read = [
-        (f", line {line.number}", file) for line in lines for file in line.sources.files.values()
+        (line.number, f", line {line.number}", file)
+        for line in lines
+        for file in line.sources.files.values()
     ]
-    for where, file in [("", path), *read]:
-        if file.resolve() in first:
+    videos = {line.output.resolve(): line.number for line in lines}
+    for number, where, file in [(0, "", path), *read]:
+        place = file.resolve()
+        if videos.get(place, number) < number:
+            continue  # what an earlier line makes may drive a later one
+        if place in first:
             raise ValueError(
-                f"--jobs {path}{where}: line {first[file.resolve()]} would write over {file}; give "
-                "that one another output"
+                f"--jobs {path}{where}: line {first[place]} would write over {file}; give that one "
+                "another output"
             )
     return lines
 
@@ -174,5 +180,7 @@ def finished(line: Line, config, given: tuple[str, ...], explain: bool) -> bool:
         return False
     whole = all(path.is_file() for path in (line.output, *beside))
     asked = provenance.asked(config, line.sources, given)
-    same = isinstance(about, dict) and asked == {name: about.get(name) for name in asked}
+    # Records of earlier versions lack the bundles' digests.
+    held = isinstance(about, dict) and "config" in about
+    same = held and all(about.get(name, value) == value for name, value in asked.items())
     return whole and same and not changed

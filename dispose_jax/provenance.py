@@ -84,13 +84,13 @@ def asked(config, sources: inputs.Sources, weights: Iterable[str]) -> dict:
     return {
         "seed": config.seed,
         "weights": list(weights),
-        "bundles": [_digest(folder) for folder in weights],
+        "bundles": [digest(folder) for folder in weights],
         "sources": sources.as_dict(),
         "config": json.loads(config.to_json(), parse_constant=str),  # infinity
     }
 
 
-def _digest(folder: str) -> str | None:
+def digest(folder: str) -> str | None:
     """SHA-256 of a bundle's description, which has those of its networks; None for random ones."""
     with suppress(OSError):
         return hashlib.sha256((Path(folder) / bundle.DESCRIPTION).read_bytes()).hexdigest()

@@ -69,8 +69,8 @@ LIMITS = {
     "train.figure_weight": (0, 1e6),
     "train.learning_rate": (0, 1e3),
     "train.warmup": (0, math.inf),
-    "train.b1": (0, 1 - 1e-9),
-    "train.b2": (0, 1 - 1e-9),
+    "train.b1": (0, 0.9999),
+    "train.b2": (0, 0.9999),
     "train.epsilon": (0, 1),
     "train.weight_decay": (0, 1e3),
     "train.clip": (1e-9, math.inf),
@@ -110,6 +110,7 @@ CHOICES = {
     "control.motion": ((), ("sparse",), ("dense",), ("sparse", "dense")),
     "control.motion_into": ("controlnet", "unet"),
     "control.points_into": ("controlnet", "unet"),
+    "train.objective": ("video", "autoencoder", "image", "cmp"),
     "train.sigmas": ("lognormal", "cosine", "times"),
     "train.control_start": ("auto", "unet", "svd_encoder", "dift_unet"),
     "train.dropout": ("joint", "svd_xtend"),
@@ -192,6 +193,8 @@ def override(config, name: str, text: str | None) -> None:
     not of the value's type.
     """
     flag = f"--config.{name}"
+    if name == "train.stage":
+        raise ValueError(f"{flag} is only told; choose it as --config FILE:stage={text}")
     known = [other for other, _ in leaves(config)]
     if name not in known:
         inside = [other for other in known if other.startswith(f"{name}.")]
@@ -258,6 +261,10 @@ def check(config) -> None:
         raise ValueError(
             f"sample.overlap is {values['sample.overlap']}: expected less than sample.window, "
             f"{values['sample.window']}"
+        )
+    if values["motion.cmp_size"] < 64 or values["motion.cmp_size"] % 64:
+        raise ValueError(
+            f"motion.cmp_size is {values['motion.cmp_size']}: expected a multiple of 64"
         )
     for name in ("motion.kernel", "data.guide_kernel"):
         if values[name] % 2 == 0:

@@ -1,6 +1,5 @@
 """Entry points: flags and overrides reach main, mistakes end as one line on stderr."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -86,35 +85,6 @@ def test_an_interrupt_that_python_drops_while_it_collects_garbage_still_interrup
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.returncode == 130 and "ended" not in done.stdout, done.stderr
     assert done.stderr == "-c: interrupted\n"
-
-
-WRITING = """
-import sys, time
-from absl import flags
-from dispose_jax import cli
-from dispose_jax.media import output
-
-flags.DEFINE_string("config", "configs/svd.py", "")
-
-def main(config):
-    with output.replacing("a.mp4") as place:
-        place.touch()
-        print("writing", flush=True)
-        time.sleep(30)
-
-cli.run(main)
-"""
-
-
-def test_a_program_that_is_told_to_end_leaves_nothing_half_written(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-c", WRITING]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
-    ) as process:
-        assert process.stdout.readline() == "writing\n" and len([*tmp_path.iterdir()]) == 1
-        process.terminate()
-    assert process.returncode == 143 and not [*tmp_path.iterdir()]
 
 
 def test_what_main_hears_of_late_failures_is_heard_until_the_program_has_ended(start, monkeypatch):

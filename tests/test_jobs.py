@@ -77,6 +77,10 @@ def test_what_is_read_is_not_written_over(tmp_path):
     lines = asked(tmp_path, "p.mp4"), {**asked(tmp_path, "b.mp4"), "poses": str(poses)}
     with pytest.raises(ValueError, match="line 2: line 1 would write over .*p.json"):
         jobs.read(write(tmp_path, *lines))
+    chain = asked(tmp_path, "a.mp4"), {**asked(tmp_path, "b.mp4"), "driving": f"{tmp_path}/a.mp4"}
+    assert len(jobs.read(write(tmp_path, *chain))) == 2
+    with pytest.raises(ValueError, match="line 1: line 2 would write over .*a.mp4"):
+        jobs.read(write(tmp_path, *chain[::-1]))
     path = tmp_path / "jobs.json"
     path.write_text("\ufeff" + json.dumps(asked(tmp_path, "jobs.mp4")))  # as editors of Windows do
     with pytest.raises(ValueError, match="jobs.json: line 1 would write over"):

@@ -134,6 +134,8 @@ def test_guidance_may_be_a_number_or_a_pair(guidance):
         ("sample.height", 0),
         ("sample.dtype", "float8"),
         ("motion.kernel", 48),
+        ("motion.cmp_size", 100),
+        ("train.objective", "nope"),
         ("motion.sigma", 0.0),
         ("train.average", 1.5),
         ("train.drop_rate", 1.5),

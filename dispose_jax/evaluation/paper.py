@@ -21,13 +21,13 @@ import jax
 from absl import flags
 
 from configs import common
-from dispose_jax import cli, settings, weights
+from dispose_jax import cli, provenance, settings, weights
 from dispose_jax.animator import Animator
 from dispose_jax.evaluation import measure, report, sequences
 from dispose_jax.evaluation.metrics import METRICS
 from dispose_jax.evaluation.paper_tables import INFERRED, TABLES, Table
 from dispose_jax.media import output
-from dispose_jax.models import networks
+from dispose_jax.models import bundle, networks
 
 TRUTH, PLAN, COSTS = "truth", "plan.json", "costs"
 UNSEEN = (2, 5)  # tables of people without a truth
@@ -59,7 +59,7 @@ class TableRun:
 
     config: of configs/, its variant is replaced; given: bundles; ablation: {variant: bundle} of
     those that were trained apart; limit: frames of a clip, 0 for all. Raises ValueError for data
-    that lacks sequences, and for a workdir that other options were used in.
+    that lacks sequences, bundles that are none, and for a workdir that other options were used in.
     """
 
     def __init__(
@@ -76,6 +76,9 @@ class TableRun:
             for variant in self.table.variants
             if variant in ("base", "full") or variant in self.ablation
         ]
+        for bundled in (*self.given, *self.ablation.values()):
+            if bundled != weights.RANDOM:
+                bundle.describe(bundled)
         self._keep_plan()
 
     def _keep_plan(self) -> None:
@@ -84,7 +87,8 @@ class TableRun:
         config.pop("control")
         plan = {
             "config": config,
-            "weights": [str(folder) for folder in self.given],
+            "weights": [provenance.digest(folder) or str(folder) for folder in self.given],
+            "ablation": {name: provenance.digest(self.ablation[name]) for name in self.ablation},
             "frames": self.limit,
             "clips": {one.name: one.clip.digest for one in self.sequences},
         }

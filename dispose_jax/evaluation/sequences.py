@@ -60,11 +60,17 @@ def tiktok(folder: Path) -> list[Sequence]:
 
 
 def unseen(folder: Path) -> list[Sequence]:
-    """Pairs of a picture and a video of one name. Raises ValueError if there are none."""
+    """Pairs of a picture and a video of one name. Raises ValueError if there are none, and for
+    videos without a picture or of one name."""
     found, problems = [], []
-    for path in _entries(folder):
-        reference = folder / f"{path.stem}.png"
-        if not videos.is_clip(path) or not reference.is_file():
+    for path in filter(videos.is_clip, _entries(folder)):
+        name = videos.name_of(path)
+        reference = folder / f"{name}.png"
+        if not reference.is_file():
+            problems.append(f"{path}: no {reference.name} beside it, which shows who is animated")
+            continue
+        if name in {one.name for one in found}:
+            problems.append(f"{path}: a second clip named {name}")
             continue
         try:
             clip = videos.open_clip(path, RATE)

@@ -57,7 +57,7 @@ def find(folder: str | Path, fps: float) -> Found:
     for path in sorted(folder.iterdir(), key=lambda path: _natural(path.name)):
         if path.name.startswith(".") or not is_clip(path):
             continue
-        name = _name(path)
+        name = name_of(path)
         if name in clips:
             problems.append(f"{path}: a second clip named {name}")
             continue
@@ -77,6 +77,11 @@ def find(folder: str | Path, fps: float) -> Found:
 def is_clip(path: Path) -> bool:
     """Whether this is a folder, or a file whose name ends as a video's."""
     return path.is_dir() or path.suffix.lower() in video.SUFFIXES
+
+
+def name_of(path: Path) -> str:
+    """A clip's name. Some programs keep the video's ending in that of its folder of frames."""
+    return path.stem if path.suffix.lower() in video.SUFFIXES else path.name
 
 
 def open_clip(path: Path, fps: float) -> ClipFile:
@@ -142,11 +147,6 @@ def parse_size(text: str) -> tuple[int, int] | str | None:
     return int(found[1]), int(found[2])
 
 
-def _name(path: Path) -> str:
-    """A clip's name. Some programs keep the video's ending in that of its folder of frames."""
-    return path.stem if path.suffix.lower() in video.SUFFIXES else path.name
-
-
 def _video(path: Path) -> ClipFile:
     info = video.probe(path)
     if info.damage:  # frames would be compared with others than their own
@@ -154,7 +154,7 @@ def _video(path: Path) -> ClipFile:
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     size = info.height, info.width
-    return ClipFile(_name(path), path, info.num_frames, size, float(info.fps), digest)
+    return ClipFile(name_of(path), path, info.num_frames, size, float(info.fps), digest)
 
 
 def _pictures(path: Path, fps: float) -> ClipFile:
@@ -174,7 +174,7 @@ def _pictures(path: Path, fps: float) -> ClipFile:
             problems.append(f"{file}: {found[1]} x {found[0]}, not {size[1]} x {size[0]}")
     if problems:
         raise ValueError("; ".join(_first(problems)))
-    return ClipFile(_name(path), path, len(files), size, fps, digest.hexdigest())
+    return ClipFile(name_of(path), path, len(files), size, fps, digest.hexdigest())
 
 
 def _files(folder: Path) -> list[Path]:

@@ -7,12 +7,16 @@ complete, so a crash or a full disk leaves neither half a file nor a damaged old
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+FORGOTTEN = 3600.0  # seconds without a change, after which a temporary file may be a dead process's
 
 
 def prepare(path: str | os.PathLike, *suffixes: str) -> Path:
@@ -75,6 +79,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     of the name. Raises OSError with one sentence if the file cannot take its place.
     """
     path = Path(path)
+    _remove_left_behind(path)
     place = temporary(path)
     try:
         yield place
@@ -83,6 +88,28 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # what is wrong with the place has been said
             place.unlink(missing_ok=True)
+
+
+def _remove_left_behind(path: Path) -> None:
+    """Delete temporary files of this name that a killed process left."""
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
+        number = left.name.removeprefix(f".{path.stem}.").removesuffix(path.suffix)
+        with suppress(OSError):  # another process may be quicker
+            # One of another machine is not known here, but would have written since.
+            if number.isdecimal() and time.time() - left.stat().st_mtime > FORGOTTEN:
+                if not is_alive(int(number)):
+                    left.unlink()
+
+
+def is_alive(process: int) -> bool:
+    """Whether this machine has a process of this number."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextmanager
@@ -105,7 +132,7 @@ def replacing_folder(folder: str | os.PathLike) -> Iterator[Path]:
                 os.replace(folder, old)
             try:
                 os.replace(temporary, folder)
-            except OSError:
+            except BaseException:
                 if old.exists():
                     os.replace(old, folder)
                 raise

@@ -12,8 +12,8 @@ import numpy as np
 ROUNDING = 2e-3  # seconds; Matroska and WebM round each time to one thousandth
 BREAK = 10.0  # seconds; a longer pause between two frames is a fault of the clock
 # Seconds and usual intervals; a clock that goes back by both began again, as where files are
-# joined. Frames that are only stored in another order go back by less.
-BACK = 0.6, 16
+# joined. Frames that are only stored in another order go back by less: 16 at most (H.264).
+BACK = 0.6, 16.5
 
 FEW_MISSING = 0.9  # share of frames that follow at the usual interval
 

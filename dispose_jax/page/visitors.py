@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dispose_jax.media import output
 from dispose_jax.page.turns import QueuedTurn, Turns
 
 IDLE = 3600.0  # seconds after which files of somebody without an open page are deleted
@@ -194,18 +195,6 @@ def new_root() -> Path:
     for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         number = old.name.removeprefix(PREFIX).partition("_")[0]
         with suppress(OSError):
-            if number.isdecimal() and not _is_alive(int(number)):
+            if number.isdecimal() and not output.is_alive(int(number)):
                 shutil.rmtree(old, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}_"))
-
-
-def _is_alive(number: int) -> bool:
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    except OverflowError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -1,5 +1,6 @@
 """The paper's tables on small data: sequences, resuming, shards, costs, and the printed table."""
 
+import json
 import re
 from types import SimpleNamespace
 
@@ -124,12 +125,34 @@ def test_closer_clips_score_better_and_variants_need_their_weights(stub, tiktok,
     rows = dict(re.findall(r"\*\*(.*?)\*\* \| ours \| (.*) \|", text))
     psnr = {row: float(cells.split(" | ")[1]) for row, cells in rows.items()}
     assert psnr["MimicMotion+DisPose"] > psnr["MimicMotion"]
-    run = run_of(tmp_path / "three", tiktok, 3, ablation={"no_motion": "A"})
+    bundled = described(tmp_path / "A", "one")
+    run = run_of(tmp_path / "three", tiktok, 3, ablation={"no_motion": bundled})
     assert run.variants == ["no_motion", "full"]
-    assert run.animator("no_motion").given == ("random", "A")
+    assert run.animator("no_motion").given == ("random", bundled)
     assert not run.animator("no_motion").config.control.motion
     run.make()
     assert "w/o keypoint correspondence: not measured, give --ablation no_point" in run.text()
+
+
+def described(folder, config: str) -> str:
+    """A bundle of nothing."""
+    folder.mkdir(exist_ok=True)
+    about = {"format": 1, "base": "svd", "model": {}, "quirks": {}, "config": config}
+    (folder / "bundle.json").write_text(json.dumps({**about, "networks": {}}))
+    return str(folder)
+
+
+def test_clips_of_other_weights_are_not_taken_for_these(stub, tiktok, tmp_path):
+    arms = lambda: {"no_motion": described(tmp_path / "A", config)}
+    config = "first"
+    run_of(tmp_path / "run", tiktok, 3, ablation=arms())
+    run_of(tmp_path / "run", tiktok, 3, ablation=arms())
+    config = "trained again"
+    with pytest.raises(ValueError, match="other ablation; choose another --workdir"):
+        run_of(tmp_path / "run", tiktok, 3, ablation=arms())
+    with pytest.raises(ValueError, match="absent: no such folder"):
+        run_of(tmp_path / "new", tiktok, 3, ablation={"no_motion": str(tmp_path / "absent")})
+    assert not (tmp_path / "new").exists(), "nothing is written down before all is checked"
 
 
 def test_other_options_in_a_used_folder_are_an_error(stub, tiktok, tmp_path):
@@ -148,10 +171,17 @@ def test_unseen_people_are_pairs_of_a_picture_and_frames(stub, tiktok, tmp_path)
         (data / f"{name}.png").symlink_to(tiktok / "00337" / "images" / "0001.png")
     found = sequences.unseen(data)
     assert [one.name for one in found] == ["00335", "00336"] and found[0].reference is not None
+    (data / "00335").rename(data / "00335.mov")  # which some programs keep
+    assert [one.name for one in sequences.unseen(data)] == ["00335", "00336"]
+    (data / "00336.mp4").symlink_to(data / "00336")
     (data / "00335.png").unlink()
-    assert [one.name for one in sequences.unseen(data)] == ["00336"]
-    with pytest.raises(ValueError, match="no NAME.png with a video or folder"):
+    with pytest.raises(ValueError, match="00335.mov: no 00335.png beside it.*00336.mp4: a second"):
+        sequences.unseen(data)
+    with pytest.raises(ValueError, match="00335: no 00335.png beside it"):
         sequences.unseen(tiktok)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no NAME.png with a video or folder"):
+        sequences.unseen(tmp_path / "empty")
 
 
 def test_all_that_is_missing_of_the_data_is_told_at_once(tmp_path):

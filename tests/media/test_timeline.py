@@ -74,6 +74,9 @@ def test_faults_of_the_clock_are_closed_up():
     decoded = times.copy()
     decoded[[4, 5, 6]] = decoded[[6, 4, 5]]
     np.testing.assert_allclose(timeline.mended(decoded, 1)[0], times)
+    far = (np.arange(60) / 15)[np.r_[0, 17:1:-1, 1, 18:60]]  # sixteen pictures before their turn
+    mended, leaps = timeline.mended(np.round(far, 3), 1)
+    assert not leaps and np.abs(mended - np.arange(60) / 15).max() < 2e-3
     joined = np.concatenate([times, times])  # files one after the other, each from its own 0
     mended, leaps = timeline.mended(joined, 1)
     np.testing.assert_allclose(mended, np.arange(80) / 20, atol=1e-6)
