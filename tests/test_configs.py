@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from configs import common, sd15, svd
 from dispose_jax import control_signals, settings
+from dispose_jax.media import image
 from dispose_jax.models import networks, registry
 
 ROOT = Path(__file__).parents[1]
@@ -226,6 +227,12 @@ def test_moore_animate_anyone_is_the_same_model_run_with_other_numbers():
     different = {k for k in muse["sample"] if muse["sample"][k] != moore["sample"][k]}
     assert {"betas", "window", "steps", "window_loop"} <= different
     assert {k for k in muse if muse[k] != moore[k]} == {"sample", "skeleton"}
+
+
+@pytest.mark.parametrize("argument", ["", "release=moore", "size=small", "size=tiny,release=moore"])
+def test_sizes_of_the_second_base_are_possible(argument):
+    sample = sd15.get_config(argument).sample
+    image.check_size(sample.height, sample.width)
 
 
 def test_a_base_learns_before_there_is_anything_of_dispose():

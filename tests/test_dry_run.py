@@ -137,7 +137,7 @@ def test_the_report_of_a_base_model_has_no_control_and_one_half_without_guidance
 
 def test_impossible_sizes_and_windows_are_refused():
     config = get_config("size=tiny")
-    with pytest.raises(ValueError, match="multiples of 64"):
+    with pytest.raises(ValueError, match="multiples of 16"):
         dry_run.report(config, 5, 64, 100, jnp.float32)
     with pytest.raises(ValueError, match="at least one driving frame"):
         dry_run.report(config, 1, 64, 64, jnp.float32)

@@ -323,7 +323,7 @@ def test_what_is_absent_is_asked_for(sources, absent, message):
 @pytest.mark.parametrize("prepare_or_measure", ["prepare", "measure"])
 def test_sizes_off_the_grid_are_refused_with_the_nearest_one(sources, prepare_or_measure):
     sample = settings(height=100, width=64)
-    with pytest.raises(ValueError, match="multiples of 64; 64 x 128 is the nearest"):
+    with pytest.raises(ValueError, match="multiples of 16, 64 or more; 64 x 96 is the nearest"):
         if prepare_or_measure == "prepare":
             inputs.prepare(sources, sample, SKELETON, None, silent)
         else:

@@ -91,11 +91,11 @@ MISTAKES = [  # arguments, what the line says
     (f"{DRIVEN} --poses=FOLDER/one.json", "one.json: holds 1 frame"),
     (f"{DRIVEN} --driving=FOLDER/dance.mp4 --poses=FOLDER/one.json", "1 entries, but"),
     # numbers
-    ("--config.sample.height=100 --config.sample.width=64", "64 x 128 is the nearest"),
+    ("--config.sample.height=100 --config.sample.width=64", "64 x 96 is the nearest"),
     ("--config.sample.height=0", "give both, or neither and sample.resolution"),
     (
         "--config.sample.height=0 --config.sample.width=0 --config.sample.resolution=100",
-        "must be positive multiples of 64",
+        "must be multiples of 16",
     ),
     ("--config.sample.overlap=4", "sample.overlap is 4: expected less than sample.window, 4"),
     ("--config.sample.overlap=0 --config.sample.max_frames=9", "sample.overlap is 0: frame"),

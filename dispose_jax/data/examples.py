@@ -15,7 +15,7 @@ import numpy as np
 from dispose_jax.correspondence import keypoints
 from dispose_jax.motion import tracks, watershed
 from dispose_jax.ops import resize
-from dispose_jax.pose import draw
+from dispose_jax.pose import draw, follow
 from dispose_jax.types import Batch, Impulses, Pose
 
 Size = tuple[int, int]  # height, width
@@ -78,11 +78,12 @@ def make(
     """
     if layout.cmp_size and guides is None:
         guides = tracks.from_reference(pose, layout.size, layout.cmp_size, layout.missing_joints)
+    drawn = pose if layout.style.people == "all" else follow.alone(pose)  # as in sampling
     cells, visible = keypoints.cells(pose, layout.size)
     joints, seen = keypoints.places(pose.at([0]), layout.size, layout.grid)
     return Batch(
         frames=frames,
-        skeletons=draw.draw(pose, *layout.size, canvas=layout.canvas, style=layout.style),
+        skeletons=draw.draw(drawn, *layout.size, canvas=layout.canvas, style=layout.style),
         steps=_float32(tracks.steps(pose, layout.size, layout.missing_joints)),
         guides=_float32(guides) if layout.cmp_size else None,
         cells=cells,

@@ -17,7 +17,8 @@ from dispose_jax.media import output
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 SMALLEST_SIDE = 32  # nobody can be made out in fewer pixels
-GRID = 64  # latents are 1/8, their coarsest level 1/8 of that
+GRID = 64  # latents are 1/8, their coarsest level 1/8 of that: what the released sizes divide by
+CELL = 16  # pixels; points are read and written in cells of so many
 SHORT_OVER_LONG = 9 / 16
 PROFILED_MODES = ("RGB", "L", "CMYK")  # whose levels an ICC profile can speak of
 PROFILE_ROUNDING = 2  # levels; profiles of sRGB differ from each other by as much
@@ -88,12 +89,16 @@ def target_size(height: int, width: int, resolution: int) -> tuple[int, int]:
 
 
 def check_size(height: int, width: int) -> None:
-    """Raise ValueError unless both sides are positive multiples of 64."""
-    if height < GRID or width < GRID or height % GRID or width % GRID:
-        nearest = [max(1, round(side / GRID)) * GRID for side in (height, width)]
+    """Raise ValueError unless both sides are multiples of 16, and 64 or more.
+
+    Where a level has an odd side the next one is rounded up, and comes back to the finer one's size
+    (Moore-AnimateAnyone's 784 rows; Stable Video Diffusion's authors keep to multiples of 64).
+    """
+    if height < GRID or width < GRID or height % CELL or width % CELL:
+        nearest = [max(GRID, round(side / CELL) * CELL) for side in (height, width)]
         raise ValueError(
-            f"size {width} x {height} (width x height): sides must be positive multiples of {GRID};"
-            f" {nearest[1]} x {nearest[0]} is the nearest"
+            f"size {width} x {height} (width x height): sides must be multiples of {CELL}, {GRID}"
+            f" or more; {nearest[1]} x {nearest[0]} is the nearest"
         )
 
 

@@ -118,8 +118,8 @@ def compute_dtype(name: str) -> DTypeLike:
 def context_group(config) -> int:
     """Adjacent batch rows that share the released context order: the two halves of guidance."""
     guided = np.any(np.asarray(config.sample.guidance_scale) != 1)
-    order = config.quirks.get("time_context_order")  # of the first base
-    return 2 if order == "released" and guided else 1
+    mixed = config.base == "svd" and config.quirks.time_context_order == "released"
+    return 2 if mixed and guided else 1
 
 
 def random(networks: Mapping[str, Network], seed: int, dtype: DTypeLike = np.float32) -> Params:

@@ -66,7 +66,7 @@ class PointEncoder(nn.Module):
     def __call__(
         self, features: Array, cells: Array, visible: Array, size: tuple[int, int]
     ) -> tuple[Array, ...]:
-        """One map per stride, (b, f, h/stride, w/stride, channels).
+        """One map per stride, (b, f, h/stride, w/stride, channels), rounded up.
 
         features (b, k, d) of the reference's keypoints; cells (b, f, k, 2) int column, row on the
         1/16 grid; visible (b, f, k) bool; size (h, w) in pixels. A visible point without a feature
@@ -80,7 +80,7 @@ class PointEncoder(nn.Module):
         maps = []
         for i, (channels, stride) in enumerate(zip(self.channels, self.strides, strict=True)):
             mlp = PointMLP(channels, self.width, self.zero_start, self.dtype, name=f"levels_{i}")
-            target = (size[0] // stride, size[1] // stride)
+            target = (-(-size[0] // stride), -(-size[1] // stride))  # as the encoder rounds
             finest = self.levels == "finest" and i == 0
             own = self.levels != "released" and not finest
             places = cells * _GRID // stride if own else cells

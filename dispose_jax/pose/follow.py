@@ -47,7 +47,8 @@ def follow(pose: Pose, *, aspect: float, person: int = 0, source: object = "") -
                 f"{source}: sample.person is {person}, but no frame shows a second person; use 0"
             )
         return Followed(pose, ())
-    tracks = _joined(_tracks(pose, aspect))
+    tracks = _tracks(pose, aspect)
+    tracks = _joined(tracks, [_size(track, pose, aspect) for track in tracks])
     prominence = [_prominence(track, pose, aspect) for track in tracks]
     ranked = [tracks[i] for i in np.argsort(-np.array(prominence), kind="stable")]
     if person >= len(ranked):
@@ -129,29 +130,39 @@ def _radius(joints: np.ndarray, seen: np.ndarray) -> np.ndarray:
     return np.maximum(spread, SMALLEST_RADIUS)
 
 
-def _joined(tracks: list[np.ndarray]) -> list[np.ndarray]:
+def _joined(tracks: list[np.ndarray], sizes: list[float]) -> list[np.ndarray]:
     """Long tracks of which one ends before the other begins are one person: a cut, or somebody who
     was out of the picture for long. The longest finds its other parts first, the nearest of them
-    before the rest."""
+    before the rest; of several that are about as near, that of the most similar size."""
     frames = lambda track: np.flatnonzero(track >= 0)
-    ranked = sorted(tracks, key=lambda track: -len(frames(track)))
-    left = [track for track in ranked if len(frames(track)) >= LONG]
-    short = ranked[len(left) :]
+    ranked = sorted(zip(tracks, sizes), key=lambda one: -len(frames(one[0])))
+    long = min(LONG, max(2, len(tracks[0]) // 4))
+    left = [one for one in ranked if len(frames(one[0])) >= long]
+    short = [track for track, _ in ranked[len(left) :]]
     whole = []
     while left:
-        places = left.pop(0)
+        places, size = left.pop(0)
         while True:
             first, end = frames(places)[[0, -1]]
-            gaps = {}
-            for i, track in enumerate(left):
+            order = {}
+            for i, (track, other) in enumerate(left):
                 held = frames(track)
                 if held[0] > end or held[-1] < first:
-                    gaps[i] = max(held[0] - end, first - held[-1])
-            if not gaps:
+                    gap = max(held[0] - end, first - held[-1])
+                    order[i] = gap // LONG, abs(np.log(other / size)), gap
+            if not order:
                 break
-            places = np.maximum(places, left.pop(min(gaps, key=gaps.get)))
+            places = np.maximum(places, left.pop(min(order, key=order.get))[0])
         whole.append(places)
     return whole + short
+
+
+def _size(track: np.ndarray, pose: Pose, aspect: float) -> float:
+    """Median radius of a track's person."""
+    frames = np.flatnonzero(track >= 0)
+    xy = np.clip(pose.body[frames, track[frames]], -1e6, 1e6)
+    seen = pose.body_score[frames, track[frames]] > 0
+    return float(np.median(_radius(xy * (aspect, 1.0), seen)))
 
 
 def _prominence(track: np.ndarray, pose: Pose, aspect: float) -> float:

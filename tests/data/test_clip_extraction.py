@@ -234,7 +234,7 @@ def test_a_frame_shows_a_person_with_four_joints_inside_the_picture():
 def test_a_size_off_the_grid_or_a_clip_of_one_frame_is_refused():
     config = clipped.config()
     config.train.height = 100
-    with pytest.raises(ValueError, match="sides must be positive multiples of 64"):
+    with pytest.raises(ValueError, match="sides must be multiples of 16"):
         clip_extraction.recipe(config)
     config = clipped.config()
     config.train.frames = 1

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import svd
+from configs import sd15, svd
 from dispose_jax.correspondence import keypoints
 from dispose_jax.data import examples
 from dispose_jax.data.examples import Layout
@@ -65,6 +65,17 @@ def test_skeletons_are_painted_on_the_layout_s_canvas(example, pose):
         made = examples.make(replace(LAYOUT, canvas=canvas), FRAMES, pose).skeletons
         np.testing.assert_array_equal(made, draw.draw(pose, *SIZE, canvas=canvas))
         assert (made == example.skeletons).all() == (canvas == LAYOUT.canvas)
+
+
+def test_a_style_that_draws_one_person_draws_the_one_whom_control_follows():
+    layout = examples.layout(sd15.get_config("size=tiny,release=moore"))
+    followed, other = standing(1), standing(1, num_people=2)
+    for name, leaf in vars(other).items():
+        leaf[:, 0] = vars(followed)[name][:, 0]
+    other.body_score[:, 0] = 0.6  # the other one is surer
+    expected = followed.replace(body_score=np.full_like(followed.body_score, 0.6))
+    drawn = examples.make(layout, None, other).skeletons
+    np.testing.assert_array_equal(drawn, examples.make(layout, None, expected).skeletons)
 
 
 def test_what_is_given_is_kept_and_what_is_not_used_is_absent(pose):

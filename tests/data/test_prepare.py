@@ -147,7 +147,7 @@ def test_a_run_killed_while_it_writes_leaves_whole_files_and_is_resumed(
 
 def test_what_cannot_be_used_is_listed_with_the_reason(videos, tmp_path):
     away = standing(20)
-    clipped.film(videos, "away.mp4", 20, pose=away.replace(body=away.body + 2))
+    clipped.film(videos, "away.mp4", 20, pose=away.replace(body=away.body + 1))
     clipped.film(videos, "count.mp4", 20, pose=standing(19))
     whole = (videos / "a.mp4").read_bytes()
     (videos / "cut.mp4").write_bytes(whole[: len(whole) // 2])

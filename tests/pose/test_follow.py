@@ -126,3 +126,16 @@ def test_bodies_seen_in_parts_and_in_one_place_are_no_trouble():
 def test_alone_keeps_person_0_only():
     pose = standing(3, num_people=3)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[:, :1]), follow.alone(pose), pose)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("num_frames", [FRAMES, 14])
+def test_after_a_cut_the_person_of_the_same_size_is_followed_whoever_is_listed_first(
+    order, num_frames
+):
+    after = np.arange(num_frames) >= num_frames // 2
+    dancer = body(num_frames, x=np.where(after, 0.75, 0.3), size=0.8)
+    other = body(num_frames, x=np.where(after, 0.2, 0.8), size=0.4, lively=0.002, seed=3)
+    listed = np.where(after[:, None], order, (0, 1))
+    found = follow.follow(together([dancer, other], listed), aspect=ASPECT)
+    assert_is(found.pose, dancer)

@@ -61,7 +61,7 @@ def fit(
             " keypoints with --reference_pose"
         )
     joints = FIT_JOINTS[shown]
-    single = driving.num_people == 1
+    single = (driving.num_people == 1) & (driving.body_score[:, 0] > 0).any(-1)
     used_frames = single if single.any() else np.ones_like(single)
     has_position = driving.body_score[:, 0, joints] > 0  # (n, joints)
     has_position &= used_frames[:, None]

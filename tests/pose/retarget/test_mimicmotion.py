@@ -114,6 +114,15 @@ def test_without_a_frame_of_one_person_the_first_person_of_every_frame_is_fitted
     assert any("exactly one person" in line for line in mimicmotion.warnings(fit))
 
 
+def test_frames_of_somebody_else_alone_are_no_frames_of_one_person():
+    reference, pairs = standing(), standing(num_frames=3, num_people=2, seed=2)
+    gone = pairs.body_score.copy()
+    gone[1:, 0] = 0
+    fit = mimicmotion.fit(reference, pairs.replace(body_score=gone), **SIZES)
+    assert fit.scale == mimicmotion.fit(reference, pairs.at([0]), **SIZES).scale
+    assert (fit.frames, fit.single_person) == (1, False)
+
+
 def test_a_good_fit_has_no_warning():
     assert mimicmotion.warnings(mimicmotion.fit(standing(), standing(num_frames=3), **SIZES)) == []
 

@@ -47,3 +47,18 @@ def test_moores_poses_are_the_driving_ones():
         "moore", standing(), driving, **{**SIZES, "target_size": (512, 512)}
     )
     assert any("stretched by 1.78" in line for line in wide.warnings)
+
+
+@pytest.mark.parametrize("procedure", ["mimicmotion", "musepose"])
+def test_a_neck_that_nobody_is_sure_of_is_where_the_shoulders_are(procedure):
+    """DWPose gives it no score where a shoulder is doubtful, and a place nevertheless."""
+    reference, driving = standing(), standing(4, seed=1)
+    driving.body[:, 0, 1] = driving.body[:, 0, [2, 5]].mean(1)
+    fitted = lambda pose: retarget.to_reference(procedure, reference, pose, **SIZES).pose
+    sure = fitted(driving)
+    unsure = driving.replace(body=driving.body.copy(), body_score=driving.body_score.copy())
+    unsure.body[2, 0, 1], unsure.body_score[2, 0, 1] = -1.0, 0.0
+    found = fitted(unsure)
+    others = [joint for joint in range(18) if joint != 1]
+    np.testing.assert_allclose(found.body[:, 0, others], sure.body[:, 0, others], atol=1e-12)
+    assert found.body_score[3, 0, 1] == 0 and not found.visible[3, 0, 1]
