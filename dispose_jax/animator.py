@@ -105,8 +105,7 @@ class Animator:
         Only `seed`, `sample` (but its dtype) and `skeleton` may differ; networks without weights
         stay those of the first seed. What the model is told of every clip (sample.control_scale,
         noise_aug, conditioning_fps, motion_bucket) is part of its programs, which are compiled
-        again. Raises ValueError for anything else, and for impossible
-        values.
+        again. Raises ValueError for anything else, and for impossible values.
         """
         settings.check(config)
         if differing := sorted(_fixed(config) ^ _fixed(self.config)):

@@ -47,7 +47,8 @@ def read(path: Path) -> list[Line]:
 
     A line names files as the flags of sample.py do: `reference`, `reference_pose`, `driving`,
     `poses` and `output`, and may have a `seed` and an object `sample` of settings. Raises
-    ValueError that names the line for anything else.
+    ValueError that names the line for anything else, for files that two lines would write, and for
+    ones that a line would write over before or while they are read.
     """
     try:
         texts = path.read_text(encoding="utf-8-sig").splitlines()
@@ -62,7 +63,7 @@ def read(path: Path) -> list[Line]:
         for place in job.outputs(line.output.resolve()):
             if place in first:
                 raise ValueError(
-                    f"--jobs {path}, line {line.number}: {line.output} has {place.name} beside it, "
+                    f"--jobs {path}, line {line.number}: with {line.output} goes {place.name}, "
                     f"which line {first[place]} writes too; give each its own output"
                 )
             first[place] = line.number

@@ -65,10 +65,10 @@ def test_a_mistake_is_told_with_its_line_before_any_work(tmp_path, line, message
 
 def test_two_lines_that_write_one_file_are_refused(tmp_path):
     path = write(tmp_path, asked(tmp_path, "a.mp4"), asked(tmp_path, "x/../a.mp4"))
-    with pytest.raises(ValueError, match="line 2: .* has a.mp4 beside it, which line 1 writes too"):
+    with pytest.raises(ValueError, match="line 2: with .* goes a.mp4, which line 1 writes too"):
         jobs.read(path)
     path = write(tmp_path, asked(tmp_path, "a.mp4"), asked(tmp_path, "a.explain.mp4"))
-    with pytest.raises(ValueError, match="line 2: .*a.explain.mp4 beside it, which line 1 writes"):
+    with pytest.raises(ValueError, match="line 2: with .* goes a.explain.mp4, which line 1 writes"):
         jobs.read(path)
 
 

@@ -116,7 +116,7 @@ FEATURES = {
 
 
 def num_windows(name: str, num_frames: int, stride: int) -> int:
-    """Rows that `extract` gives for a video of so many frames, at least the feature's least."""
+    """Rows that `extract` gives for a video that has the frames it needs: one if it is short."""
     return max(0, num_frames - FEATURES[name].window) // stride + 1
 
 

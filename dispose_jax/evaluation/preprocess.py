@@ -50,7 +50,7 @@ def videomae(frames: Array) -> Array:
 
 def cd_fvd(frames: Array) -> Array:
     """What content-debiased-fvd's loader does to videos, then `videomae`: the short side to 256,
-    bilinear with antialias, the middle cut out, levels rounded down."""
+    bilinear with antialias, the middle cut out, levels rounded down; (..., 224, 224, 3), 0..1."""
     size = _short_side_up(frames.shape[-3:-1], 256)
     x = _middle(resize.bilinear_antialiased(frames.astype(jnp.float32) / 255, size), 256)
     return videomae(jnp.floor(255 * x))

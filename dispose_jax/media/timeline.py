@@ -19,7 +19,7 @@ FEW_MISSING = 0.9  # share of frames that follow at the usual interval
 
 
 def mended(times: np.ndarray, interval: float) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """Times (n,) that never decrease, without faults of the clock: NaN, and leaps either way.
+    """Times (n,) that never decrease, without faults of the clock: NaN, long pauses, a new start.
 
     A frame after such a fault follows the former one by the usual interval, which the given one
     stands for where times tell none. Returns also the leaps, (time, seconds) each.
@@ -33,8 +33,8 @@ def mended(times: np.ndarray, interval: float) -> tuple[np.ndarray, list[tuple[f
     leaps = np.flatnonzero((steps > BREAK) | (steps < -back))
     found = [(float(times[i]), float(steps[i])) for i in leaps]
     first = times[0] if np.isfinite(times[0]) else 0.0
-    sound = (steps <= BREAK) & (steps >= -back)  # which NaN is not
-    steps = np.where(sound, steps, usual)
+    believed = (steps <= BREAK) & (steps >= -back)  # which NaN is not
+    steps = np.where(believed, steps, usual)
     # Sorted: AVI has the times of decoding, in another order than that of the pictures.
     return np.sort(first + np.concatenate([[0.0], np.cumsum(steps)])), found
 

@@ -44,10 +44,10 @@ def fit(
     """Fit the driving poses to person 0 of the reference.
 
     reference: one frame; driving: n frames. Sizes are (width, height): of the driving video's
-    picture, and of the reference after cropping. Only frames with exactly one person take part, or
-    person 0 of all frames if there are none. The reference's joints must be visible; driving joints
-    need a position (score above 0). Raises ValueError if fewer than two heights are left to fit a
-    line through.
+    picture, and of the reference after cropping. Only frames that show person 0 and nobody else
+    take part, or person 0 of all frames if there are none. The reference's joints must be visible;
+    driving joints need a position (score above 0). Raises ValueError if fewer than two heights are
+    left to fit a line through.
     """
     if reference.num_frames != 1:
         raise ValueError(f"the reference pose has {reference.num_frames} frames, expected 1")
