@@ -29,6 +29,7 @@ LEGEND, LINE = 88, 18  # pixels: height of the foot, of a line in it
 LEAST_WIDTH = 480  # pixels, of what lies between the margins: the legend's lines
 JOINT_COLORS = COLORS[:, ::-1]  # as the skeleton column shows them
 SMALLEST_MARK = 7  # pixels of a cell, as a large picture's own would hardly show its colour
+POINTS = ("cells", "visible", "joints", "seen")  # what is known of keypoints, all or nothing
 SCALE_QUANTILE = 0.9  # of the frames' longest vectors: a single wild frame does not pale the others
 
 
@@ -90,17 +91,18 @@ class Explained(NamedTuple):
     dense_flow: np.ndarray | None  # (f, h, w, 2) pixels, reference -> n
     cells: np.ndarray | None  # (f, 18, 2) column, row on the 1/16 grid
     visible: np.ndarray | None  # (f, 18) bool
+    joints: np.ndarray | None  # (18, 2) column, row on that grid where a feature is read
+    seen: np.ndarray | None  # (18,) bool: the joints that have a feature
     result: np.ndarray | None = None  # (f - 1, h, w, 3) uint8, frames 1..
 
     def only(self, control) -> Explained:
         """Without the columns of what does not control: a `config.control` says what does."""
         sparse, dense = "sparse" in control.motion, "dense" in control.motion
-        return self._replace(
+        shown = self._replace(
             sparse_flow=self.sparse_flow if sparse else None,
             dense_flow=self.dense_flow if dense else None,
-            cells=self.cells if control.points else None,
-            visible=self.visible if control.points else None,
         )
+        return shown if control.points else shown._replace(**dict.fromkeys(POINTS))
 
 
 def contact_sheet(run: Explained, *, num_frames: int = SHEET_FRAMES, note: str = "") -> np.ndarray:
@@ -190,21 +192,22 @@ def flow_picture(flow: np.ndarray, scale: float) -> np.ndarray:
 def correspondence(run: Explained, frame: int, height: int, width: int) -> np.ndarray:
     """Where the features of the reference's joints go in a frame -> (height, width, 3) uint8.
 
-    Over the faded reference every joint that both show has its colour: a ring on its cell in the
-    reference, a line, and the filled cell of the frame. Joints that only the frame shows are hollow
-    there, as they carry no feature.
+    Over the faded reference every joint that has a feature and that the frame shows has its colour:
+    a ring where the feature is read, a line, and the filled cell of the frame. Joints that only the
+    frame shows are hollow there, as they carry no feature.
     """
     grey = cv2.cvtColor(_resize(run.reference, height, width), cv2.COLOR_RGB2GRAY)
     canvas = cv2.cvtColor((96 + grey * 0.35).astype(np.uint8), cv2.COLOR_GRAY2RGB)
     cell = np.array([width, height]) * 16 / run.reference.shape[1::-1]  # one cell, as shown
-    source, target = (run.cells[[0, frame]] + 0.5) * cell  # (18, 2) each
-    both = run.visible[0] & run.visible[frame]
+    # A joint that the reference's crop cuts off has no cell in it, but the feature at its border.
+    source, target = (run.joints + 0.5) * cell, (run.cells[frame] + 0.5) * cell  # (18, 2) each
+    both = run.seen & run.visible[frame]
     for a, b in LIMBS:
         if run.visible[frame][[a, b]].all():
             _line(canvas, target[a], target[b], (235, 235, 235), 1)
     for joint in np.flatnonzero(both):
         _line(canvas, source[joint], target[joint], JOINT_COLORS[joint], 1)
-    for joint in np.flatnonzero(run.visible[0]):
+    for joint in np.flatnonzero(run.seen):
         centre = np.rint(source[joint] * 8).astype(int).tolist()
         radius = round(8 * max(2.5, min(cell) * 0.32))
         cv2.circle(canvas, centre, radius, JOINT_COLORS[joint].tolist(), 1, cv2.LINE_AA, shift=3)
@@ -228,8 +231,8 @@ def _check(run: Explained) -> None:
     f, (h, w) = len(run.skeletons), run.reference.shape[:2]
     if f < 2:
         raise ValueError("nothing to show: the run has no frame but the reference")
-    if (run.cells is None) != (run.visible is None):
-        raise ValueError("cells and visible belong together: give both or neither")
+    if len({getattr(run, name) is None for name in POINTS}) > 1:
+        raise ValueError(f"{', '.join(POINTS)} belong together: give all of them or none")
     expected = {
         "reference": (h, w, 3),
         "skeletons": (f, h, w, 3),
@@ -237,6 +240,8 @@ def _check(run: Explained) -> None:
         "dense_flow": (f, h, w, 2),
         "cells": (f, 18, 2),
         "visible": (f, 18),
+        "joints": (18, 2),
+        "seen": (18,),
         "result": (f - 1, h, w, 3),
     }
     for name, shape in expected.items():

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from dispose_jax import dry_run, explain, inputs, memory, provenance, settings
 from dispose_jax.animator import Animator, Preview, Progress
 from dispose_jax.clip import Clip, padding
+from dispose_jax.correspondence import keypoints
 from dispose_jax.media import image, output, video
 from dispose_jax.models import networks, registry
 from dispose_jax.models.protocol import generated
@@ -219,6 +220,8 @@ def _explain(job: Job, clip: Clip, result: explain.Strip, stages: Stages) -> Non
                 dense.append(signals.dense_flow[0])
             cells.append(signals.cells[0])
             visible.append(signals.visible[0])
+        grid = size[0] // keypoints.CELL, size[1] // keypoints.CELL
+        joints, seen = keypoints.places(clip.pose, size, grid)
         run = explain.Explained(
             reference=clip.reference,
             skeletons=clip.skeletons,
@@ -226,6 +229,8 @@ def _explain(job: Job, clip: Clip, result: explain.Strip, stages: Stages) -> Non
             dense_flow=dense if len(dense) else None,
             cells=np.concatenate(cells) if cells else None,
             visible=np.concatenate(visible) if visible else None,
+            joints=joints if cells else None,
+            seen=seen if cells else None,
             result=result,
         ).only(job.config.control)
         random = job.animator.weights.random

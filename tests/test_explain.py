@@ -8,9 +8,12 @@ from ml_collections import ConfigDict
 
 from configs import common
 from dispose_jax import explain
+from dispose_jax.correspondence import keypoints
 from dispose_jax.media import image, video
+from tests.pose.poses import standing
 
 F, H, W = 6, 96, 64
+SIGNALS = ("sparse_flow", "dense_flow", *explain.POINTS)
 
 
 def make_run(**changes):
@@ -23,6 +26,8 @@ def make_run(**changes):
         "dense_flow": 10 * rng.standard_normal((F, H, W, 2)).astype(np.float32),
         "cells": np.tile(np.arange(18)[:, None] % [W // 16, H // 16], (F, 1, 1)).astype(np.int32),
         "visible": np.ones((F, 18), bool),
+        "joints": np.arange(18.0)[:, None] % [W // 16, H // 16],
+        "seen": np.ones(18, bool),
         "result": np.stack([np.full((H, W, 3), (40 * i, 7, 255 - 40 * i)) for i in range(1, F)]),
     }
     parts["result"] = parts["result"].astype(np.uint8)
@@ -57,9 +62,7 @@ def test_the_video_shows_every_frame_but_the_reference_in_order():
 
 def test_absent_parts_have_no_column():
     whole = explain.contact_sheet(make_run())
-    without = explain.contact_sheet(
-        make_run(sparse_flow=None, dense_flow=None, cells=None, visible=None, result=None)
-    )
+    without = explain.contact_sheet(make_run(**dict.fromkeys((*SIGNALS, "result"))))
     assert share_of(without, (40, 7, 215)) == 0
     assert without.shape[1] < whole.shape[1] and without.shape[0] == whole.shape[0]
 
@@ -67,9 +70,9 @@ def test_absent_parts_have_no_column():
 @pytest.mark.parametrize(
     ("variant", "titles"),
     [
-        ("full", ["sparse_flow", "dense_flow", "cells", "visible"]),
-        ("no_cmp", ["sparse_flow", "cells", "visible"]),
-        ("no_motion", ["cells", "visible"]),
+        ("full", [*SIGNALS]),
+        ("no_cmp", ["sparse_flow", *explain.POINTS]),
+        ("no_motion", [*explain.POINTS]),
         ("no_point", ["sparse_flow", "dense_flow"]),
         ("base", []),
     ],
@@ -78,8 +81,7 @@ def test_only_what_controls_is_shown(variant, titles):
     control = ConfigDict(common.control(variant))
     run = make_run()
     shown = run.only(control)._asdict()
-    signals = ("sparse_flow", "dense_flow", "cells", "visible")
-    assert [name for name in signals if shown[name] is not None] == titles
+    assert [name for name in SIGNALS if shown[name] is not None] == titles
     explain.contact_sheet(run.only(control))
 
 
@@ -140,8 +142,8 @@ def test_joints_have_their_colour_on_their_cell():
     cells = np.zeros((F, 18, 2), np.int32)
     cells[2, 4] = (3, 5)  # column, row
     visible = np.zeros((F, 18), bool)
-    visible[[0, 2], 4] = True
-    run = make_run(cells=cells, visible=visible)
+    visible[2, 4] = True
+    run = make_run(cells=cells, visible=visible, seen=np.arange(18) == 4)
     shown = explain.correspondence(run, 2, H, W)
     np.testing.assert_array_equal(shown[16 * 5 + 8, 16 * 3 + 8], explain.JOINT_COLORS[4])
 
@@ -149,13 +151,39 @@ def test_joints_have_their_colour_on_their_cell():
 def test_joints_that_the_reference_hides_stay_hollow_and_hidden_ones_are_not_drawn():
     cells = np.full((F, 18, 2), (2, 4), np.int32)
     visible = np.zeros((F, 18), bool)
-    bare = explain.correspondence(make_run(cells=cells, visible=visible), 2, H, W)
+    seen = np.zeros(18, bool)
+    bare = explain.correspondence(make_run(cells=cells, visible=visible, seen=seen), 2, H, W)
     assert (bare == bare[0, 0]).all()
     visible[2, 4] = True
-    hollow = explain.correspondence(make_run(cells=cells, visible=visible), 2, H, W)
+    hollow = explain.correspondence(make_run(cells=cells, visible=visible, seen=seen), 2, H, W)
     inside = np.s_[16 * 4 + 4 : 16 * 4 + 12, 16 * 2 + 4 : 16 * 2 + 12]
     np.testing.assert_array_equal(hollow[inside], bare[inside])
     assert (hollow != bare).any()
+
+
+def test_a_joint_beside_the_reference_is_drawn_with_the_feature_of_its_border():
+    pose = standing(F)
+    pose.body[0, 0, 4] = (-0.1, 0.6)  # a wrist that the crop cut off
+    pose.body[2, 0, 4] = (0.4, 0.1)
+    grid = (H // 16, W // 16)
+    cells, visible = keypoints.cells(pose, (H, W))
+    joints, seen = keypoints.places(pose, (H, W), grid)
+    # The features are those of the sampler: the border's in the row of the joint.
+    features = np.random.default_rng(0).standard_normal((*grid, 8)).astype(np.float32)
+    feature = np.asarray(keypoints.embed(features, pose.at([0]), (H, W)))[4]
+    row = joints[4, 1]
+    low, share = int(row), row - int(row)
+    expected = features[low, 0] * (1 - share) + features[low + 1, 0] * share
+    np.testing.assert_allclose(feature, expected, atol=1e-6)
+    only = np.arange(18) == 4
+    run = make_run(cells=cells, visible=visible & only, joints=joints, seen=seen & only)
+    shown = explain.correspondence(run, 2, H, W)
+    column, row = cells[2, 4]
+    inside = shown[16 * row + 4 : 16 * row + 12, 16 * column + 4 : 16 * column + 12]
+    assert (inside == explain.JOINT_COLORS[4]).all()
+    centre = round(16 * (joints[4, 1] + 0.5))
+    ring = np.abs(shown[centre - 8 : centre + 8, :16].astype(int) - shown[0, -1]).max(-1) > 50
+    assert ring.any()
 
 
 def test_thin_strokes_survive_a_large_reduction():
@@ -164,7 +192,7 @@ def test_thin_strokes_survive_a_large_reduction():
     run = make_run(
         reference=np.zeros((1024, 576, 3), np.uint8),
         skeletons=skeletons,
-        **dict.fromkeys(("sparse_flow", "dense_flow", "cells", "visible", "result")),
+        **dict.fromkeys((*SIGNALS, "result")),
     )
     picture = next(explain.frames(run))[: -explain.LEGEND]
     red = (picture[..., 0] > 180) & (picture[..., 1] == 0)

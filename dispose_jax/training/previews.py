@@ -103,6 +103,8 @@ def animation(
         dense_flow=None if shown is None or shown.dense_flow is None else shown.dense_flow[0],
         cells=None if shown is None else shown.cells[0],
         visible=None if shown is None else shown.visible[0],
+        joints=None if shown is None else one.joints[0],
+        seen=None if shown is None else one.seen[0],
         result=made[1:] if loss.model.generates_reference else made,
     )
     return explain.contact_sheet(run.only(config.control))
