@@ -4,13 +4,15 @@ A file is a list with one entry per frame of the source video, or one bare entry
 `{"people": [{"pose_keypoints_2d": [x, y, confidence, ...], "face_keypoints_2d",
 "hand_left_keypoints_2d", "hand_right_keypoints_2d"}], "canvas_width", "canvas_height"}` with x, y
 in pixels of the canvas. Such a file replaces the detector: extraction runs once, elsewhere, or
-never. What other tools write differently is made alike in `normalise`.
+never. What other tools write differently is made alike in `normalise`; a file that names things
+otherwise is refused, as nobody would be found in it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,13 +22,20 @@ from dispose_jax.media import output
 from dispose_jax.pose import normalise, people
 from dispose_jax.types import Pose
 
-# Key, counts accepted, count kept: `Pose` has no place for the pupils, the last two of 70 points.
+# OpenPose's BODY_25 has the 18 joints in their order, the middle of the hips among them and feet
+# behind. `Pose` has no place for the pupils, the last two of a face of 70.
+_OF_BODY_25 = (*range(8), *range(9, 19))
+_BODY, _HAND, _FACE = map(range, (people.NUM_BODY, people.NUM_HAND, people.NUM_FACE))
+# Key, the points that are kept of each count accepted; the last count is the one that is written.
 PARTS = (
-    ("pose_keypoints_2d", (people.NUM_BODY,), people.NUM_BODY),
-    ("hand_left_keypoints_2d", (people.NUM_HAND,), people.NUM_HAND),
-    ("hand_right_keypoints_2d", (people.NUM_HAND,), people.NUM_HAND),
-    ("face_keypoints_2d", (people.NUM_FACE, people.NUM_FACE + 2), people.NUM_FACE),
+    ("pose_keypoints_2d", {25: _OF_BODY_25, people.NUM_BODY: _BODY}),
+    ("hand_left_keypoints_2d", {people.NUM_HAND: _HAND}),
+    ("hand_right_keypoints_2d", {people.NUM_HAND: _HAND}),
+    ("face_keypoints_2d", {people.NUM_FACE: _FACE, people.NUM_FACE + 2: _FACE}),
 )
+NEW = "_2d"  # the end of a key that old versions of OpenPose lack
+SHOWN_KEYS = 6  # of an object, in a sentence
+CONVERT = 'docs/inputs.md, "From other tools", says how to convert what they write'
 
 
 class PoseFile(NamedTuple):
@@ -44,10 +53,12 @@ def read(path: str | os.PathLike) -> PoseFile:
 
     People keep the order of the file, so person 0 is its first one; those without any point are
     left out, those without a body point come last. Frames and people that are null or empty are
-    nobody, lists that are missing, null or empty are absent points. Raises ValueError if the file
-    cannot be read or is not such a file.
+    nobody, lists that are missing, null or empty are absent points. Keys may lack "_2d", as in old
+    versions of OpenPose, and bodies may have the 25 points of its BODY_25. Raises ValueError if the
+    file cannot be read or is not such a file.
     """
-    entries = _entries(path)
+    entries = _entries(Path(path))
+    written = [_people(entry, f"{path}: frame {i}") for i, entry in enumerate(entries)]
     named = [i for i, entry in enumerate(entries) if not _is_empty(entry)] or [0]
     sizes = {_canvas(entries[i], f"{path}: frame {i}") for i in named}
     if len(sizes) > 1:
@@ -56,7 +67,6 @@ def read(path: str | os.PathLike) -> PoseFile:
             f" {sorted(sizes)[-1]} among them; expected one size, that of the video"
         )
     (size,) = sizes
-    written = [_people(entry, f"{path}: frame {i}") for i, entry in enumerate(entries)]
     counts = [len(frame) for frame in written]
     frames = np.repeat(np.arange(len(written)), counts)
     points, notes = normalise.normalise(np.concatenate(written), frames, size, path)
@@ -90,14 +100,18 @@ def write(path: str | os.PathLike, pose: Pose, *, width: int, height: int) -> No
     output.write_bytes(path, json.dumps(entries, separators=(",", ":")).encode())
 
 
-def _entries(path: str | os.PathLike) -> list[dict]:
+def _entries(path: Path) -> list[dict]:
     """The frames of a file: at least one, all of them objects."""
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder, expected one file with a list of frames; {CONVERT}")
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ValueError(f"{path}: cannot read this pose file: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a pose file, its content is not JSON: {error}") from error
+        raise ValueError(
+            f"{path}: not a pose file, its content is not JSON: {error}; {CONVERT}"
+        ) from error
     entries = [content] if isinstance(content, dict) else content
     if not isinstance(entries, list):
         raise ValueError(
@@ -110,7 +124,7 @@ def _entries(path: str | os.PathLike) -> list[dict]:
         if entry is not None and not isinstance(entry, dict):
             raise ValueError(
                 f"{path}: frame {i} is a JSON {_kind(entry)}, expected an object with 'people',"
-                " 'canvas_width' and 'canvas_height'"
+                f" 'canvas_width' and 'canvas_height'; {CONVERT}"
             )
     return [entry or {} for entry in entries]
 
@@ -128,13 +142,17 @@ def _canvas(entry: dict, where: str) -> tuple[int, int]:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 < value < 2**31 or value != int(value):
             found = f"{value!r:.40}" if key in entry else "missing"
-            raise ValueError(f"{where}: {key} is {found}, expected the picture's size in pixels")
+            raise ValueError(
+                f"{where}: {key} is {found}, expected the picture's size in pixels in every frame"
+            )
         size.append(int(value))
     return size[0], size[1]
 
 
 def _people(entry: dict, where: str) -> np.ndarray:
     """The people of an entry as they are written, (people, 128, 3)."""
+    if "people" not in entry:
+        _refuse_keys(entry.keys() - {"canvas_width", "canvas_height"}, "'people'", where)
     persons = _list_or_empty(entry.get("people"), f"{where}: 'people'")
     points = np.zeros((len(persons), people.NUM_POINTS, 3))
     for i, person in enumerate(persons):
@@ -144,10 +162,18 @@ def _people(entry: dict, where: str) -> np.ndarray:
             raise ValueError(
                 f"{where}: person {i} is a JSON {_kind(person)}, expected an object of keypoints"
             )
-        points[i] = np.concatenate(
-            [_part(person.get(part[0]), part, f"{where}, person {i}") for part in PARTS]
-        )
+        if not any(key in person or key.removesuffix(NEW) in person for key, _ in PARTS):
+            _refuse_keys(person, "'pose_keypoints_2d'", f"{where}, person {i}")
+        parts = [_part(person, *part, f"{where}, person {i}") for part in PARTS]
+        points[i] = np.concatenate(parts)
     return points
+
+
+def _refuse_keys(keys: Collection[str], expected: str, where: str) -> None:
+    """Raise ValueError if there are keys, as there is none of those expected."""
+    if keys:
+        found = people.listing([f"{key!r:.40}" for key in sorted(keys)[:SHOWN_KEYS]])
+        raise ValueError(f"{where}: has {found}, expected {expected}; {CONVERT}")
 
 
 def _ordered(points: np.ndarray) -> np.ndarray:
@@ -157,29 +183,35 @@ def _ordered(points: np.ndarray) -> np.ndarray:
     return points[[i for i in bodiless_last if seen[i].any()]]
 
 
-def _part(numbers, part: tuple[str, tuple[int, ...], int], where: str) -> np.ndarray:
+def _part(person: dict, key: str, kept: dict[int, Sequence[int]], where: str) -> np.ndarray:
     """One keypoint list -> (points kept, 3); zeros if it is absent. A null is no number, so the
     point that has one is absent."""
-    key, counts, kept = part
-    numbers = _list_or_empty(numbers, f"{where}: {key}")
+    key = key if key in person else key.removesuffix(NEW)
+    numbers = _list_or_empty(person.get(key), f"{where}: {key}")
     if not numbers:
-        return np.zeros((kept, 3))
-    if len(numbers) not in [3 * count for count in counts]:
-        expected = " or ".join(f"{3 * count} ({count} points)" for count in counts)
+        return np.zeros((len(kept[max(kept)]), 3))
+    for n in numbers:
+        if isinstance(n, bool) or not isinstance(n, int | float | None):
+            raise ValueError(f"{where}: {key} holds a JSON {_kind(n)}, expected numbers alone")
+    count, rest = divmod(len(numbers), 3)
+    if rest or count not in kept:
+        expected = " or ".join(f"{3 * count} ({count} points)" for count in sorted(kept))
         raise ValueError(
-            f"{where}: {key} has {len(numbers)} numbers, expected {expected} of x, y, confidence"
+            f"{where}: {key} has {len(numbers)} numbers, expected {expected} of x, y, confidence;"
+            f" {CONVERT}"
         )
     if None in numbers:
         triples = [numbers[i : i + 3] for i in range(0, len(numbers), 3)]
         numbers = [n for triple in triples for n in ((0, 0, 0) if None in triple else triple)]
-    if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
-        raise ValueError(f"{where}: {key} holds something that is not a number")
     try:
-        points = np.asarray(numbers, np.float64).reshape(-1, 3)[:kept]
+        points = np.asarray(numbers, np.float64).reshape(-1, 3)[list(kept[count])]
     except OverflowError as error:
         raise ValueError(f"{where}: {key} holds a number too large to be a coordinate") from error
     if not np.isfinite(points).all():
-        raise ValueError(f"{where}: {key} holds a number that is not finite")
+        raise ValueError(
+            f"{where}: {key} holds a number that is not finite; write null or 0, 0, 0 for a point"
+            " that is missing"
+        )
     return points
 
 
@@ -201,9 +233,10 @@ def _kind(value) -> str:
 def _person(points: np.ndarray) -> dict:
     """(128, 3) -> the entry of one person; hands and faces without a point are null."""
     person, start = {}, 0
-    for key, counts, kept in PARTS:
-        part = np.pad(points[start : start + kept], [(0, counts[-1] - kept), (0, 0)])
+    for key, counts in PARTS:
+        written, kept = list(counts.items())[-1]
+        part = np.pad(points[start : start + len(kept)], [(0, written - len(kept)), (0, 0)])
         is_body = key == "pose_keypoints_2d"
         person[key] = part.ravel().tolist() if is_body or part[:, 2].any() else None
-        start += kept
+        start += len(kept)
     return person

@@ -3,7 +3,8 @@
 Tools differ in how they write a joint that was not found (0, 0 with any confidence, negative
 pairs), in the scale of confidences (0 to 1, COCO's visibility 0 to 2, percent), and in the unit of
 coordinates (pixels of the canvas, fractions of it). Units are decided for each keypoint list, as
-one file may hold a body in pixels and hands in fractions.
+one file may hold a body in pixels and hands in fractions. What would be read as something else is
+refused: coordinates from -1 to 1, joints in COCO's order.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dispose_jax.pose import people
+from dispose_jax.pose.draw import LIMBS
+from dispose_jax.types import VISIBLE_SCORE
 
 # Within a person's points: body, left hand, right hand, face.
 _ENDS = np.cumsum([people.NUM_BODY, people.NUM_HAND, people.NUM_HAND, people.NUM_FACE])
@@ -25,6 +28,15 @@ LARGEST_SCORE = 1.5  # detectors answer a little above 1, which is no other scal
 PERCENT = (80.0, 100.0)  # where the greatest confidence of a file in percent lies
 FEWEST_POINTS = 4  # of a list that can tell its own unit
 SIGNED_SHARE = 0.25  # of points that have a negative coordinate, and how far these go
+# Where COCO's 17 joints with a neck, the last or the second of them, have the body's 18.
+COCO_ORDERS = np.array(
+    [
+        (0, 17, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3),
+        (0, 1, 7, 9, 11, 6, 8, 10, 13, 15, 17, 12, 14, 16, 3, 2, 5, 4),
+    ]
+)
+SHORTER = 0.85  # limbs in the order of a file over those as written: 0.4 to 0.8, else above 0.9
+FEWEST_LIMBS = 8  # of a body that tells its order
 STRAY_SHARE, STRAY_POINTS = 0.25, 2  # points of the other unit, up to which they are mistakes
 
 
@@ -42,7 +54,8 @@ def normalise(
 
     points (n, 128, 3): x, y and confidence of n people as they are written, float64. frames (n,)
     int: where each of them is, for messages. size: width and height of the canvas in pixels.
-    Raises ValueError naming the file and frame where a list holds pixels and fractions alike.
+    Raises ValueError naming the file where its coordinates or the order of its joints are others,
+    and the frame where a list holds pixels and fractions alike.
     """
     _refuse_signed(points, path)
     x, y, score = np.moveaxis(points, -1, 0)
@@ -50,6 +63,8 @@ def normalise(
     points = np.where(absent[..., None], 0.0, points)
     points[..., 2], score_note = _scores(points[..., 2])
     points, unit_notes = _fractions(points, frames, size, path)
+    # Bounded, since lengths of wild coordinates overflow.
+    _refuse_coco_order(np.clip(points[:, LISTS[0]], -1e6, 1e6) * (*size, 1), path)
     return Normalised(points, (*score_note, *unit_notes))
 
 
@@ -64,6 +79,27 @@ def _refuse_signed(points: np.ndarray, path: str | os.PathLike) -> None:
             f"{path}: its coordinates go from {xy.min():.2g} to {xy.max():.2g}, as OpenPose writes "
             "them with --keypoint_scale 4; write pixels (0) or fractions of the picture (3)"
         )
+
+
+def _refuse_coco_order(bodies: np.ndarray, path: str | os.PathLike) -> None:
+    """Raise ValueError for bodies (n, 18, 3) in pixels whose limbs are shorter in COCO's order."""
+
+    def limbs(bodies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # mean length (n,), count (n,)
+        start, end = np.moveaxis(bodies[:, LIMBS], 2, 0)  # (n, 17, 3) each
+        seen = (start[..., 2] > VISIBLE_SCORE) & (end[..., 2] > VISIBLE_SCORE)
+        length = np.linalg.norm(start[..., :2] - end[..., :2], axis=-1)
+        return (length * seen).sum(1) / np.maximum(seen.sum(1), 1), seen.sum(1)
+
+    as_written, count = limbs(bodies)
+    for order in COCO_ORDERS:
+        as_coco, coco_count = limbs(bodies[:, order])
+        telling = np.minimum(count, coco_count) >= FEWEST_LIMBS
+        if as_coco[telling].sum() < SHORTER * as_written[telling].sum():
+            raise ValueError(
+                f"{path}: its joints lie as in COCO's order, left eye and right eye after the nose;"
+                " write them in OpenPose's order: nose, neck, right shoulder and so on"
+                " (docs/inputs.md)"
+            )
 
 
 def _scores(score: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -162,13 +162,19 @@ BAD = {
     "frame that is no object": ([entry(), 3], "frame 1 is a JSON number"),
     "null frame": ([None], "frame 0: canvas_width is missing"),
     "empty frame": ([{}, {"people": []}], "frame 0: canvas_width is missing"),
-    "25 joints": ([entry(**body([5.0] * 75))], r"has 75 numbers, expected 54 \(18 points\)"),
+    "135 joints": (
+        [entry(**body([5.0] * 405))],
+        r"has 405 numbers, expected 54 \(18 points\) or 75 \(25 points\) .*From other tools",
+    ),
+    "no confidences": ([entry(**body([5.0] * 36))], "has 36 numbers, expected 54"),
+    "broken triple": ([entry(**body([5.0] * 55))], "has 55 numbers, expected 54"),
     "69 face points": (
         [entry(person={"face_keypoints_2d": [5.0] * 207})],
         r"face_keypoints_2d has 207 numbers, expected 204 \(68 points\) or 210 \(70 points\)",
     ),
-    "words": ([entry(**body(["a"] * 54))], "not a number"),
-    "booleans": ([entry(**body([True] * 54))], "not a number"),
+    "words": ([entry(**body(["a"] * 54))], "holds a JSON string, expected numbers"),
+    "booleans": ([entry(**body([True] * 54))], "holds a JSON boolean, expected numbers"),
+    "triples": ([entry(**body([[1, 2, 1]] * 18))], "holds a JSON array, expected numbers"),
     "object of points": ([entry(**body({"x": 1}))], "pose_keypoints_2d is a JSON object"),
     "not finite": (
         json.dumps([entry(**body([float("nan")] * 54))]),
@@ -201,7 +207,7 @@ def test_what_is_not_a_pose_file_is_refused_in_one_sentence(tmp_path, name):
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ValueError, match="absent.json: cannot read this pose file: No such file"):
         files.read(tmp_path / "absent.json")
-    with pytest.raises(ValueError, match="cannot read this pose file"):
+    with pytest.raises(ValueError, match="a folder, expected one file with a list.*other tools"):
         files.read(tmp_path)
     (tmp_path / "picture.json").write_bytes(b"\x89PNG\xff\xfe\x00")
     with pytest.raises(ValueError, match="picture.json: not a pose file"):

@@ -80,6 +80,19 @@ def test_coordinates_from_minus_one_to_one_are_refused():
     read(shifted)
 
 
+@pytest.mark.parametrize("order", normalise.COCO_ORDERS.tolist())
+@pytest.mark.parametrize("unit", [1, SIZE])
+@pytest.mark.parametrize("hidden", [[], [9, 10, 12, 13], [16, 17]])
+def test_joints_in_cocos_order_are_refused(order, unit, hidden):
+    points, _ = written(0)
+    points[..., :2] /= unit
+    points[:, hidden] = 0
+    read(points)
+    points[:, :18] = points[:, np.argsort(order)]
+    with pytest.raises(ValueError, match="f.json: its joints lie as in COCO's order.*OpenPose's"):
+        read(points)
+
+
 @pytest.mark.parametrize("scale", [2.0, 3.7, 10.0, 255.0])
 def test_confidences_of_another_scale_are_clipped_and_it_is_said_once(scale):
     points, _ = written(3)
