@@ -3,8 +3,9 @@
 Tools differ in how they write a joint that was not found (0, 0 with any confidence, negative
 pairs), in the scale of confidences (0 to 1, COCO's visibility 0 to 2, percent), and in the unit of
 coordinates (pixels of the canvas, fractions of it). Units are decided for each keypoint list, as
-one file may hold a body in pixels and hands in fractions. What would be read as something else is
-refused: coordinates from -1 to 1, joints in COCO's order.
+one file may hold a body in pixels and hands in fractions. Bodies of tools that know no neck get
+one. What would be read as something else is refused: coordinates from -1 to 1, joints in COCO's
+order.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _ENDS = np.cumsum([people.NUM_BODY, people.NUM_HAND, people.NUM_HAND, people.NUM
 LISTS = tuple(slice(start, end) for start, end in zip([0, *_ENDS[:-1]], _ENDS))
 LIST_NAMES = ("body", "left hand", "right hand", "face")
 
+NECK, SHOULDERS = 1, [2, 5]
 LARGEST_FRACTION = 2.0  # a point without any larger coordinate may be a fraction of the picture
 LARGEST_SCORE = 1.5  # detectors answer a little above 1, which is no other scale
 PERCENT = (80.0, 100.0)  # where the greatest confidence of a file in percent lies
@@ -54,9 +56,14 @@ def normalise(
 
     points (n, 128, 3): x, y and confidence of n people as they are written, float64. frames (n,)
     int: where each of them is, for messages. size: width and height of the canvas in pixels.
-    Raises ValueError naming the file where its coordinates or the order of its joints are others,
-    and the frame where a list holds pixels and fractions alike.
+    Raises ValueError naming the file where its coordinates, its confidences or the order of its
+    joints are others, and the frame where a list holds pixels and fractions alike.
     """
+    if (points[..., :2] > 0).any() and not (points[..., 2] > 0).any():
+        raise ValueError(
+            f"{path}: no joint has a confidence above 0, so none counts as seen; write 1 for those "
+            "that are there if the tool gives no confidences"
+        )
     _refuse_signed(points, path)
     x, y, score = np.moveaxis(points, -1, 0)
     absent = ((x == 0) & (y == 0)) | ((x < 0) & (y < 0)) | (score <= 0)
@@ -65,7 +72,8 @@ def normalise(
     points, unit_notes = _fractions(points, frames, size, path)
     # Bounded, since lengths of wild coordinates overflow.
     _refuse_coco_order(np.clip(points[:, LISTS[0]], -1e6, 1e6) * (*size, 1), path)
-    return Normalised(points, (*score_note, *unit_notes))
+    points, neck_note = _necks(points)
+    return Normalised(points, (*score_note, *unit_notes, *neck_note))
 
 
 def _refuse_signed(points: np.ndarray, path: str | os.PathLike) -> None:
@@ -100,6 +108,19 @@ def _refuse_coco_order(bodies: np.ndarray, path: str | os.PathLike) -> None:
                 " write them in OpenPose's order: nose, neck, right shoulder and so on"
                 " (docs/inputs.md)"
             )
+
+
+def _necks(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """People (n, 128, 3) with a neck between their shoulders if nobody has one, and a note then."""
+    # Detectors that know a neck have one wherever both shoulders are seen.
+    both = (points[:, SHOULDERS, 2] > VISIBLE_SCORE).all(1)
+    if points[:, NECK, 2].any() or not both.any():
+        return points, ()
+    points, shoulders = points.copy(), points[both][:, SHOULDERS]  # (people, 2, 3)
+    points[both, NECK] = np.concatenate(
+        [shoulders[..., :2].mean(1), shoulders[..., 2:].min(1)], axis=-1
+    )
+    return points, ("its bodies have no neck; the middle of the shoulders is taken",)
 
 
 def _scores(score: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -93,6 +93,29 @@ def test_joints_in_cocos_order_are_refused(order, unit, hidden):
         read(points)
 
 
+def test_bodies_of_a_file_without_any_neck_get_one_between_the_shoulders():
+    points, _ = written(0)
+    points[0, [2, 5]], points[1, 2] = [(100, 50, 0.9), (140, 60, 0.7)], 0
+    absent = points[4, 1] = 0, 0, 0
+    assert not read(points).notes and not read(points).points[4, 1].any()  # as somebody has one
+    points[:, 1] = absent
+    found, notes = read(points)
+    np.testing.assert_allclose(found[0, 1], (120 / 540, 55 / 960, 0.7))
+    assert not found[1, 1].any()
+    assert notes == ("its bodies have no neck; the middle of the shoulders is taken",)
+    points[:, [2, 5]] = absent
+    assert not read(points).points[:, 1].any() and not read(points).notes
+
+
+@pytest.mark.parametrize("confidence", [0, -1])
+def test_joints_without_any_confidence_are_refused(confidence):
+    points, _ = written(0)
+    points[..., 2] = confidence
+    with pytest.raises(ValueError, match="f.json: no joint has a confidence above 0.*write 1"):
+        read(points)
+    assert not read(0 * points).points.any()
+
+
 @pytest.mark.parametrize("scale", [2.0, 3.7, 10.0, 255.0])
 def test_confidences_of_another_scale_are_clipped_and_it_is_said_once(scale):
     points, _ = written(3)
