@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ PARTS = (
     ("hand_right_keypoints_2d", {people.NUM_HAND: _HAND}),
     ("face_keypoints_2d", {people.NUM_FACE: _FACE, people.NUM_FACE + 2: _FACE}),
 )
+CANVAS = ("canvas_width", "canvas_height")
 NEW = "_2d"  # the end of a key that old versions of OpenPose lack
 SHOWN_KEYS = 6  # of an object, in a sentence
 CONVERT = 'docs/inputs.md, "From other tools", says how to convert what they write'
@@ -58,6 +59,7 @@ def read(path: str | os.PathLike) -> PoseFile:
     file cannot be read or is not such a file.
     """
     entries = _entries(Path(path))
+    _refuse_other_tools(entries, path)
     written = [_people(entry, f"{path}: frame {i}") for i, entry in enumerate(entries)]
     named = [i for i, entry in enumerate(entries) if not _is_empty(entry)] or [0]
     sizes = {_canvas(entries[i], f"{path}: frame {i}") for i in named}
@@ -131,13 +133,28 @@ def _entries(path: Path) -> list[dict]:
 
 def _is_empty(entry: dict) -> bool:
     """Whether an entry says neither who is there nor how large the canvas is."""
-    return not any(entry.get(key) for key in ("people", "canvas_width", "canvas_height"))
+    return not any(entry.get(key) for key in ("people", *CANVAS))
+
+
+def _refuse_other_tools(entries: list[dict], path: str | os.PathLike) -> None:
+    """Raise ValueError if no frame has people, or no person keypoints, but all have other keys."""
+    lists = [entry["people"] for entry in entries if isinstance(entry.get("people"), list)]
+    persons = [person for some in lists for person in some if isinstance(person, dict)]
+    parts = [key for key, _ in PARTS]
+    for objects, expected in (
+        (entries, ["people"]),
+        (persons, [*parts, *(key.removesuffix(NEW) for key in parts)]),
+    ):
+        keys = sorted(set().union(*objects) - set(CANVAS))
+        if keys and not set(keys) & set(expected):
+            found = people.listing([f"{key!r:.40}" for key in keys[:SHOWN_KEYS]])
+            raise ValueError(f"{path}: has {found}, expected {expected[0]!r}; {CONVERT}")
 
 
 def _canvas(entry: dict, where: str) -> tuple[int, int]:
     """Width and height of an entry's canvas."""
     size = []
-    for key in ("canvas_width", "canvas_height"):
+    for key in CANVAS:
         value = entry.get(key)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not 0 < value < 2**31 or value != int(value):
@@ -151,8 +168,6 @@ def _canvas(entry: dict, where: str) -> tuple[int, int]:
 
 def _people(entry: dict, where: str) -> np.ndarray:
     """The people of an entry as they are written, (people, 128, 3)."""
-    if "people" not in entry:
-        _refuse_keys(entry.keys() - {"canvas_width", "canvas_height"}, "'people'", where)
     persons = _list_or_empty(entry.get("people"), f"{where}: 'people'")
     points = np.zeros((len(persons), people.NUM_POINTS, 3))
     for i, person in enumerate(persons):
@@ -162,18 +177,8 @@ def _people(entry: dict, where: str) -> np.ndarray:
             raise ValueError(
                 f"{where}: person {i} is a JSON {_kind(person)}, expected an object of keypoints"
             )
-        if not any(key in person or key.removesuffix(NEW) in person for key, _ in PARTS):
-            _refuse_keys(person, "'pose_keypoints_2d'", f"{where}, person {i}")
-        parts = [_part(person, *part, f"{where}, person {i}") for part in PARTS]
-        points[i] = np.concatenate(parts)
+        points[i] = np.concatenate([_part(person, *part, f"{where}, person {i}") for part in PARTS])
     return points
-
-
-def _refuse_keys(keys: Collection[str], expected: str, where: str) -> None:
-    """Raise ValueError if there are keys, as there is none of those expected."""
-    if keys:
-        found = people.listing([f"{key!r:.40}" for key in sorted(keys)[:SHOWN_KEYS]])
-        raise ValueError(f"{where}: has {found}, expected {expected}; {CONVERT}")
 
 
 def _ordered(points: np.ndarray) -> np.ndarray:

@@ -4,8 +4,7 @@ Tools differ in how they write a joint that was not found (0, 0 with any confide
 pairs), in the scale of confidences (0 to 1, COCO's visibility 0 to 2, percent), and in the unit of
 coordinates (pixels of the canvas, fractions of it). Units are decided for each keypoint list, as
 one file may hold a body in pixels and hands in fractions. Bodies of tools that know no neck get
-one. What would be read as something else is refused: coordinates from -1 to 1, joints in COCO's
-order.
+one. Coordinates from -1 to 1, which would be read as something else, are refused.
 """
 
 from __future__ import annotations
@@ -56,8 +55,8 @@ def normalise(
 
     points (n, 128, 3): x, y and confidence of n people as they are written, float64. frames (n,)
     int: where each of them is, for messages. size: width and height of the canvas in pixels.
-    Raises ValueError naming the file where its coordinates, its confidences or the order of its
-    joints are others, and the frame where a list holds pixels and fractions alike.
+    Raises ValueError naming the file where its coordinates or its confidences are others, and the
+    frame where a list holds pixels and fractions alike.
     """
     if (points[..., :2] > 0).any() and not (points[..., 2] > 0).any():
         raise ValueError(
@@ -71,9 +70,9 @@ def normalise(
     points[..., 2], score_note = _scores(points[..., 2])
     points, unit_notes = _fractions(points, frames, size, path)
     # Bounded, since lengths of wild coordinates overflow.
-    _refuse_coco_order(np.clip(points[:, LISTS[0]], -1e6, 1e6) * (*size, 1), path)
+    order_note = _order(np.clip(points[:, LISTS[0]], -1e6, 1e6) * (*size, 1))
     points, neck_note = _necks(points)
-    return Normalised(points, (*score_note, *unit_notes, *neck_note))
+    return Normalised(points, (*score_note, *unit_notes, *order_note, *neck_note))
 
 
 def _refuse_signed(points: np.ndarray, path: str | os.PathLike) -> None:
@@ -89,8 +88,9 @@ def _refuse_signed(points: np.ndarray, path: str | os.PathLike) -> None:
         )
 
 
-def _refuse_coco_order(bodies: np.ndarray, path: str | os.PathLike) -> None:
-    """Raise ValueError for bodies (n, 18, 3) in pixels whose limbs are shorter in COCO's order."""
+def _order(bodies: np.ndarray) -> tuple[str, ...]:
+    """A note if the limbs of bodies (n, 18, 3) in pixels are shorter in COCO's order. An odd pose
+    can look like one, so it is not refused."""
 
     def limbs(bodies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # mean length (n,), count (n,)
         start, end = np.moveaxis(bodies[:, LIMBS], 2, 0)  # (n, 17, 3) each
@@ -103,11 +103,11 @@ def _refuse_coco_order(bodies: np.ndarray, path: str | os.PathLike) -> None:
         as_coco, coco_count = limbs(bodies[:, order])
         telling = np.minimum(count, coco_count) >= FEWEST_LIMBS
         if as_coco[telling].sum() < SHORTER * as_written[telling].sum():
-            raise ValueError(
-                f"{path}: its joints lie as in COCO's order, left eye and right eye after the nose;"
-                " write them in OpenPose's order: nose, neck, right shoulder and so on"
-                " (docs/inputs.md)"
+            return (
+                "its joints seem to be in COCO's order, left eye and right eye after the nose; they"
+                " are read in OpenPose's: nose, neck, right shoulder and so on (docs/inputs.md)",
             )
+    return ()
 
 
 def _necks(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
