@@ -52,10 +52,10 @@ def ays_times(steps: int) -> np.ndarray:
     """Times of a sampler for Stable Diffusion 1.5, (steps,) int64, decreasing.
 
     Along the noise levels of the published ten steps, log-linearly between them, each as the
-    nearest time of the model's own betas. Raises ValueError unless 1 <= steps <= 100, beyond which
-    neighbours fall together.
+    nearest time of the model's own betas. Raises ValueError unless 1 <= steps <= 73, beyond which
+    the last ones fall together.
     """
-    _check_steps(steps, 100)
+    _check_steps(steps, 73)
     alphas = alphas_cumprod().astype(np.float64)
     levels = np.log((1 - alphas) / alphas) / 2  # log sigma of times 0..999, rising
     places = np.linspace(0, len(AYS_TIMES) - 1, steps + 1)[:-1]
