@@ -165,7 +165,9 @@ def initial_noise(
     num_frames: of the clip, the reference included; latent_shape: h, w, c of a frame.
     """
     made = generated(model, num_frames)
-    length = min(window, made) if model.repeats_noise else made
+    length = min(window, made)
+    while length < made and not model.repeats_noise:
+        length *= 2  # few programs for all lengths: a longer draw begins as a shorter one
     noise = np.asarray(jax.random.normal(key, (1, length, *latent_shape)))
     return noise[:, np.arange(made) % length]
 

@@ -236,6 +236,19 @@ def test_initial_noise_is_one_window_repeated_where_the_model_says_so():
     assert short.shape[1] == 3 and len(np.unique(np.asarray(short))) == short.size
 
 
+def test_noise_of_any_length_begins_alike_and_comes_of_few_programs():
+    key, model, compiled = jax.random.key(5), Toy(repeats_noise=False), []
+    whole = np.asarray(jax.random.normal(key, (1, 16, H, W, C)))
+    sampling.initial_noise(model, key, 16, (H, W, C), 4)
+    count = lambda name, *_, **about: compiled.append(name)
+    jax.monitoring.register_event_duration_secs_listener(count)
+    made = {n: sampling.initial_noise(model, key, n, (H, W, C), 4) for n in range(9, 16)}
+    jax.monitoring.unregister_event_duration_listener(count)
+    assert not [name for name in compiled if name.endswith("backend_compile_duration")]
+    for n, noise in made.items():
+        np.testing.assert_array_equal(noise, whole[:, :n])
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 20])
 @pytest.mark.parametrize("generates_reference", [True, False])
 def test_frames_are_decoded_chunk_by_chunk_without_a_generated_reference(
