@@ -168,9 +168,9 @@ class Animator:
 
         seed: in place of the config's. progress is told the stage of STAGES and how much of it is
         done. preview is shown some frames after every step, as they would be without their noise;
-        it keeps the decoder beside the denoiser. Raises ValueError for a clip of another config and
-        for numbers that are not finite, OutOfMemory (a ValueError) with what helps where a stage
-        does not fit; what the callbacks raise ends this clip alone.
+        it keeps the decoder beside the denoiser, on one device. Raises ValueError for a clip of
+        another config and for numbers that are not finite, OutOfMemory (a ValueError) with what
+        helps where a stage does not fit; what the callbacks raise ends this clip alone.
         """
         latents = self.latents(clip, seed=seed, progress=progress, preview=preview)
         yield from self.decode(clip, latents, progress=progress)
@@ -334,13 +334,15 @@ class Animator:
 
         num_frames: of the video to come; latents may have more.
         """
-        params = self._load(self.model.stages["decoding"])
+        device = windowed.placement(self.devices).first
+        whole = windowed.placement([device]).whole
+        params = self.weights.load(self.model.stages["decoding"], whole)
         first = 1 if self.model.generates_reference else 0
 
         def watch(step: int, _, clean: np.ndarray) -> None:
             count = min(PREVIEWED, num_frames)
             numbers = np.rint(np.linspace(first, first + num_frames - 1, count)).astype(int)
-            pictures = sampling.decode_pictures(self.model, params, clean[0, numbers])
+            pictures = sampling.decode_pictures(self.model, params, clean[0, numbers], device)
             preview(step, np.concatenate(pictures, axis=1))
 
         return watch

@@ -203,7 +203,8 @@ def sample(
         start = seen if call.again else None
         before = clean if call.again or call.weight else None
         seen = x
-        x, clean = _step(model, blend, x, total, scale, call, start, before, tiles.frames.shape[1])
+        size = tiles.frames.shape[1]
+        x, clean = _step(model, blend, x, total, scale, call, start, before, size, place.first)
         if i + 1 < len(calls) and calls[i + 1].call.step == call.step:
             continue
         if progress is not None:
@@ -265,10 +266,12 @@ def compile_decode(
     _decode.lower(model, place.whole, params, rows).compile()
 
 
-def decode_pictures(model: Model, params: Params, latents: np.ndarray) -> list[np.ndarray]:
-    """Latents (n, h, w, c) -> n pictures (h, w, 3) uint8, each decoded alone on one device: what a
+def decode_pictures(
+    model: Model, params: Params, latents: np.ndarray, device: jax.Device
+) -> list[np.ndarray]:
+    """Latents (n, h, w, c) -> n pictures (h, w, 3) uint8, each decoded alone on the device: what a
     video is to look like, at little cost."""
-    place = placement(jax.local_devices()[:1])
+    place = placement([device])
     params = jax.device_put(params, place.whole)
     alone = lambda frame: jax.device_put(frame[None, None], place.spread)
     return [
@@ -327,25 +330,17 @@ def _decode(model, whole: NamedSharding, params, latents: Array) -> Array:
 
 
 def _step(
-    model: Model, blend, x, total, scale, call: Call, start, before, size: int
+    model: Model, blend, x, total, scale, call: Call, start, before, size: int, device: jax.Device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The latents after a call's move, and without noise, (1, f, h, w, c): `size` frames at a
-    time."""
+    """The latents after a call's move, and without noise, (1, f, h, w, c): `size` frames at a time
+    on the device."""
     stepped, clean = np.empty_like(x), np.empty_like(x)
     done = 0
     for numbers, count in windows.blocks(range(x.shape[1]), 1, size):
         of = numbers[0]
         some = lambda array, of=of: None if array is None else array[:, of]
-        found = _finish(
-            model.schedule,
-            blend[:, of],
-            x[:, of],
-            total[of],
-            scale[of],
-            call,
-            some(start),
-            some(before),
-        )
+        given = blend[:, of], x[:, of], total[of], scale[of], some(start), some(before)
+        found = _finish(model.schedule, call, *jax.device_put(given, device))
         for array, part in zip((stepped, clean), found):
             array[:, done : done + count] = np.asarray(part)[:, :count]
         done += count
@@ -355,11 +350,11 @@ def _step(
 @partial(jax.jit, static_argnums=0)
 def _finish(
     schedule,
+    call: Call,
     blend: Array,
     x: Array,
     total: Array,
     scale: Array,
-    call: Call,
     start: Array | None,
     before: Array | None,
 ) -> tuple[Array, Array]:

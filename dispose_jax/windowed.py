@@ -32,6 +32,11 @@ class Placement:
         """How many devices there are."""
         return self.spread.mesh.size
 
+    @property
+    def first(self) -> jax.Device:
+        """The first of this process's devices among them, for what is not shared out."""
+        return min(self.whole.addressable_devices, key=lambda device: device.id)
+
 
 def placement(devices: Sequence[jax.Device] | None = None) -> Placement:
     """Of the devices that share a stage's rows, all of them by default."""

@@ -1,6 +1,7 @@
 """The library call: one program for clips of any length, memory that does not grow with the clip,
 and a sentence for what cannot be animated."""
 
+import copy
 import subprocess
 import sys
 from collections import Counter
@@ -86,7 +87,7 @@ def test_a_preview_shows_some_frames_after_every_step(first):
     # After the last step nothing is left of the noise: each is a frame, decoded alone.
     latents = np.asarray(first.animator.latents(first.clip))[0, [1, 2, 4, 5]]
     params = first.animator.weights.load(["vae"])
-    alone = sampling.decode_pictures(first.animator.model, params, latents)
+    alone = sampling.decode_pictures(first.animator.model, params, latents, jax.devices()[0])
     np.testing.assert_array_equal(first.seen[-1][1], np.concatenate(alone, axis=1))
 
 
@@ -173,11 +174,26 @@ def test_padded_windows_end_with_the_clip(base):
 def test_a_preview_shows_frames_of_the_video_alone(animator, monkeypatch):
     shown = []
     model = animator.model
-    monkeypatch.setattr(animator_module.sampling, "decode_pictures", lambda m, p, x: [*x])
+    monkeypatch.setattr(animator_module.sampling, "decode_pictures", lambda m, p, x, d: [*x])
     watch = animator._watch(lambda step, picture: shown.append(picture[0, :, 0, 0]), 5)
     clean = np.arange(12, dtype=np.float32).reshape(1, 12, 1, 1, 1)
     watch(0, None, np.broadcast_to(clean, (1, 12, 2, 1, 3))[..., None])
     assert model.generates_reference and shown[0].tolist() == [1, 2, 4, 5]
+
+
+def test_a_preview_is_decoded_on_one_of_the_animator_s_own_devices(animator, monkeypatch):
+    own, where = jax.devices()[2:4], []
+    other = copy.copy(animator)
+    other.devices = own
+
+    def decode(model, params, latents, device):
+        held = set.union(*(x.devices() for x in jax.tree.leaves(params)))
+        where.append((held, device))
+        return [*latents]
+
+    monkeypatch.setattr(animator_module.sampling, "decode_pictures", decode)
+    other._watch(lambda *_: None, 5)(0, None, np.zeros((1, 6, 2, 1, 3)))
+    assert where == [({own[0]}, own[0])]
 
 
 def test_another_config_keeps_weights_and_programs(animator, first):

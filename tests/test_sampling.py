@@ -249,6 +249,22 @@ def test_noise_of_any_length_begins_alike_and_comes_of_few_programs():
         np.testing.assert_array_equal(noise, whole[:, :n])
 
 
+def test_what_is_not_shared_out_is_computed_on_one_of_the_devices_given(monkeypatch):
+    finish, where = sampling._finish, []
+
+    def watched(*arguments):
+        found = finish(*arguments)
+        where.append(found[0].devices())
+        return found
+
+    monkeypatch.setattr(sampling, "_finish", watched)
+    params, conditioning, noise = toy_clip(6)
+    some = jax.devices()[3:5]
+    sampler = sampling.Sampler(2, 4, 2, 2.0)
+    sampling.sample(Toy(), params, conditioning, noise, sampler, devices=some)
+    assert where and all(devices == {some[0]} for devices in where)
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 20])
 @pytest.mark.parametrize("generates_reference", [True, False])
 def test_frames_are_decoded_chunk_by_chunk_without_a_generated_reference(
