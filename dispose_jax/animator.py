@@ -14,6 +14,7 @@ Writing files is not its business (job.py).
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -169,8 +170,9 @@ class Animator:
         seed: in place of the config's. progress is told the stage of STAGES and how much of it is
         done. preview is shown some frames after every step, as they would be without their noise;
         it keeps the decoder beside the denoiser, on one device. Raises ValueError for a clip of
-        another config and for numbers that are not finite, OutOfMemory (a ValueError) with what
-        helps where a stage does not fit; what the callbacks raise ends this clip alone.
+        another config, an impossible seed and numbers that are not finite, OutOfMemory (a
+        ValueError) with what helps where a stage does not fit; what the callbacks raise ends this
+        clip alone.
         """
         latents = self.latents(clip, seed=seed, progress=progress, preview=preview)
         yield from self.decode(clip, latents, progress=progress)
@@ -185,7 +187,8 @@ class Animator:
     ) -> np.ndarray:
         """The denoised latents of a clip, (1, f, h, w, c) float32; the arguments of a call."""
         self._check(clip)
-        seed = self.config.seed if seed is None else seed
+        seed = self.config.seed if seed is None else operator.index(seed)
+        settings.check_limits("seed", seed)
         spare = self._spare(clip)
         given, clip = clip, clip.prolonged(spare)
         told = lambda stage, total: _told(progress, stage, total)

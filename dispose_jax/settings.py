@@ -240,15 +240,9 @@ def leaves(config, prefix: str = "") -> Iterator[tuple[str, object]]:
 def check(config) -> None:
     """Raise ValueError for the first value that no run can work with."""
     values = dict(leaves(config))
-    for name, (low, high) in LIMITS.items():
-        if name not in values:  # of the other base
-            continue
-        value = values[name]
-        numbers = value if isinstance(value, (tuple, list)) else (value,)
-        wrong = [n for n in numbers if not isinstance(n, (int, float)) or not low <= n <= high]
-        if wrong or not numbers:
-            span = f"{low} or more" if high == math.inf else f"{low} to {high}"
-            raise ValueError(f"{name} is {value!r}: expected {span}")
+    for name in LIMITS:
+        if name in values:  # else of the other base
+            check_limits(name, values[name])
     for name, choices in CHOICES.items():
         if name not in values:
             continue
@@ -319,6 +313,16 @@ def check(config) -> None:
             f"sample.height is {height} and sample.width {width}: give both, or neither and "
             "sample.resolution"
         )
+
+
+def check_limits(name: str, value) -> None:
+    """Raise ValueError unless a setting's number, or each of its numbers, is within LIMITS."""
+    low, high = LIMITS[name]
+    numbers = value if isinstance(value, (tuple, list)) else (value,)
+    wrong = [n for n in numbers if not isinstance(n, (int, float)) or not low <= n <= high]
+    if wrong or not numbers:
+        span = f"{low} or more" if high == math.inf else f"{low} to {high}"
+        raise ValueError(f"{name} is {value!r}: expected {span}")
 
 
 def _value(flag: str, text: str | None, kind: type):

@@ -196,6 +196,12 @@ def test_a_preview_is_decoded_on_one_of_the_animator_s_own_devices(animator, mon
     assert where == [({own[0]}, own[0])]
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**64])
+def test_a_seed_that_others_stand_for_too_is_refused(animator, seed):
+    with pytest.raises(ValueError, match=f"seed is {seed}: expected 0 to 4294967295"):
+        animator.latents(prepare(animator, 2), seed=seed)
+
+
 def test_another_config_keeps_weights_and_programs(animator, first):
     other = config()
     other.sample.update(steps=1, solver="heun")
