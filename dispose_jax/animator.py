@@ -195,7 +195,8 @@ class Animator:
         size = clip.reference.shape[:2]
         count = len(clip.skeletons)
         ahead.start(self.model, self.networks, self.config, count, size, self.devices)
-        conditioning = self._condition(clip, seed, told)
+        with memory.explained("conditioning", self._helps):
+            conditioning = self._condition(clip, seed, told)
         model, shape = self.model, self.model.latent_shape(*size)
         key = _key(seed, LATENT_NOISE)
         noise = sampling.initial_noise(model, key, count, shape, self.sampler.window)
@@ -247,11 +248,13 @@ class Animator:
         points are left out.
         """
         place = windowed.placement(self.devices)
-        make = self._signals(clip, place, None)
-        for numbers, count in windows.blocks(range(len(clip.skeletons)), place.rows, self._chunk):
-            signals = jax.device_get(make(numbers))
-            flat = lambda x, count=count: x.reshape(1, -1, *x.shape[2:])[:, :count]
-            yield signals.replace(**jax.tree.map(flat, signals.per_frame), point_features=None)
+        blocks = windows.blocks(range(len(clip.skeletons)), place.rows, self._chunk)
+        with memory.explained("making control signals", self._helps):
+            make = self._signals(clip, place, None)
+            for numbers, count in blocks:
+                signals = jax.device_get(make(numbers))
+                flat = lambda x, count=count: x.reshape(1, -1, *x.shape[2:])[:, :count]
+                yield signals.replace(**jax.tree.map(flat, signals.per_frame), point_features=None)
 
     @property
     def controlled(self) -> bool:
@@ -262,6 +265,14 @@ class Animator:
     def _chunk(self) -> int:
         """Frames of control signals at a time on each device."""
         return self.recipe.chunk
+
+    @property
+    def _helps(self) -> str:
+        """What lets conditions and control signals do with less memory."""
+        chunks = f"--config.motion.chunk (now {self._chunk})"
+        if self.recipe.dift is not None:
+            chunks += f" or --config.dift.chunk (now {self.recipe.dift.chunk})"
+        return f"lower {chunks}, or choose a smaller picture"
 
     def _check(self, clip: Clip) -> None:
         """Raise ValueError for a clip that this animator cannot animate."""

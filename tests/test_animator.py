@@ -14,7 +14,7 @@ import pytest
 
 import dispose_jax
 from dispose_jax import animator as animator_module
-from dispose_jax import sampling
+from dispose_jax import memory, sampling
 from dispose_jax.animator import STAGES, Animator
 from dispose_jax.clip import Skeletons
 from dispose_jax.models.protocol import generated
@@ -200,6 +200,21 @@ def test_a_preview_is_decoded_on_one_of_the_animator_s_own_devices(animator, mon
 def test_a_seed_that_others_stand_for_too_is_refused(animator, seed):
     with pytest.raises(ValueError, match=f"seed is {seed}: expected 0 to 4294967295"):
         animator.latents(prepare(animator, 2), seed=seed)
+
+
+def test_conditions_that_do_not_fit_name_what_they_are_made_by(animator, monkeypatch):
+    def without_room(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+    clip = prepare(animator, 2)
+    monkeypatch.setattr(animator_module.ahead, "start", lambda *_: None)
+    monkeypatch.setattr(animator_module.sampling, "condition_reference", without_room)
+    monkeypatch.setattr(animator_module.control_signals, "picture_features", without_room)
+    helps = r"lower --config.motion.chunk \(now 4\) or --config.dift.chunk \(now 2\), or choose a"
+    with pytest.raises(memory.OutOfMemory, match=f"out of memory while conditioning: {helps}"):
+        animator.latents(clip)
+    with pytest.raises(memory.OutOfMemory, match=f"while making control signals: {helps}"):
+        next(animator.fields(clip))
 
 
 def test_another_config_keeps_weights_and_programs(animator, first):
