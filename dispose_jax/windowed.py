@@ -35,7 +35,8 @@ class Placement:
     @property
     def first(self) -> jax.Device:
         """The first of this process's devices among them, for what is not shared out."""
-        return min(self.whole.addressable_devices, key=lambda device: device.id)
+        own = self.whole.addressable_devices
+        return next(device for device in self.whole.mesh.devices.flat if device in own)
 
 
 def placement(devices: Sequence[jax.Device] | None = None) -> Placement:
