@@ -53,7 +53,8 @@ def build(config, dtype: DTypeLike = jnp.float32, *, training: bool = False) -> 
     `config.train.remat` decides what gradients compute again.
 
     Autoencoders and CMP compute in float32 whatever it is: they run once per clip, and their
-    results are pictures and positions.
+    results are pictures and positions. (How many digits products of float32 keep is up to the
+    device, see docs/accelerators.md.)
 
     config: see configs/; read are base, model, control, quirks and the guidance that decides about
     context groups.
