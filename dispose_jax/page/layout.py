@@ -178,13 +178,13 @@ def _act(page: Page, animate: bool):
     def act(request: gr.Request, *values) -> Iterator[list]:
         try:
             session = _session(page, request)
-            if session.is_at_work:
-                raise ValueError("this page is at work already; cancel that first")
-            turn = page.turns.take(_order(page, session, values, animate))
+            with session.taking:  # two buttons may be clicked before either is turned off
+                if session.is_at_work:
+                    raise ValueError("this page is at work already; cancel that first")
+                turn = session.turn = page.turns.take(_order(page, session, values, animate))
         except (ValueError, OSError) as error:
             yield [*_buttons(False), words.error(str(error)), "", "", ""]
             return
-        session.turn = turn
         before = None
         for state in page.turns.watch(turn):
             yield _shown(state, before, session, animate)

@@ -34,6 +34,7 @@ class Session:
     turn: QueuedTurn | None = None
     connections: int = 0  # that the page holds while it is open
     seen: float = field(default_factory=time.monotonic)
+    taking: threading.Lock = field(default_factory=threading.Lock)  # held while it takes a turn
 
     @property
     def is_at_work(self) -> bool:
