@@ -61,32 +61,36 @@ class Visitors:
         self._lock = threading.RLock()
 
     def session(self, visitor: str, name: str) -> Session:
-        """The session of a page, a new one if it is not known. Raises ValueError for a page of
-        another browser, OSError where no folder can be made."""
+        """The session of a page, a new one if it is not known, with its folder. Raises ValueError
+        for a page of another browser, OSError where no folder can be made."""
         self._sweep()
         with self._lock:
-            found = self._sessions.get(name)
-            if found is None:
-                folder = self.root / secrets.token_urlsafe(24)
-                try:
-                    folder.mkdir(mode=0o700)
-                except OSError as error:
-                    raise OSError(
-                        f"no place for your files: {error.strerror}; free space there"
-                    ) from error
-                found = self._sessions[name] = Session(visitor, folder)
-            if found.visitor != visitor:
-                raise ValueError("this page belongs to another browser; reload it")
-            found.seen = time.monotonic()
+            found = self._known(visitor, name)
+            try:
+                found.folder.mkdir(mode=0o700, exist_ok=True)
+            except OSError as error:
+                raise OSError(
+                    f"no place for your files: {error.strerror}; free space there"
+                ) from error
             return found
 
     def enter(self, visitor: str, name: str) -> bool:
         """A page was opened; whether it is to be told of with `leave`. What is wrong with it shows
-        when something is asked."""
-        with suppress(ValueError, OSError):
-            self.session(visitor, name).connections += 1
+        when something is asked; until then, as before a login, it has no folder."""
+        self._sweep()
+        with suppress(ValueError), self._lock:
+            self._known(visitor, name).connections += 1
             return True
         return False
+
+    def _known(self, visitor: str, name: str) -> Session:
+        """The session of a page, seen now; it may have no folder yet."""
+        fresh = Session(visitor, self.root / secrets.token_urlsafe(24))
+        found = self._sessions.setdefault(name, fresh)
+        if found.visitor != visitor:
+            raise ValueError("this page belongs to another browser; reload it")
+        found.seen = time.monotonic()
+        return found
 
     def leave(self, name: str) -> None:
         """A connection of a page has ended; with the last one, delete its files."""

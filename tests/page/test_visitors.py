@@ -138,8 +138,14 @@ def test_a_borrowed_file_keeps_its_name_in_a_folder_of_its_kind(place):
 
 def test_no_room_for_a_session_is_one_sentence(place):
     place.root.rmdir()
+    assert place.enter("ann", "1")
     with pytest.raises(OSError, match="no place for your files: No such file or directory"):
         place.session("ann", "1")
+
+
+def test_a_page_that_asks_nothing_as_before_a_login_has_no_folder(place):
+    assert place.enter("ann", "1") and not list(place.root.iterdir())
+    assert place.session("ann", "1").folder.is_dir()
 
 
 def test_uploads_of_a_visitor_are_bounded(place):
