@@ -22,7 +22,7 @@ from dispose_jax import cli, settings, weights
 from dispose_jax.page import bounds, controls, worker
 from dispose_jax.page.guard import Guard
 from dispose_jax.page.turns import Turns
-from dispose_jax.page.visitors import Visitors, new_root
+from dispose_jax.page.visitors import UPLOADS, Visitors, new_root
 
 SHORTEST_PASSWORD = 8
 
@@ -72,7 +72,7 @@ def main(_) -> None:
     folders = [f if f == weights.RANDOM else str(Path(f).resolve()) for f in chosen]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     root = new_root()
-    os.environ["GRADIO_TEMP_DIR"] = str(root / "uploads")
+    os.environ["GRADIO_TEMP_DIR"] = str(root / UPLOADS)
     tempfile.tempdir = str(root)  # what the server's library leaves elsewhere goes with it, too
     try:
         try:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
-from dispose_jax.page.visitors import Visitors
+from dispose_jax.page.visitors import TooMuch, Visitors
 
 COOKIE = "dispose_jax_visitor"
 WORD = re.compile(r"[A-Za-z0-9_-]{32,64}")  # that is a cookie of ours
@@ -26,7 +26,6 @@ OFFERED = re.compile(
     r"/(app_id|cancel|info|login_check|reset|startup-events|token|upload_progress|user"
     r"|queue/(join|data)|(api|call|run)/.*)/?"
 )
-SLACK = 2**20  # bytes of a request around the files in it
 
 
 def visitor_of(cookie: str) -> str:
@@ -78,10 +77,16 @@ class Guard:
         if not visitor:
             await _refuse(send, 403, "this page needs cookies; allow them and reload it")
             return
-        if not length.isdigit() or int(length) - SLACK > self.visitors.room(visitor):
-            await _refuse(send, 413, "too much was uploaded from here; reload the page")
+        if not length.isdigit():
+            await _refuse(send, 411, "an upload that does not say how long it is; send its length")
             return
-        body, status = bytearray(), 0
+        body, status, gone = bytearray(), 0, False
+
+        async def coming():
+            nonlocal gone
+            message = await receive()
+            gone = gone or message["type"] == "http.disconnect"
+            return message
 
         async def noting(message) -> None:
             nonlocal status
@@ -96,11 +101,17 @@ class Guard:
             await send(message)
 
         try:
-            await self.app(scope, receive, noting)
+            with self.visitors.receiving(visitor, int(length)):
+                await self.app(scope, coming, noting)
+        except TooMuch as error:
+            await _refuse(send, 413, str(error))
         except OSError as error:
             if status:
                 raise
             await _refuse(send, 507, f"no place for this file: {error.strerror}; free space there")
+        except Exception:
+            if not gone:  # a page that is closed in the middle is no defect
+                raise
 
     async def _stay(self, visitor: str, name: str, scope, receive, send) -> None:
         """The connection that a page holds while it is open."""

@@ -6,16 +6,19 @@ what was made for them. Everything lies below one folder and is deleted with the
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import secrets
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from dispose_jax.media import output
 from dispose_jax.page.turns import QueuedTurn, Turns
@@ -23,6 +26,7 @@ from dispose_jax.page.turns import QueuedTurn, Turns
 IDLE = 3600.0  # seconds after which files of somebody without an open page are deleted
 MOST_BYTES = 2**30  # that a visitor has uploaded
 PREFIX = "dispose_jax_page_"
+UPLOADS = "uploads"  # the folder of what was uploaded, below the root
 
 
 @dataclass
@@ -50,6 +54,18 @@ class Upload:
     seen: float = field(default_factory=time.monotonic)
 
 
+class TooMuch(ValueError):
+    """More than a visitor may upload."""
+
+
+class Coming(NamedTuple):
+    """An upload that is being received: whose, so many bytes, since when by time.time."""
+
+    visitor: str
+    size: int
+    since: float
+
+
 class Visitors:
     """All sessions and uploads. root: an empty folder of this process alone. Thread-safe."""
 
@@ -58,6 +74,7 @@ class Visitors:
         self._shared = {path.resolve() for path in shared}  # that everybody may read
         self._sessions: dict[str, Session] = {}
         self._uploads: dict[Path, Upload] = {}
+        self._coming: list[Coming] = []
         self._lock = threading.RLock()
 
     def session(self, visitor: str, name: str) -> Session:
@@ -127,11 +144,45 @@ class Visitors:
                     self._uploads.setdefault(path, Upload(set(), size)).owners.add(visitor)
                     self._uploads[path].seen = time.monotonic()
 
-    def room(self, visitor: str) -> int:
-        """Bytes that a visitor may still upload."""
+    @contextmanager
+    def receiving(self, visitor: str, size: int) -> Iterator[None]:
+        """While a request of so many bytes with files comes in: it counts with what was uploaded,
+        whatever comes in beside it. What is left of it that is nobody's is deleted at its end.
+
+        Raises TooMuch if the visitor may not upload so much more, OSError if the disk has no room.
+        """
         with self._lock:
-            own = (up.size for up in self._uploads.values() if visitor in up.owners)
-            return MOST_BYTES - sum(own)
+            held = sum(up.size for up in self._uploads.values() if visitor in up.owners)
+            held += sum(other.size for other in self._coming if other.visitor == visitor)
+            if held + size > MOST_BYTES:
+                raise TooMuch(
+                    f"{held / 2**20:.0f} MiB were uploaded from here, and {size / 2**20:.0f} MiB "
+                    f"more would be over {MOST_BYTES // 2**20} MiB; reload the page to begin anew"
+                )
+            # What has come of the others is counted twice: too careful rather than a full disk.
+            needed = size + sum(other.size for other in self._coming)
+            if shutil.disk_usage(self.root).free < needed:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            coming = Coming(visitor, size, time.time())
+            self._coming.append(coming)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._coming.remove(coming)
+                self._delete_strays()
+
+    def _delete_strays(self) -> None:
+        """Delete files and empty folders of uploads that broke off or were refused, which the
+        server's library leaves."""
+        # A second: clocks of disks are coarse.
+        first = min((other.since for other in self._coming), default=math.inf) - 1
+        for path in list((self.root / UPLOADS).rglob("*")):
+            with suppress(OSError):
+                if path.is_dir():
+                    path.rmdir()
+                elif path not in self._uploads and path.stat().st_mtime < first:
+                    _delete_upload(path)
 
     def may_read(self, visitor: str, path: str | os.PathLike) -> bool:
         """Whether a file is the visitor's own, or everybody's."""
@@ -169,9 +220,7 @@ class Visitors:
             upload.owners.discard(visitor)
             if not upload.owners:
                 del self._uploads[path]
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
-                    path.parent.rmdir()
+                _delete_upload(path)
 
     def _sweep(self) -> None:
         """Delete what is left of visitors whose page was closed without a word."""
@@ -193,6 +242,13 @@ class Visitors:
                 self._disown(visitor)
         for name in idle:
             self._delete(name)
+
+
+def _delete_upload(path: Path) -> None:
+    """Delete a file, and its folder if that is empty then."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+        path.parent.rmdir()
 
 
 def new_root() -> Path:

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+from contextlib import contextmanager
 
 import pytest
 
 from dispose_jax.page.guard import COOKIE, Guard, visitor_of
+from dispose_jax.page.visitors import TooMuch
 
 ANN, BOB = "a" * 43, "b" * 43
 
@@ -14,13 +16,18 @@ class Visitors:
     """Ann owns /tmp/ann, everybody has 5 MB."""
 
     def __init__(self):
-        self.taken, self.here = [], []
+        self.taken, self.here, self.coming = [], [], []
 
     def may_read(self, visitor, path):
         return (visitor, path) == (ANN, "/tmp/ann")
 
-    def room(self, visitor):
-        return 5_000_000
+    @contextmanager
+    def receiving(self, visitor, size):
+        if size > 5_000_000:
+            raise TooMuch("5 MB at most")
+        self.coming.append((visitor, size))
+        yield
+        self.coming.remove((visitor, size))
 
     def uploaded(self, visitor, paths):
         self.taken.append((visitor, paths))
@@ -46,7 +53,7 @@ def ask(people):
         reached, sent = [], []
 
         async def app(scope, receive, send):
-            reached.append(scope["path"])
+            reached.append((scope["path"], *people.coming))
             if fails:
                 raise fails
             await send({"type": "http.response.start", "status": status, "headers": []})
@@ -68,6 +75,7 @@ def ask(people):
 
         asyncio.run(run())
         content = b"".join(message.get("body", b"") for message in sent)
+        ask.reached = reached
         return sent[0]["status"], dict(sent[0]["headers"]), content, bool(reached)
 
     return ask
@@ -116,6 +124,7 @@ def test_uploads_are_noted_as_whose_they_are(ask, people):
     status, _, sent, _ = ask("/gradio_api/upload", ANN, body=body, content_length=b"5000")
     assert (status, sent) == (200, body)
     assert people.taken == [(ANN, ["/tmp/x/a.png"])]
+    assert ask.reached == [("/gradio_api/upload", (ANN, 5000))] and not people.coming
 
 
 def test_refused_uploads_are_nobody_s(ask, people):
@@ -126,11 +135,30 @@ def test_refused_uploads_are_nobody_s(ask, people):
 
 @pytest.mark.parametrize(
     ("visitor", "length", "status"),
-    [("", b"5", 403), (ANN, b"90000000", 413), (ANN, b"", 413), (ANN, b"-5", 413)],
+    [("", b"5", 403), (ANN, b"90000000", 413), (ANN, b"", 411), (ANN, b"-5", 411)],
 )
 def test_what_is_too_much_or_nobody_s_does_not_reach_the_server(ask, visitor, length, status):
     found = ask("/gradio_api/upload", visitor, content_length=length)
     assert found[::3] == (status, False)
+
+
+def test_a_page_closed_while_it_uploads_is_no_defect_and_any_other_end_is(people):
+    headers = [(b"cookie", f"{COOKIE}={ANN}".encode()), (b"content-length", b"5")]
+    scope = {"type": "http", "path": "/gradio_api/upload", "headers": headers, "query_string": b""}
+
+    async def reading(scope, receive, send):
+        message = await receive()
+        raise RuntimeError(message["type"])
+
+    async def closed():
+        return {"type": "http.disconnect"}
+
+    async def part():
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    asyncio.run(Guard(reading, people)(scope, closed, None))
+    with pytest.raises(RuntimeError, match="http.request"):
+        asyncio.run(Guard(reading, people)(scope, part, None))
 
 
 def test_a_full_disk_is_told(ask, people):

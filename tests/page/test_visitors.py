@@ -148,10 +148,50 @@ def test_a_page_that_asks_nothing_as_before_a_login_has_no_folder(place):
     assert place.session("ann", "1").folder.is_dir()
 
 
-def test_uploads_of_a_visitor_are_bounded(place):
-    upload(place, "ann", "hash", "x" * 1000)
-    assert place.room("ann") == visitors.MOST_BYTES - 1000
-    assert place.room("bob") == visitors.MOST_BYTES
+def test_uploads_of_a_visitor_are_bounded_with_those_that_are_still_coming_in(place, monkeypatch):
+    monkeypatch.setattr(visitors, "MOST_BYTES", 3 * 2**20)
+    upload(place, "ann", "hash", "x" * 2**20)
+    with place.receiving("ann", 2**20), place.receiving("bob", 3 * 2**20):
+        with pytest.raises(visitors.TooMuch, match="2 MiB were uploaded .* and 2 MiB .* 3 MiB"):
+            with place.receiving("ann", 2 * 2**20):
+                pass
+        with place.receiving("ann", 2**20):
+            pass
+    with place.receiving("ann", 2 * 2**20):  # the one that came in has ended
+        pass
+
+
+def test_uploads_find_room_on_the_disk_beside_those_that_are_still_coming_in(place, monkeypatch):
+    disk = SimpleNamespace(free=2000)
+    monkeypatch.setattr(visitors.shutil, "disk_usage", lambda path: disk)
+    with place.receiving("ann", 1500):
+        with pytest.raises(OSError, match="No space left on device"):
+            with place.receiving("bob", 600):
+                pass
+    with place.receiving("bob", 600):
+        pass
+
+
+def test_what_an_upload_that_broke_off_left_is_deleted(place):
+    kept = upload(place, "ann", "hash")
+    half, refused = place.root / "uploads" / "tmp1", place.root / "uploads" / "other" / "b.png"
+    with pytest.raises(ConnectionError), place.receiving("ann", 10):
+        half.write_text("half")
+        refused.parent.mkdir()
+        refused.write_text("beside one with an impossible name")
+        (place.root / "uploads" / "third").mkdir()  # of that one
+        raise ConnectionError
+    assert list((place.root / "uploads").iterdir()) == [kept.parent] and kept.exists()
+
+
+def test_an_upload_that_ends_leaves_those_alone_that_are_still_coming_in(place):
+    with place.receiving("ann", 10):
+        (place.root / "uploads").mkdir()
+        half = place.root / "uploads" / "tmp1"
+        with place.receiving("bob", 10):
+            half.write_text("half")
+        assert half.exists()
+    assert not half.exists()
 
 
 def test_only_files_below_the_root_are_taken_for_uploads(place, tmp_path):
