@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
 
 from dispose_jax import memory
+from dispose_jax.media import output
+from dispose_jax.training import multihost
 from dispose_jax.training.state import TrainState
 
+_KILLED = "*.orbax-checkpoint-tmp*"  # what orbax writes to until a checkpoint is whole
 _REASONS = ("No space left on device", "Disk quota exceeded", "File too large")
 
 
 class Checkpoints:
     """The checkpoints in a folder. Frozen networks are not in them: they come from their bundles.
 
-    keep: how many, the newest. Raises ValueError with one sentence if the folder cannot be used.
+    keep: how many, the newest. Raises ValueError or OSError with one sentence if the folder cannot
+    be used.
     """
 
     def __init__(self, folder: Path, keep: int):
         self._folder = folder
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            enable_async_checkpointing=True,
-            create=True,
-            cleanup_tmp_directories=True,  # those of a process that was killed while it wrote
-        )
+        # Orbax would tell what is wrong with the folder when it saves first, hours from now.
+        multihost.by_lead(partial(_prepare, folder))
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
         _ignore_late_reports()
 
@@ -92,6 +94,21 @@ class Checkpoints:
             raise ValueError(
                 f"{self._folder}: a checkpoint could not be written ({_first_line(error)}); the "
                 "same command continues from the last one that was, once there is room for it"
+            ) from error
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder, and delete what processes left that were killed while they wrote."""
+    with output.explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    output.try_out(folder / "checkpoint")
+    for left in folder.glob(_KILLED):
+        try:
+            shutil.rmtree(left)
+        except OSError as error:
+            raise ValueError(
+                f"{left}: was left by a save that was killed, and cannot be deleted "
+                f"({error.strerror}); delete it and run the same command again"
             ) from error
 
 

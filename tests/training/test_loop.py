@@ -159,6 +159,28 @@ def test_what_a_killed_save_left_is_removed(run, tmp_path):
     assert not left.exists() and steps_saved(tmp_path / "run")[-1] == 4
 
 
+def refused(path):
+    raise PermissionError(errno.EPERM, "Operation not permitted", "part")
+
+
+def test_what_keeps_checkpoints_from_being_saved_is_told_before_anything_is_read(
+    run, tmp_path, monkeypatch
+):
+    run(steps=2)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    left = checkpoints / "3.orbax-checkpoint-tmp-171"
+    left.mkdir()
+    monkeypatch.setattr(loop.start, "start", lambda *_: pytest.fail("too late"))
+    with monkeypatch.context() as patch:
+        patch.setattr("dispose_jax.training.checkpoint.shutil.rmtree", refused)
+        with pytest.raises(ValueError, match=f"^{left}: was left .*not permitted.; delete it and"):
+            run(steps=4)
+    shutil.rmtree(checkpoints)
+    checkpoints.write_text("a file")
+    with pytest.raises(OSError, match=f"^{checkpoints}: cannot write this file: File exists"):
+        run(steps=4)
+
+
 def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(
     run, tmp_path, monkeypatch
 ):
