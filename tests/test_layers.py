@@ -118,6 +118,7 @@ PLACES = {
         "dispose_jax.job",
         "dispose_jax.data.prepare",
         "dispose_jax.pose.extract",
+        "dispose_jax.evaluation.measure",
         "dispose_jax.training",
         "converters",
     ),

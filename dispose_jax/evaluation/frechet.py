@@ -7,12 +7,12 @@ singular values of a small matrix give the same number exactly (host code, float
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-_DRAWS = 200
+DRAWS, HALVINGS = 200, 20  # of the interval, and of the floor
 
 
 class Interval(NamedTuple):
@@ -56,20 +56,27 @@ def _nuclear(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.svd(a @ b.T, compute_uv=False).sum())
 
 
-def floor(features: Sequence[np.ndarray], ddof: int = 1, *, seed: int = 0, draws: int = 20):
+def floor(
+    features: Sequence[np.ndarray],
+    ddof: int = 1,
+    *,
+    seed: int = 0,
+    progress: Callable[[], object] = lambda: None,
+) -> float | None:
     """Real against real: the median distance between two random halves of the videos.
 
     features: one array (windows, c) per video; whole videos go into a half. What a perfect model
-    would score with half as many videos. None if there are fewer than four videos, or if a half
-    could have fewer than two windows.
+    would score with half as many videos. progress: is called after each of HALVINGS. None if there
+    are fewer than four videos, or if a half could have fewer than two windows.
     """
     if len(features) < 4:
         return None
     rng, found = np.random.default_rng(seed), []
-    for _ in range(draws):
+    for _ in range(HALVINGS):
         order = rng.permutation(len(features))
         halves = order[: len(order) // 2], order[len(order) // 2 :]
         found.append(distance(*(_rows(features, half) for half in halves), ddof))
+        progress()
     return float(np.median(found))
 
 
@@ -80,24 +87,25 @@ def bootstrap(
     *,
     paired: bool = True,
     seed: int = 0,
-    draws: int = _DRAWS,
+    progress: Callable[[], object] = lambda: None,
 ) -> Interval | None:
     """Interval of the distance over videos drawn again with replacement, not over windows.
 
     real, fake: one array (windows, c) per video; paired: both sides draw the same videos. Windows
     of one video are alike, so drawing windows would give intervals that are far too narrow. A draw
-    repeats videos, which biases the distance upwards: read the width, not the place. None if there
-    are fewer than three videos.
+    repeats videos, which biases the distance upwards: read the width, not the place. progress: is
+    called after each of DRAWS. None if there are fewer than three videos.
     """
     if min(len(real), len(fake)) < 3:
         return None
     rng, found = np.random.default_rng(seed), []
-    for _ in range(draws):
+    for _ in range(DRAWS):
         ours = rng.integers(len(real), size=len(real))
         theirs = ours if paired else rng.integers(len(fake), size=len(fake))
         sides = _rows(real, ours), _rows(fake, theirs)
         if min(map(len, sides)) >= 2:
             found.append(distance(*sides, ddof))
+        progress()
     return Interval(*(float(q) for q in np.quantile(found, [0.025, 0.975])))
 
 

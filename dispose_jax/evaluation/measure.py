@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from dispose_jax.evaluation import features, frame_metrics, frechet, vbench, videos
 from dispose_jax.evaluation.cache import Cache
@@ -270,11 +271,16 @@ def _frechet(metric: Metric, real: dict[str, np.ndarray], fake: dict[str, np.nda
     names = [*fake]
     sides = [real[name] for name in names], [fake[name] for name in names]
     joined = [np.concatenate(side) for side in sides]
+    # Minutes for many windows: each draw is a distance of as many as there are.
+    draws = frechet.DRAWS + frechet.HALVINGS
+    with tqdm(total=draws, unit="draw", desc=metric.title, leave=False) as bar:
+        interval = frechet.bootstrap(*sides, metric.ddof, progress=bar.update)
+        floor = frechet.floor(sides[0], metric.ddof, progress=bar.update)
     return Score(
         frechet.distance(*joined, metric.ddof),
         clips=len(names),
         windows=len(joined[1]),
-        interval=frechet.bootstrap(*sides, metric.ddof),
-        floor=frechet.floor(sides[0], metric.ddof),
+        interval=interval,
+        floor=floor,
         caution=frechet.caution(len(names), joined[0].shape[1]),
     )

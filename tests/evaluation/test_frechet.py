@@ -77,6 +77,14 @@ def test_windows_of_a_video_may_be_given_in_any_grouping():
     assert frechet.floor(videos[:3]) is None and frechet.bootstrap(videos[:2], videos[:2]) is None
 
 
+def test_every_draw_is_told_as_they_take_minutes_of_many_windows():
+    told = []
+    videos = list(np.random.default_rng(7).standard_normal((5, 2, 3)))
+    frechet.bootstrap(videos, videos, progress=lambda: told.append("draw"))
+    frechet.floor(videos, progress=lambda: told.append("half"))
+    assert (told.count("draw"), told.count("half")) == (frechet.DRAWS, frechet.HALVINGS)
+
+
 def test_the_interval_over_videos_is_wider_than_one_over_windows_would_be():
     rng = np.random.default_rng(6)
     alike = [rng.standard_normal(3) + 0.01 * rng.standard_normal((20, 3)) for _ in range(6)]

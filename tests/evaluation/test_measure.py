@@ -109,9 +109,10 @@ def test_a_long_video_weighs_more_frame_by_frame(tmp_path):
     assert results.fake["mae"].by_clip == {"long": 0.0, "short": pytest.approx(0.2)}
 
 
-def test_the_frechet_distance_is_of_every_window_of_every_video(folders, weights):
+def test_the_frechet_distance_is_of_every_window_of_every_video(folders, weights, capfd):
     real, fake = folders
     results, _ = results_of(real, fake, weights=(weights,), metrics="fvd,subject")
+    assert "FVD:   0%" in capfd.readouterr().err, "the interval is not silent"
     score = results.fake["fvd"]
     params = bundle.load([weights], ["i3d"], model={}, quirks={})
     rows = []
