@@ -80,8 +80,9 @@ def measured():
     for name in report.FILES:
         output.prepare(Path(OUTPUT.value) / name)
     results = measure.run(plan, say)
+    written = report.write(OUTPUT.value, results, extra)  # before what reads the table goes away
     print(report.table(results, extra))
-    for path in report.write(OUTPUT.value, results, extra):
+    for path in written:
         print(f"wrote {path}")
 
 

@@ -331,6 +331,19 @@ def test_the_command_writes_a_table_and_every_number(start, folders, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(report.FILES)
 
 
+def test_what_was_measured_is_kept_though_nobody_reads_the_table(
+    start, folders, tmp_path, monkeypatch
+):
+    def closed(*_, file=sys.stdout, **__):
+        if file is sys.stdout:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(evaluate, "print", closed, raising=False)
+    code, _, err = start("--real=FOLDER/real --fake=FOLDER/fake --metrics=mae")
+    assert code == 1 and "Broken pipe" in err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*report.FILES}
+
+
 def test_everything_that_is_wrong_is_one_sentence_before_any_network(start, folders, tmp_path):
     real, fake = folders
     (fake / "c").rename(fake / "d")
