@@ -77,6 +77,7 @@ class Results:
     real: dict[str, Score]
     skipped: dict[str, str]  # metric -> why
     digests: dict[str, str]  # network -> SHA-256 of its weights
+    notes: list[str]  # sentences about the clips
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Plan:
     metrics: tuple[str, ...]
     skipped: dict[str, str]
     networks: dict[str, str]  # name -> SHA-256
+    notes: list[str]
 
     def size(self, side: str, name: str) -> tuple[int, int]:
         """Height and width that a clip's frames are measured at."""
@@ -126,7 +128,10 @@ def check(request: Request, say: Say = lambda line: None) -> Plan:
     videos.complain(problems)
     used = {net for name in chosen for net in METRICS[name].networks}
     digests = {net: held[net] for net in used}
-    return Plan(request, fake.clips, real.clips, tuple(chosen), skipped, digests)
+    notes = videos.unlike_rates(real, fake)
+    for note in notes:
+        say(f"warning: {note}")
+    return Plan(request, fake.clips, real.clips, tuple(chosen), skipped, digests, notes)
 
 
 def run(plan: Plan, say: Say = lambda line: None) -> Results:
@@ -155,7 +160,7 @@ def run(plan: Plan, say: Say = lambda line: None) -> Results:
                 found = rows[side, metric.rows]
                 sizes = {name: plan.size(side, name) for name in found}
                 scores[side][name] = _averaged(metric, found, sizes)
-    return Results(request, scores["fake"], scores["real"], plan.skipped, plan.networks)
+    return Results(request, scores["fake"], scores["real"], plan.skipped, plan.networks, plan.notes)
 
 
 class _Weights:

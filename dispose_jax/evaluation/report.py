@@ -78,6 +78,7 @@ def numbers(results: Results, vbench: dict[str, float]) -> dict:
         "real": {name: asdict(score) for name, score in results.real.items()},
         "vbench": vbench,
         "skipped": results.skipped,
+        "notes": results.notes,
         "metrics": {name: METRICS[name]._asdict() for name in results.fake},
         "options": {
             "fake": str(request.fake),
@@ -120,7 +121,7 @@ def _about(metric: Metric, score: Score) -> str:
 
 def _remarks(results: Results) -> list[str]:
     """What a reader must know before comparing."""
-    lines = []
+    lines = [part for note in results.notes for part in (f"{note}.", "")]
     shown = results.fake
     if any(name in shown for name in STILL):
         lines += [

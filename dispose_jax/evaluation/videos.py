@@ -19,6 +19,8 @@ from dispose_jax.evaluation import frame_metrics
 from dispose_jax.media import image, video
 
 _SHOWN = 12  # problems told of at once
+_EXPLAINS = ".explain.mp4"
+_SAME_RATE = 0.01  # difference of rates that counts as none: 29.97 is 30
 
 
 class Found(NamedTuple):
@@ -75,7 +77,11 @@ def find(folder: str | Path, fps: float) -> Found:
 
 
 def is_clip(path: Path) -> bool:
-    """Whether this is a folder, or a file whose name ends as a video's."""
+    """Whether this is a folder, or a file whose name ends as a video's; not what explains another
+    one beside it, which `sample.py --explain` writes."""
+    explained = path.with_name(path.name.removesuffix(_EXPLAINS) + ".mp4")
+    if path.name.endswith(_EXPLAINS) and explained.exists():
+        return False
     return path.is_dir() or path.suffix.lower() in video.SUFFIXES
 
 
@@ -109,6 +115,24 @@ def unequal(real: Found, fake: Found, resize: bool) -> list[str]:
             sizes = " and ".join(f"{clip.size[1]} x {clip.size[0]}" for clip in (one, other))
             problems.append(f"{name}: real and fake frames of {sizes} (--size real resizes)")
     return problems
+
+
+def unlike_rates(real: Found, fake: Found) -> list[str]:
+    """What is to be known of videos whose frames have other times, one sentence or none."""
+    rates = []
+    for name, one in real.clips.items():
+        other = fake.clips.get(name)
+        # A folder of pictures has no rate of its own.
+        if other is None or one.path.is_dir() or other.path.is_dir():
+            continue
+        if abs(one.fps / other.fps - 1) > _SAME_RATE:
+            rates.append(f"{name} (real {one.fps:.4g}, fake {other.fps:.4g})")
+    if not rates:
+        return []
+    return [
+        f"Frames a second differ of {_listed(rates)}; frames are paired by position, whatever "
+        "their times"
+    ]
 
 
 def complain(problems: Sequence[str]) -> None:

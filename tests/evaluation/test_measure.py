@@ -187,6 +187,24 @@ def test_clips_are_all_that_is_a_video_whatever_wrote_it(tmp_path):
     assert results.fake["mae"].by_clip == {"a": 0, "bS": 0, "bv": 0, "d": 0}
 
 
+def test_what_explains_a_clip_is_none(tmp_path):
+    for name in ("a.mp4", "a.explain.mp4", "other.explain.mp4"):
+        video.write(tmp_path / "set" / name, clip(0, 3), 24)
+    assert [*videos.find(tmp_path / "set", 15).clips] == ["a", "other.explain"]
+
+
+def test_pairs_of_videos_at_other_rates_are_told(tmp_path, capsys):
+    rates = {"real": {"a": 30, "b": 30, "c": 24}, "fake": {"a": 15, "b": 29.97, "c": 24}}
+    for side, clips in rates.items():
+        for name, fps in clips.items():
+            video.write(tmp_path / side / f"{name}.mp4", clip(0, 4), fps)
+        write(tmp_path / side / "d", clip(0, 4))
+    results, _ = results_of(tmp_path / "real", tmp_path / "fake", metrics="mae")
+    told = "Frames a second differ of a (real 30, fake 15); frames are paired by position"
+    assert len(results.notes) == 1 and results.notes[0].startswith(told)
+    assert told in report.table(results, {}) and report.numbers(results, {})["notes"]
+
+
 def test_what_cannot_be_kept_for_a_next_time_is_measured_nevertheless(folders):
     real, fake = folders
     (fake.parent / "fake.features").write_text("a file where the folder of features would be")
