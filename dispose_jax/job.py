@@ -58,6 +58,7 @@ class Job:
     progress: Progress | None = None
     preview: Preview | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    stamps: dict[str, dict] = field(default_factory=dict, init=False)  # of what `prepare` read
 
     def __post_init__(self):
         settings.check(self.config)
@@ -128,6 +129,7 @@ def prepare(job: Job) -> Clip:
     stages = Stages(job)
     try:
         stages("reading inputs", 0, 1)
+        job.stamps = provenance.stamps(job.sources)
         kept = job.path(KEYPOINTS)
         clip = job.animator.prepare_sources(job.sources, progress=stages, kept=kept)
         preview = draw.preview(clip.reference, clip.pose.at([1]))
@@ -152,7 +154,7 @@ def animate(job: Job, clip: Clip) -> Path:
         shown = _decode(job, clip, latents, stages)
     finally:
         stages.end()
-    about = provenance.describe(job.config, clip, job.sources, job.given, job.seconds)
+    about = provenance.describe(job.config, clip, job.sources, job.stamps, job.given, job.seconds)
     output.write_json(job.path(".json"), about)
     if job.explain:
         with closing(shown):

@@ -169,19 +169,22 @@ def run(
 
 def finished(line: Line, config, given: tuple[str, ...], explain: bool) -> bool:
     """Whether an earlier run made this video of these settings, sources and weights, and the
-    sources were not changed since."""
+    sources are the files that it read, by their sizes and times."""
     record = line.output.with_suffix(".json")
     endings = (".explain.png", ".explain.mp4") if explain else ()
     beside = [line.output.with_name(line.output.stem + ending) for ending in endings]
     try:
-        about = json.loads(record.read_text())
+        about = json.loads(record.read_text(encoding="utf-8"))
         made = record.stat().st_mtime
-        changed = any(path.stat().st_mtime > made for path in line.sources.files.values())
     except (OSError, ValueError):
         return False
+    files = provenance.stamps(line.sources)
     whole = all(path.is_file() for path in (line.output, *beside))
+    if not whole or files.keys() != line.sources.files.keys():
+        return False
     asked = provenance.asked(config, line.sources, given)
-    # Records of earlier versions lack the bundles' digests.
+    # Records of earlier versions lack the bundles' digests and the files' stamps.
     held = isinstance(about, dict) and "config" in about
     same = held and all(about.get(name, value) == value for name, value in asked.items())
-    return whole and same and not changed
+    older = all(file["modified"] <= made for file in files.values())
+    return same and (about["files"] == files if "files" in about else older)

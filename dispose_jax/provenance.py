@@ -60,13 +60,16 @@ def describe(
     config,
     clip: Clip,
     sources: inputs.Sources,
+    files: dict[str, dict],
     weights: Iterable[str],
     seconds: dict[str, float],
 ) -> dict:
-    """What a video was made of and with, as plain JSON; seconds: by stage."""
+    """What a video was made of and with, as plain JSON. files: the sources' stamps before they were
+    read; seconds: by stage."""
     devices = jax.devices()
     return {
         **asked(config, sources, weights),
+        "files": files,
         "frames": clip.num_frames,
         "size": list(clip.shown[::-1]),
         "fps": float(clip.fps),
@@ -88,6 +91,17 @@ def asked(config, sources: inputs.Sources, weights: Iterable[str]) -> dict:
         "sources": sources.as_dict(),
         "config": json.loads(config.to_json(), parse_constant=str),  # infinity
     }
+
+
+def stamps(sources: inputs.Sources) -> dict[str, dict]:
+    """Size and time of the last change of those sources that are files, by name; of those that are
+    there."""
+    found = {}
+    for name, path in sources.files.items():
+        with suppress(OSError):
+            status = path.stat()
+            found[name] = {"bytes": status.st_size, "modified": status.st_mtime}
+    return found
 
 
 def digest(folder: str) -> str | None:

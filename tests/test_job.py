@@ -132,6 +132,11 @@ def test_the_record_holds_all_that_the_video_depended_on(whole):
     assert about["config"] == json.loads(config().to_json(), parse_constant=str)
     assert about["weights"] == ["random"]
     assert about["sources"] == DEMO.as_dict()
+    reference = DEMO.reference.stat()
+    assert about["files"]["reference"] == {
+        "bytes": reference.st_size,
+        "modified": reference.st_mtime,
+    }
     assert (about["frames"], about["size"], about["fps"]) == (3, [64, 64], 15.0)
     assert about["versions"]["jax"] == jax.__version__
     assert about["fit"]["all_frames"] == 3

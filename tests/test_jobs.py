@@ -133,6 +133,7 @@ class Fake:
         self.animators.append(work.animator)
         video.write(work.output, WRITTEN + work.config.seed % 256, 15)
         record = jobs.provenance.asked(work.config, work.sources, work.given)
+        record["files"] = provenance.stamps(work.sources)
         work.path(".json").write_text(json.dumps(record))
 
 
@@ -196,14 +197,23 @@ def test_what_changed_since_is_made_again(tmp_path, fake, config):
     os.utime(reference, (2e9, 2e9))
     go(config, path)
     assert fake.made == ["a.mp4"] * 2, "a newer source"
-    os.utime(reference, (0, 0))
+    record = json.loads((tmp_path / "a.json").read_text())
+    record.pop("files")
+    (tmp_path / "a.json").write_text(json.dumps(record))  # as earlier versions wrote it
+    go(config, path)
+    assert fake.made == ["a.mp4"] * 3, "a newer source"
+    shutil.copy(REFERENCE, tmp_path / "another.png")
+    os.utime(tmp_path / "another.png", (1e9, 1e9))
+    os.replace(tmp_path / "another.png", reference)
+    go(config, path)
+    assert fake.made == ["a.mp4"] * 4, "another source, which is older"
     other = config.copy_and_resolve_references()
     settings.override(other, "sample.steps", "2")
     go(other, path)
-    assert fake.made == ["a.mp4"] * 3, "another setting"
+    assert fake.made == ["a.mp4"] * 5, "another setting"
     (tmp_path / "a.mp4").unlink()
     go(other, path)
-    assert fake.made == ["a.mp4"] * 4, "a video that is gone"
+    assert fake.made == ["a.mp4"] * 6, "a video that is gone"
 
 
 def test_other_weights_in_the_same_place_make_other_videos(tmp_path, fake, config):
