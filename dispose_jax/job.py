@@ -76,9 +76,9 @@ class Job:
 
     def _spare_sources(self) -> None:
         """Raise ValueError if a result would replace a file that is read."""
-        results = {path.resolve() for path in outputs(self.output)}
+        results = {output.place(path) for path in outputs(self.output)}
         for flag, source in self.sources.files.items():
-            if source.resolve() in results:
+            if output.place(source) in results:
                 raise ValueError(
                     f"--{flag} {source}: {self.output} and the files beside it would replace it; "
                     "choose another --output"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import jax
 
 from dispose_jax import inputs, job, memory, provenance, settings
 from dispose_jax.job import Job
+from dispose_jax.media import output
 
 FILES = ("reference", "reference_pose", "driving", "poses")
 KEYS = (*FILES, "output", "seed", "sample")
@@ -51,7 +53,8 @@ def read(path: Path) -> list[Line]:
     ones that a line would write over before or while they are read.
     """
     try:
-        texts = path.read_text(encoding="utf-8-sig").splitlines()
+        # Not splitlines: names may hold characters that it takes for ends of lines.
+        texts = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         raise ValueError(f"--jobs {path}: cannot read this file: {reason}") from error
@@ -60,7 +63,7 @@ def read(path: Path) -> list[Line]:
         raise ValueError(f"--jobs {path}: holds no job; expected one in JSON on every line")
     first: dict[Path, int] = {}
     for line in lines:
-        for place in job.outputs(line.output.resolve()):
+        for place in job.outputs(output.place(line.output)):
             if place in first:
                 raise ValueError(
                     f"--jobs {path}, line {line.number}: with {line.output} goes {place.name}, "
@@ -72,9 +75,9 @@ def read(path: Path) -> list[Line]:
         for line in lines
         for file in line.sources.files.values()
     ]
-    videos = {line.output.resolve(): line.number for line in lines}
+    videos = {output.place(line.output): line.number for line in lines}
     for number, where, file in [(0, "", path), *read]:
-        place = file.resolve()
+        place = output.place(file)
         if videos.get(place, number) < number:
             continue  # what an earlier line makes may drive a later one
         if place in first:
@@ -89,14 +92,14 @@ def _line(path: Path, number: int, text: str) -> Line:
     where = f"--jobs {path}, line {number}"
     try:
         given = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON: {error}") from error
     if not isinstance(given, dict):
         raise ValueError(f'{where}: expected an object such as {{"output": "a.mp4", ...}}')
     if unknown := sorted(given.keys() - set(KEYS)):
         raise ValueError(f"{where}: {unknown[0]!r} is none of {', '.join(KEYS)}")
     for name in (*FILES, "output"):
-        if not isinstance(given.get(name, ""), str):
+        if not _is_name(given.get(name, "")):
             raise ValueError(f"{where}: {name} is {given[name]!r}: expected a file's name")
     if not given.get("output"):
         raise ValueError(f"{where}: has no output; name the video to write")
@@ -106,11 +109,21 @@ def _line(path: Path, number: int, text: str) -> Line:
         raise ValueError(f"{where}: seed is {seed!r}: expected a whole number")
     if not isinstance(sample, dict):
         raise ValueError(f"{where}: sample is {sample!r}: expected an object of settings")
-    files = [Path(given[name]) if given.get(name) else None for name in FILES]
+    # As of flags, which a shell or settings.at_home replaces.
+    place = lambda name: Path(os.path.expanduser(given[name]))
+    files = [place(name) if given.get(name) else None for name in FILES]
     texts = {
         name: value if isinstance(value, str) else str(value) for name, value in sample.items()
     }
-    return Line(number, inputs.Sources(*files), Path(given["output"]), seed, texts)
+    return Line(number, inputs.Sources(*files), place("output"), seed, texts)
+
+
+def _is_name(value: object) -> bool:
+    """Whether this is a text that can be a file's name."""
+    try:
+        return isinstance(value, str) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:  # half a character
+        return False
 
 
 def shard(lines: Sequence[Line], text: str | None) -> list[Line]:

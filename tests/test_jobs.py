@@ -42,6 +42,26 @@ def test_a_line_is_a_clip_with_its_own_files_seed_and_settings(tmp_path):
     assert config.seed == 42, "the run's config stays as it is"
 
 
+def test_names_are_read_as_they_stand_but_for_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    line = {"reference": "~/ä\u2028\x85.png", "output": "~ b.mp4"}
+    path = tmp_path / "jobs.jsonl"
+    path.write_text(f"{json.dumps(line, ensure_ascii=False)}\r\n", encoding="utf-8")
+    (found,) = jobs.read(path)
+    assert found.sources.reference == tmp_path / "ä\u2028\x85.png"
+    assert str(found.output) == "~ b.mp4"
+
+
+def test_links_in_a_circle_fail_where_they_are_read(tmp_path, fake, config):
+    loop = tmp_path / "loop.png"
+    loop.symlink_to(loop)
+    lines = {**asked(tmp_path, "a.mp4"), "reference": str(loop)}, asked(loop, "b.mp4")
+    said = []
+    with pytest.raises(ValueError, match="1 of 3 jobs failed, of lines 2;"):
+        go(config, write(tmp_path, *lines, asked(tmp_path, "c.mp4")), said)
+    assert any("b.mp4: cannot make its folder: " in sentence for sentence in said)
+
+
 MISTAKES = [
     ("{", "line 1: not JSON"),
     ("[1]", "line 1: expected an object"),
@@ -49,6 +69,9 @@ MISTAKES = [
     ({"driving": "x.mp4"}, "line 1: has no output"),
     ({"output": "gs://b/a.mp4"}, "line 1: output gs://b/a.mp4: only paths of this machine"),
     ({"output": 3}, "line 1: output is 3: expected a file's name"),
+    ({"output": "a\0.mp4"}, "line 1: output is 'a\\x00.mp4': expected a file's name"),
+    ({"output": "a\ud800.mp4"}, "line 1: output is 'a\\ud800.mp4': expected a file's name"),
+    ("[" * 100_000, "line 1: not JSON: maximum recursion depth"),
     ({"output": "a.mp4", "seed": "x"}, "line 1: seed is 'x': expected a whole number"),
     ({"output": "a.mp4", "seed": True}, "line 1: seed is True: expected a whole number"),
     ({"output": "a.mp4", "sample": 3}, "line 1: sample is 3: expected an object"),

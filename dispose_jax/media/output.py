@@ -41,6 +41,12 @@ def prepare(path: str | os.PathLike, *suffixes: str) -> Path:
     return path
 
 
+def place(path: Path) -> Path:
+    """Where a file lies, whatever leads there. Links in a circle, at which Path.resolve fails, are
+    left to who opens it."""
+    return Path(os.path.realpath(path))
+
+
 def temporary(path: Path) -> Path:
     """The name under which a file is written before it takes its place."""
     return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
