@@ -28,8 +28,9 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "disp
 
 def run(main: Callable[[object], None]) -> None:
     """Parse the command line, call main with the config that its flag --config names, and exit."""
-    # Names of files may hold bytes that are not UTF-8.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    # Names of files may hold bytes that are not UTF-8. By lines, so that a log of a long run tells
+    # how far it is, and what was said is there if the run is killed.
+    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     if {"--help", "-help", "-h"} & {*sys.argv[1:]}:
         print(_usage())
         return
@@ -55,7 +56,7 @@ def run(main: Callable[[object], None]) -> None:
     for name in ("absl", "asyncio"):  # of libraries; what they raise is told here
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        with _no_interrupt_lost():
+        with _interruptible():
             main(config)
     except (ValueError, OSError) as error:
         fail(error, 1)
@@ -116,15 +117,22 @@ def use_compile_cache() -> None:
 
 
 @contextmanager
-def _no_interrupt_lost():
-    """Python drops a Ctrl-C that comes while it collects garbage, where JAX has a callback: one in
-    thirty did not end the program. Such a one is sent again."""
-    usual = sys.unraisablehook
+def _interruptible():
+    """SIGTERM, as of a batch system, ends the program as Ctrl-C does, so that no half file stays.
+
+    Python drops either if it comes while it collects garbage, where JAX has a callback: one in
+    thirty did not end the program. Such a one is sent again.
+    """
+    interrupt = signal.default_int_handler
+    usual, before = sys.unraisablehook, signal.signal(signal.SIGTERM, interrupt)
 
     def tell(dropped) -> None:
         if dropped.exc_type is KeyboardInterrupt:
+            # A program in the background may have no Ctrl-C; training has its own SIGTERM.
+            is_ours = signal.getsignal(signal.SIGTERM) is interrupt
+            number = signal.SIGTERM if is_ours else signal.SIGINT
             # Not at once: it would be dropped, too.
-            again = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+            again = threading.Timer(0.05, os.kill, (os.getpid(), number))
             again.daemon = True
             again.start()
         else:
@@ -136,6 +144,8 @@ def _no_interrupt_lost():
     finally:
         if sys.unraisablehook is tell:  # what main put over it is for the end of the program, too
             sys.unraisablehook = usual
+        if signal.getsignal(signal.SIGTERM) is interrupt:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _usage() -> str:

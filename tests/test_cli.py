@@ -1,8 +1,10 @@
 """Entry points: flags and overrides reach main, mistakes end as one line on stderr."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -12,6 +14,7 @@ from absl.testing import flagsaver
 import sample
 from dispose_jax import cli, settings
 
+ROOT = Path(__file__).parents[1]
 CONFIG = "def get_config(argument):\n    return {'argument': argument}\n"
 
 
@@ -53,7 +56,7 @@ def test_names_that_are_not_utf8_can_be_printed():
     program = "from dispose_jax import cli; cli.run(lambda config: print('caf\\udce9.mp4'))"
     flags = "from absl import flags; flags.DEFINE_string('config', 'configs/svd.py', '')"
     command = [sys.executable, "-c", f"{flags}\n{program}"]
-    done = subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run(command, capture_output=True, cwd=ROOT)
     assert (done.returncode, done.stdout) == (0, b"caf\\udce9.mp4\n"), done.stderr
 
 
@@ -81,10 +84,49 @@ cli.run(main)
 
 def test_an_interrupt_that_python_drops_while_it_collects_garbage_still_interrupts():
     command = [sys.executable, "-c", LOSING]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background has none
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 130 and "ended" not in done.stdout, done.stderr
     assert done.stderr == "-c: interrupted\n"
+
+
+LONG = """
+import sys, time
+from pathlib import Path
+from absl import flags
+from dispose_jax import cli
+from dispose_jax.media import output
+
+flags.DEFINE_string("config", "configs/svd.py", "")
+
+def main(config):
+    with output.replacing(WHERE) as place:
+        Path(place).write_text("half")
+        print("begun")
+        time.sleep(30)
+
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_program_that_is_told_to_end_leaves_no_half_file_and_all_that_it_said(tmp_path, number):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background has none
+    program = LONG.replace("WHERE", repr(str(tmp_path / "a.txt")))
+    log, command = tmp_path / "log", [sys.executable, "-c", program]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with log.open("w") as out:
+        run = subprocess.Popen(command, stdout=out, stderr=out, cwd=ROOT, env=environment)
+    deadline = time.monotonic() + 30
+    while "begun" not in log.read_text():
+        assert time.monotonic() < deadline, "the log says nothing"
+        time.sleep(0.1)
+    run.send_signal(number)
+    code = run.wait(60)
+    if number == signal.SIGKILL:
+        assert (code, log.read_text()) == (-9, "begun\n")
+    else:
+        assert (code, log.read_text()) == (130, "begun\n-c: interrupted\n")
+        assert [*tmp_path.iterdir()] == [log]
 
 
 def test_what_main_hears_of_late_failures_is_heard_until_the_program_has_ended(start, monkeypatch):
