@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,6 +149,7 @@ def run(
     say: Callable[[str], None] = print,
 ) -> None:
     """Do the jobs. Raises ValueError at the end if some failed, which was said when they did."""
+    jax.devices()  # raises where there are none, which is no single job's fault
     failed: list[int] = []
     shared, built = None, None  # the last animator, and the settings that it was built with
     for i, line in enumerate(lines, start=1):
@@ -165,12 +167,8 @@ def run(
             made = Job(own, given, line.sources, line.output, explain, say, shared)
             shared, built = made.animator, line.sample
             job.run(made)
-        except (ValueError, OSError, MemoryError, jax.errors.JaxRuntimeError) as error:
-            told = isinstance(error, (ValueError, OSError))
-            if not told and not memory.is_exhausted(error):
-                raise
-            reason = " ".join(str(error).split()) if told else "out of memory"
-            say(f"{name}: failed: {reason}")
+        except Exception as error:
+            say(f"{name}: failed: {_reason(error)}")
             failed.append(line.number)
     if failed:
         numbers = ", ".join(map(str, failed))
@@ -178,6 +176,16 @@ def run(
             f"{len(failed)} of {len(lines)} jobs failed, of lines {numbers}; the others are done, "
             "and the same command tries these again"
         )
+
+
+def _reason(error: Exception) -> str:
+    """Why a job failed. A defect, whose traceback is printed, is no reason to leave the others."""
+    if isinstance(error, (ValueError, OSError)):
+        return " ".join(str(error).split())
+    if memory.is_exhausted(error):
+        return "out of memory"
+    traceback.print_exception(error)
+    return f"an error that should not be ({type(error).__name__}); its traceback says where"
 
 
 def finished(line: Line, config, given: tuple[str, ...], explain: bool) -> bool:

@@ -150,6 +150,8 @@ class Fake:
     def run(self, work):
         if work.output.name == self.die:
             raise KeyboardInterrupt
+        if "defect" in work.output.name:
+            raise KeyError("defect")
         if "bad" in work.output.name:
             raise ValueError("these files do not go\ntogether")
         self.made.append(work.output.name)
@@ -208,6 +210,26 @@ def test_a_failed_job_is_told_and_the_rest_is_done(tmp_path, fake, config):
     assert fake.made == ["a.mp4", "c.mp4"]
     assert any("failed: these files do not go together" in sentence for sentence in said)
     assert any("did you mean --config.sample.steps" in sentence for sentence in said)
+
+
+def test_a_defect_leaves_its_traceback_and_the_rest_is_done(tmp_path, fake, config, capsys):
+    lines = [asked(tmp_path, name) for name in ("a.mp4", "defect.mp4", "c.mp4")]
+    said = []
+    with pytest.raises(ValueError, match="1 of 3 jobs failed, of lines 2"):
+        go(config, write(tmp_path, *lines), said)
+    assert fake.made == ["a.mp4", "c.mp4"]
+    assert any("defect.mp4" in one and "should not be (KeyError)" in one for one in said)
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_no_device_is_no_single_job_s_fault(tmp_path, fake, config, monkeypatch):
+    def none():
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    monkeypatch.setattr(jobs.jax, "devices", none)
+    with pytest.raises(RuntimeError, match="Unable to initialize backend"):
+        go(config, write(tmp_path, asked(tmp_path, "a.mp4")), said := [])
+    assert not said
 
 
 def test_what_changed_since_is_made_again(tmp_path, fake, config):
