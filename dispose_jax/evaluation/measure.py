@@ -247,7 +247,7 @@ def _rows(
     say(f"{kind} of {side} {clip.name} ({clip.num_frames} frames)")
     frames = videos.frames(clip, size)
     if is_pair:
-        pairs = zip(videos.frames(plan.real[clip.name], size), frames)
+        pairs = zip(videos.frames(plan.real[clip.name], size), frames, strict=True)
         if kind in _LPIPS:
             trunk, misuse = _LPIPS[kind]
             found = features.distances(trunk, holder(), pairs, published_misuse=misuse)

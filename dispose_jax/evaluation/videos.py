@@ -40,6 +40,7 @@ class ClipFile(NamedTuple):
     size: tuple[int, int]  # height, width
     fps: float  # of a video; what the caller says of pictures
     digest: str  # SHA-256 of the content: of all files' bytes, in order
+    stamp: list[tuple[int, int]]  # size and time of every file, when it was found
 
 
 def find(folder: str | Path, fps: float) -> Found:
@@ -150,14 +151,13 @@ def frames(clip: ClipFile, size: tuple[int, int] | None = None) -> Iterator[np.n
         found = map(_read, _files(clip.path))
     else:
         found = video.iterate(clip.path, 1)
-    count = 0
     for frame in found:
-        count += 1
         yield frame_metrics.resized(frame, size or clip.size)
-    if count != clip.num_frames:
+    # Else what was computed of it would be kept under the digest of what it was.
+    if _stamp(clip.path) != clip.stamp:
         raise ValueError(
-            f"{clip.path}: {count} frames where there were {clip.num_frames} when it was found; "
-            "leave the folder alone while it is measured"
+            f"{clip.path}: was changed after it was found; leave the folder alone while it is "
+            "measured, and run the same command again"
         )
 
 
@@ -171,19 +171,27 @@ def parse_size(text: str) -> tuple[int, int] | str | None:
     return int(found[1]), int(found[2])
 
 
+def _stamp(path: Path) -> list[tuple[int, int]]:
+    """Size and time of the last change of a clip's files."""
+    statuses = [file.stat() for file in (_files(path) if path.is_dir() else [path])]
+    return [(status.st_size, status.st_mtime_ns) for status in statuses]
+
+
 def _video(path: Path) -> ClipFile:
+    stamp = _stamp(path)
     info = video.probe(path)
     if info.damage:  # frames would be compared with others than their own
         raise ValueError("; ".join(info.damage))
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     size = info.height, info.width
-    return ClipFile(name_of(path), path, info.num_frames, size, float(info.fps), digest)
+    return ClipFile(name_of(path), path, info.num_frames, size, float(info.fps), digest, stamp)
 
 
 def _pictures(path: Path, fps: float) -> ClipFile:
     """A folder of frames, every one of them decoded. Raises ValueError with all that is wrong."""
-    files, digest, size, problems = _files(path), hashlib.sha256(), None, []
+    files, stamp = _files(path), _stamp(path)
+    digest, size, problems = hashlib.sha256(), None, []
     if not files:
         raise ValueError(f"{path}: a folder without pictures ({', '.join(image.SUFFIXES)})")
     for file in files:
@@ -198,7 +206,7 @@ def _pictures(path: Path, fps: float) -> ClipFile:
             problems.append(f"{file}: {found[1]} x {found[0]}, not {size[1]} x {size[0]}")
     if problems:
         raise ValueError("; ".join(_first(problems)))
-    return ClipFile(name_of(path), path, len(files), size, fps, digest.hexdigest())
+    return ClipFile(name_of(path), path, len(files), size, fps, digest.hexdigest(), stamp)
 
 
 def _files(folder: Path) -> list[Path]:

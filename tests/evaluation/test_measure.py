@@ -187,6 +187,22 @@ def test_clips_are_all_that_is_a_video_whatever_wrote_it(tmp_path):
     assert results.fake["mae"].by_clip == {"a": 0, "bS": 0, "bv": 0, "d": 0}
 
 
+@pytest.mark.parametrize("changed", ["film.mp4", "b"])
+def test_what_is_changed_while_it_is_measured_is_told_and_not_kept(folders, changed):
+    real, fake = folders
+    video.write(real / "film.mp4", clip(5, 4), 15)
+    video.write(fake / "film.mp4", clip(6, 4), 15)
+    plan = measure.check(measure.Request(fake=fake, real=real, metrics="mae"))
+    if changed == "b":
+        image.write_png(fake / "b" / "frame_3.png", clip(77, 1)[0])
+    else:
+        video.write(fake / "film.mp4", clip(7, 4), 15)
+    with pytest.raises(ValueError, match=f"fake/{changed}: was changed after it was found; leave"):
+        measure.run(plan)
+    kept = [*(fake.parent / "fake.features").iterdir()]
+    assert len(kept) == [*plan.fake].index(changed.removesuffix(".mp4"))
+
+
 def test_what_explains_a_clip_is_none(tmp_path):
     for name in ("a.mp4", "a.explain.mp4", "other.explain.mp4"):
         video.write(tmp_path / "set" / name, clip(0, 3), 24)
