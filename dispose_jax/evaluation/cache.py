@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ class Cache:
     """The entries beside one folder of clips: VIDEOS.features beside VIDEOS."""
 
     def __init__(self, clips: str | Path):
-        clips = Path(clips).absolute()
+        clips = Path(os.path.abspath(clips))  # "." and ".." have no name of their own
         self._writes = True
         self.folder = clips.with_name(f"{clips.name}.features")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,6 +33,9 @@ def read_vbench(path: Path) -> dict[str, float]:
         raise ValueError(f"{path}: not a result file of VBench ({error})") from None
     if not found:
         raise ValueError(f"{path}: holds neither {' nor '.join(_VBENCH)}; run VBench on them")
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{path}: {name} is {value}, which is no score; run VBench again")
     return found
 
 
@@ -158,4 +162,5 @@ def _clips(results: Results) -> list[str]:
 
 
 def _line(cells: list[str]) -> str:
+    cells = [cell.replace("|", r"\|") for cell in cells]  # in a clip's name
     return f"| {' | '.join(cells)} |"

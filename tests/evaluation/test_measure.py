@@ -229,6 +229,29 @@ def test_what_cannot_be_kept_for_a_next_time_is_measured_nevertheless(folders):
     assert [line for line in said if line.startswith("warning: features are not kept")] == said[1:2]
 
 
+@pytest.mark.parametrize("named", [".", "../fake", "b/.."])
+def test_features_are_kept_beside_the_folder_however_it_is_named(folders, monkeypatch, named):
+    real, fake = folders
+    monkeypatch.chdir(fake)
+    results_of(real, named, metrics="mae")
+    assert {path.name for path in fake.parent.iterdir()} == {"real", "fake", "fake.features"}
+    assert {path.name for path in fake.iterdir()} == {"a", "b", "c"}
+
+
+def test_a_name_may_hold_what_parts_columns(folders):
+    for side in folders:
+        (side / "b").rename(side / "b|c")
+    results, _ = results_of(*folders, metrics="mae")
+    assert r"| b\|c |" in report.table(results, {})
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity"])
+def test_what_is_no_score_of_vbench_is_told_before_anything_is_measured(tmp_path, value):
+    (tmp_path / "a.json").write_text(f'{{"motion_smoothness": [{value}, []]}}')
+    with pytest.raises(ValueError, match="a.json: motion_smoothness is (nan|inf), which is no"):
+        report.read_vbench(tmp_path / "a.json")
+
+
 def test_a_name_that_is_no_text_is_written(folders, tmp_path):
     real, fake = folders
     for folder in folders:
