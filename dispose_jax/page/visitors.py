@@ -182,7 +182,7 @@ class Visitors:
                 if path.is_dir():
                     path.rmdir()
                 elif path not in self._uploads and path.stat().st_mtime < first:
-                    _delete_upload(path)
+                    self._delete_upload(path)
 
     def may_read(self, visitor: str, path: str | os.PathLike) -> bool:
         """Whether a file is the visitor's own, or everybody's."""
@@ -220,7 +220,14 @@ class Visitors:
             upload.owners.discard(visitor)
             if not upload.owners:
                 del self._uploads[path]
-                _delete_upload(path)
+                self._delete_upload(path)
+
+    def _delete_upload(self, path: Path) -> None:
+        """Delete a file, and its own folder if that is empty then."""
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+            if path.parent != self.root / UPLOADS:  # where others are about to come in
+                path.parent.rmdir()
 
     def _sweep(self) -> None:
         """Delete what is left of visitors whose page was closed without a word."""
@@ -242,13 +249,6 @@ class Visitors:
                 self._disown(visitor)
         for name in idle:
             self._delete(name)
-
-
-def _delete_upload(path: Path) -> None:
-    """Delete a file, and its folder if that is empty then."""
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
-        path.parent.rmdir()
 
 
 def new_root() -> Path:

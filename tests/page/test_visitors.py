@@ -191,7 +191,7 @@ def test_an_upload_that_ends_leaves_those_alone_that_are_still_coming_in(place):
         with place.receiving("bob", 10):
             half.write_text("half")
         assert half.exists()
-    assert not half.exists()
+    assert not half.exists() and half.parent.exists(), "the next one is written there"
 
 
 def test_only_files_below_the_root_are_taken_for_uploads(place, tmp_path):
