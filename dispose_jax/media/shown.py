@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from PIL import Image, ImageFilter
 
 MOST_STRETCH = 16  # sample aspect ratios beyond it are damage
-TABLE = 65  # levels a side of a colour table, the most that Pillow takes
+STRIP = 32  # rows that are converted at a time, which the processor's cache can hold
 
 # ISO 23091-2's numbers of transfer functions and primaries.
 PQ, HLG = 16, 18
@@ -25,6 +24,7 @@ BT2020, P3_DCI, P3 = 9, 11, 12
 WHITE = 203.0  # nits of a white page in high dynamic range, ITU-R BT.2408
 HLG_PEAK, HLG_GAMMA = 1000.0, 1.2  # ITU-R BT.2100: nits of the display, its system gamma
 GAMMA = 2.4  # of a BT.709 display, ITU-R BT.1886
+LUMINANCE = 0.2627, 0.6780, 0.0593  # shares of BT.2020's colours in it
 KNEE = 0.6  # light above this share of white gives way to highlights
 # Linear light to that of BT.709's primaries; each row sums to one, so white stays white.
 TO_BT709 = {
@@ -85,15 +85,12 @@ def size(frame: av.VideoFrame, view: View) -> tuple[int, int]:
 def picture(frame: av.VideoFrame, view: View) -> np.ndarray:
     """A frame as it is shown, (h, w, 3) uint8 RGB."""
     size = {"width": _square_width(frame.width, view.aspect), "height": frame.height}
-    colours = _colours(frame)
-    if colours is None:
+    numbers = int(frame.color_trc), int(frame.color_primaries)
+    if _colours(*numbers) is None:
         result = frame.to_ndarray(format="rgb24", **size)
     else:
-        # By way of 16 bits: what has more than 8 is cut off to them, not rounded, and the curves
-        # of high dynamic range are steep.
-        levels = frame.to_ndarray(format="rgb48le", **size)
-        levels = ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        result = np.asarray(Image.fromarray(levels).filter(_table(*colours)))
+        # Of 16 bits: 8 would show as bands where the curves of high dynamic range are steep.
+        result = in_bt709(frame.to_ndarray(format="rgb48le", **size), *numbers)
     transpose, flip_rows, flip_columns = view.turn
     if transpose:
         result = result.transpose(1, 0, 2)
@@ -109,46 +106,59 @@ def _square_width(width: int, aspect: Fraction) -> int:
     return max(1, round(width * aspect))
 
 
-def _colours(frame: av.VideoFrame) -> tuple[int, int] | None:
+def _colours(transfer: int, primaries: int) -> tuple[int, int] | None:
     """The transfer function and primaries to convert from, None where colours are BT.709's."""
-    transfer, primaries = int(frame.color_trc), int(frame.color_primaries)
     if transfer in HDR_NAMES:
         # Files that name the curve alone were made for BT.2100, whose primaries these are.
         return transfer, primaries if primaries in TO_BT709 or primaries == 1 else BT2020
     return (0, primaries) if primaries in TO_BT709 else None
 
 
-@lru_cache(maxsize=4)
-def _table(transfer: int, primaries: int) -> ImageFilter.Color3DLUT:
-    """The colour table from a transfer function (0: that of BT.709) and primaries to BT.709."""
-    levels = np.linspace(0, 1, TABLE)
-    blue, green, red = np.meshgrid(levels, levels, levels, indexing="ij")  # red changes fastest
-    colours = to_bt709(np.stack([red, green, blue], -1).reshape(-1, 3), transfer, primaries)
-    return ImageFilter.Color3DLUT(TABLE, colours.astype(np.float32).ravel())
+def in_bt709(levels: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
+    """Levels (h, w, 3), uint8 or uint16 of their whole range, that mean what these numbers of
+    ISO 23091-2 say -> uint8 (h, w, 3) of BT.709; as they are where they mean that already.
 
-
-def to_bt709(colours: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
-    """R'G'B' (n, 3) in 0..1 -> R'G'B' of BT.709 in 0..1.
-
-    transfer: PQ (SMPTE ST 2084), HLG (ITU-R BT.2100) or any other for BT.709. Light up to a share
-    of white stays as it is, what is brighter rolls off towards white in equal parts of the three
-    colours; colours outside BT.709 are clipped.
+    PQ (SMPTE ST 2084) and HLG (ITU-R BT.2100) are high dynamic range: light up to a share of white
+    stays as it is, what is brighter rolls off towards white in equal parts of the three colours.
+    Any other transfer function counts as BT.709's. Colours outside BT.709 are clipped.
     """
+    colours = _colours(transfer, primaries)
+    if colours is None:
+        return levels
+    light = _light(colours[0], np.iinfo(levels.dtype).max + 1)
+    result = np.empty(levels.shape, np.uint8)
+    for top in range(0, len(levels), STRIP):
+        strip = slice(top, top + STRIP)
+        result[strip] = np.rint(255 * _displayed(light[levels[strip]], *colours))
+    return result
+
+
+@lru_cache(maxsize=4)
+def _light(transfer: int, count: int) -> np.ndarray:
+    """Light of count levels (count,) float32 where white is 1; for HLG of the scene, 0..1."""
+    levels = np.linspace(0, 1, count)
     if transfer == PQ:
-        root = colours ** (1 / 78.84375)
+        root = levels ** (1 / 78.84375)
         light = np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)
         light = 10000 * light ** (1 / 0.1593017578125) / WHITE
     elif transfer == HLG:
         a, b, c = 0.17883277, 0.28466892, 0.55991073
-        scene = np.where(colours <= 0.5, colours**2 / 3, (np.exp((colours - c) / a) + b) / 12)
-        luminance = scene @ (0.2627, 0.6780, 0.0593)
-        light = scene * luminance[:, None] ** (HLG_GAMMA - 1) * HLG_PEAK / WHITE
+        light = np.where(levels <= 0.5, levels**2 / 3, (np.exp((levels - c) / a) + b) / 12)
     else:
-        light = colours**GAMMA
+        light = levels**GAMMA
+    return light.astype(np.float32)
+
+
+def _displayed(light: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
+    """Light (h, w, 3) as of `_light` -> R'G'B' of BT.709 in 0..1."""
+    if transfer == HLG:
+        luminance = light @ np.array(LUMINANCE, np.float32)
+        light = light * (luminance ** (HLG_GAMMA - 1))[..., None] * (HLG_PEAK / WHITE)
     if primaries in TO_BT709:
-        light = light @ np.transpose(TO_BT709[primaries])
+        light = light @ np.transpose(TO_BT709[primaries]).astype(np.float32)
     if transfer in HDR_NAMES:
-        peak = np.maximum(light.max(-1, keepdims=True), 1e-6)
-        above = np.maximum(peak - KNEE, 0) / (1 - KNEE)
-        light = light * np.where(peak > KNEE, KNEE + (1 - KNEE) * (1 - np.exp(-above)), peak) / peak
+        peak = np.maximum(np.maximum(light[..., :1], light[..., 1:2]), light[..., 2:])
+        above = (np.maximum(peak, KNEE) - KNEE) / (1 - KNEE)
+        light = light * np.where(above > 0, KNEE + (1 - KNEE) * (1 - np.exp(-above)), peak)
+        light /= np.maximum(peak, 1e-6)
     return np.clip(light, 0, 1) ** (1 / GAMMA)

@@ -84,6 +84,49 @@ def pq(nits):
     return ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
 
 
+def displayed(colours, transfer, primaries):
+    """R'G'B' (n, 3) in 0..1 -> levels of BT.709 0..255, not rounded, by the definitions."""
+    if transfer == shown.PQ:
+        nits = np.concatenate([[0], np.geomspace(1e-6, 1e4, 400_000)])
+        light = np.interp(colours, pq(nits), nits) / 203
+    elif transfer == shown.HLG:
+        scene = np.linspace(0, 1, 400_001)
+        codes = 0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-9)) + 0.55991073
+        scene = np.interp(colours, np.where(scene <= 1 / 12, np.sqrt(3 * scene), codes), scene)
+        light = scene * (scene @ (0.2627, 0.678, 0.0593))[:, None] ** 0.2 * 1000 / 203
+    else:
+        light = colours**2.4
+    light = light @ np.transpose(shown.TO_BT709.get(primaries, np.eye(3)))
+    if transfer in shown.HDR_NAMES:
+        peak = np.maximum(light.max(-1, keepdims=True), 1e-9)
+        rolled = 0.6 + 0.4 * (1 - np.exp(-(peak - 0.6) / 0.4))
+        light *= np.where(peak > 0.6, rolled, peak) / peak
+    return 255 * np.clip(light, 0, 1) ** (1 / 2.4)
+
+
+@pytest.mark.parametrize(
+    ("transfer", "primaries"),
+    [*itertools.product((shown.PQ, shown.HLG), (shown.BT2020, shown.P3, 1)), (1, shown.BT2020)],
+)
+@pytest.mark.parametrize("levels", [np.uint8, np.uint16])
+def test_colours_are_brought_into_bt709_by_the_definitions(transfer, primaries, levels):
+    most = np.iinfo(levels).max
+    colours = np.random.default_rng(0).integers(0, most + 1, (70, 11, 3)).astype(levels)
+    colours[:40, :, 1:] = colours[:40, :, :1]  # greys
+    result = shown.in_bt709(colours, transfer, primaries)
+    expected = displayed(colours.reshape(-1, 3) / most, transfer, primaries)
+    assert result.dtype == np.uint8
+    np.testing.assert_allclose(result.reshape(-1, 3), expected, atol=0.7)
+
+
+@pytest.mark.parametrize("transfer", [shown.PQ, shown.HLG])
+def test_a_ramp_of_high_dynamic_range_shows_no_bands(transfer):
+    ramp = np.arange(0, 65536, 16, dtype=np.uint16)[None, :, None].repeat(3, -1)
+    result = shown.in_bt709(ramp, transfer, shown.BT2020)[0].astype(int)
+    assert set(np.unique(np.diff(result[:, 0]))) == {0, 1}
+    assert np.ptp(result, axis=1).max() <= 1
+
+
 @pytest.mark.parametrize(("transfer", "name"), [(shown.PQ, "PQ"), (shown.HLG, "HLG")])
 def test_high_dynamic_range_is_brought_into_bt709(tmp_path, transfer, name):
     codes = [pq(nits) for nits in (0.1, 20, 100, 203, 1000)]
@@ -105,7 +148,7 @@ def test_high_dynamic_range_is_brought_into_bt709(tmp_path, transfer, name):
     info = video.probe(path)
     assert len(info.warnings) == 1 and f"({name})" in info.warnings[0]
     result = next(video.iterate(path, 1))[32, 16::32].astype(int)
-    grey = np.round(255 * shown.to_bt709(np.repeat(np.array(codes)[:, None], 3, 1), transfer, 9))
+    grey = displayed(np.repeat(np.array(codes)[:, None], 3, 1), transfer, shown.BT2020)
     np.testing.assert_allclose(result, grey, atol=4)
     assert (np.diff(result[:, 0]) > 8).all() and (np.ptp(result, axis=1) <= 3).all()
     if transfer == shown.PQ:  # 20 nits beside a white of 203: shadows keep their light
@@ -114,9 +157,10 @@ def test_high_dynamic_range_is_brought_into_bt709(tmp_path, transfer, name):
 
 def test_wide_colours_reach_the_corners_of_bt709_and_greys_stay():
     red = np.linalg.solve(np.array(shown.TO_BT709[shown.P3]), [1.0, 0, 0])  # BT.709's in P3
-    colours = np.array([red ** (1 / 2.4), [0.2] * 3, [0.7] * 3, [1, 0, 0]])
-    result = shown.to_bt709(colours, 0, shown.P3)
-    np.testing.assert_allclose(result, [[1, 0, 0], [0.2] * 3, [0.7] * 3, [1, 0, 0]], atol=2e-3)
+    colours = np.array([red ** (1 / 2.4), [0.2] * 3, [0.8] * 3, [1, 0, 0]])
+    result = shown.in_bt709(np.rint(65535 * colours).astype(np.uint16)[None], 1, shown.P3)
+    expected = [[[255, 0, 0], [51] * 3, [204] * 3, [255, 0, 0]]]
+    np.testing.assert_allclose(result, expected, atol=1)
 
 
 def test_what_is_bt709_already_is_left_alone(tmp_path):
