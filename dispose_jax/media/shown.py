@@ -83,7 +83,7 @@ def size(frame: av.VideoFrame, view: View) -> tuple[int, int]:
 
 
 def picture(frame: av.VideoFrame, view: View) -> np.ndarray:
-    """A frame as it is shown, (h, w, 3) uint8 RGB."""
+    """A frame as it is shown, (h, w, 3) uint8 RGB; transparent parts white, as of pictures."""
     size = {"width": _square_width(frame.width, view.aspect), "height": frame.height}
     numbers = int(frame.color_trc), int(frame.color_primaries)
     if _colours(*numbers) is None:
@@ -91,6 +91,9 @@ def picture(frame: av.VideoFrame, view: View) -> np.ndarray:
     else:
         # Of 16 bits: 8 would show as bands where the curves of high dynamic range are steep.
         result = in_bt709(frame.to_ndarray(format="rgb48le", **size), *numbers)
+    if any(component.is_alpha for component in frame.format.components):
+        share = frame.to_ndarray(format="rgba", **size)[..., 3:] / np.float32(255)
+        result = np.rint(255 + share * (result.astype(np.float32) - 255)).astype(np.uint8)
     transpose, flip_rows, flip_columns = view.turn
     if transpose:
         result = result.transpose(1, 0, 2)

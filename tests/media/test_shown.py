@@ -163,6 +163,22 @@ def test_wide_colours_reach_the_corners_of_bt709_and_greys_stay():
     np.testing.assert_allclose(result, expected, atol=1)
 
 
+@pytest.mark.parametrize(("codec", "name"), [("png", "a.mov"), ("apng", "a.apng")])
+def test_transparent_parts_of_a_video_are_white_as_of_pictures(tmp_path, codec, name):
+    frame = np.zeros((48, 64, 4), np.uint8)  # black and transparent
+    frame[:20] = 200, 100, 50, 255
+    frame[20:30] = 200, 100, 50, 51
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "rgba"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgba")))
+        container.mux(stream.encode())
+    result = next(video.iterate(tmp_path / name, 1))
+    for row, colour in ((10, (200, 100, 50)), (25, (244, 224, 214)), (40, (255, 255, 255))):
+        np.testing.assert_array_equal(result[row, 30], colour)
+
+
 def test_what_is_bt709_already_is_left_alone(tmp_path):
     path = tmp_path / "a.mp4"
     video.write(path, films.numbered(3), 30)
