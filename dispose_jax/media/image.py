@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from dispose_jax.media import output
+from dispose_jax.media import coding, output, shown
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 SMALLEST_SIDE = 32  # nobody can be made out in fewer pixels
@@ -29,17 +29,19 @@ SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 def read(path: str | os.PathLike) -> np.ndarray:
     """Read a picture -> uint8 RGB (h, w, 3), upright as its EXIF orientation says.
 
-    Colours of an embedded ICC profile become sRGB, transparent parts white, grey RGB, 16 bits 8; of
-    an animation the first frame counts. Raises ValueError if the file is missing, damaged, no
+    Colours of an embedded ICC profile become sRGB, as do high dynamic range (PQ, HLG) and wide
+    primaries that the file states, transparent parts white, grey RGB, 16 bits 8; of an animation
+    the first frame counts. Raises ValueError if the file is missing, damaged, no
     picture, under 32 pixels on a side or beyond what Pillow takes for an attack.
     """
     if not Path(path).exists():
         raise ValueError(f"{path}: no such picture; check the path")
     try:
         with Image.open(path) as picture:
-            picture.load()  # decodes the whole file
+            whole = coding.with_alpha(picture, path)
             negative = getattr(picture, "tag_v2", {}).get(TIFF_MEANING) == WHITE_IS_ZERO
-            size, exact = picture.size, _to_rgb(_upright(picture), path, negative)
+            stated = coding.stated(picture, path)
+            size, exact = picture.size, _to_rgb(_upright(whole), path, negative, stated)
     except _Unsuited:
         raise
     except UnidentifiedImageError as error:
@@ -190,37 +192,41 @@ def _upright(picture: Image.Image) -> Image.Image:
         return picture
 
 
-def _to_rgb(picture: Image.Image, path: str | os.PathLike, negative: bool) -> np.ndarray:
+def _to_rgb(
+    picture: Image.Image, path: str | os.PathLike, negative: bool, stated: tuple[int, int]
+) -> np.ndarray:
     """A decoded picture of any mode -> uint8 sRGB. negative: a TIFF whose 0 is white, which Pillow
-    turns round only where levels have 8 bits."""
-    profile = picture.info.get("icc_profile")
+    turns round only where levels have 8 bits. stated: as of `coding.stated`."""
+    meaning = picture.info.get("icc_profile"), stated
     if picture.mode in SIXTEEN_BIT_MODES:
         levels = np.asarray(picture).astype(np.int64)
         if levels.min() < 0 or levels.max() > 0xFFFF:
             raise _Unsuited(f"{path}: levels beyond 16 bits; save it with 8 bits a channel")
         levels = np.rint((0xFFFF - levels if negative else levels) / 257).astype(np.uint8)
-        return np.asarray(_to_srgb(Image.fromarray(levels), profile).convert("RGB"))
+        return np.asarray(_to_srgb(Image.fromarray(levels), *meaning).convert("RGB"))
     if picture.mode.startswith("F"):
         raise _Unsuited(f"{path}: floating-point pixels; save it with 8 bits a channel")
     if picture.has_transparency_data:
         grey = picture.getchannel("L") if picture.mode == "LA" else None  # as its profile knows it
         picture = picture.convert("RGBA")
-        opaque = _to_srgb(grey or picture.convert("RGB"), profile).convert("RGB")
+        opaque = _to_srgb(grey or picture.convert("RGB"), *meaning).convert("RGB")
         white = Image.new("RGB", picture.size, "white")
         return np.asarray(Image.composite(opaque, white, picture.getchannel("A")))
     if picture.mode not in PROFILED_MODES:
         picture = picture.convert("RGB")
-    return np.asarray(_to_srgb(picture, profile).convert("RGB"))
+    return np.asarray(_to_srgb(picture, *meaning).convert("RGB"))
 
 
-def _to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """A picture whose levels mean what an ICC profile says -> RGB whose levels mean sRGB.
+def _to_srgb(picture: Image.Image, profile: bytes | None, stated: tuple[int, int]) -> Image.Image:
+    """A picture whose levels mean what an ICC profile or, without one and in high dynamic range,
+    the stated numbers say -> RGB whose levels mean sRGB.
 
-    Left alone without a profile, with one that cannot be read or belongs to another kind of
-    picture, and with one that is sRGB's up to rounding.
+    Left alone with a profile that cannot be read or belongs to another kind of picture, and with
+    one that is sRGB's up to rounding.
     """
-    if not profile:
-        return picture
+    # A profile knows no white below its brightest level, so it leaves such a picture dark.
+    if not profile or stated[0] in shown.HDR_NAMES:
+        return Image.fromarray(shown.in_bt709(np.asarray(picture.convert("RGB")), *stated))
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         convert = ImageCms.buildTransform(

@@ -5,12 +5,14 @@ import io
 import os
 import struct
 import subprocess
+import zlib
 
+import av
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, TiffImagePlugin
 
-from dispose_jax.media import image, output
+from dispose_jax.media import image, output, shown
 from tests.media.films import CASES
 
 RNG = np.random.default_rng(0)
@@ -66,6 +68,43 @@ def test_a_transparent_palette_colour_becomes_white(tmp_path):
     np.testing.assert_array_equal(image.read(tmp_path / "a.png"), expected)
 
 
+def write_raw_png(path, levels, depth, *chunks):
+    """A PNG of levels (h, w) or (h, w, 3) at a bit depth, with chunks (name, content)."""
+    rows = levels.reshape(len(levels), -1)
+    bits = rows[..., None] >> np.arange(depth)[::-1] & 1  # (h, levels, depth)
+    rows = np.packbits(bits.astype(np.uint8).reshape(len(rows), -1), axis=1)
+    size = levels.shape[1], levels.shape[0], depth, 2 if levels.ndim == 3 else 0
+    lines = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    parts = [(b"IHDR", struct.pack(">2I5B", *size, 0, 0, 0)), *chunks, (b"IDAT", lines)]
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, data in (*parts, (b"IEND", b"")):
+        check = struct.pack(">I", zlib.crc32(name + data))
+        content += struct.pack(">I", len(data)) + name + data + check
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("colours", [(), (3,)])
+def test_a_colour_declared_transparent_becomes_white_at_every_depth(tmp_path, depth, colours):
+    if colours and depth < 8:
+        return  # of which PNG knows none
+    levels = np.random.default_rng(depth).integers(0, 2**depth, (40, 56, *colours))
+    levels[:20] = key = levels[3, 5]
+    if depth == 16:  # one that differs in the lower byte alone is another colour
+        levels[30:] = key ^ 1
+    chunk = b"tRNS", np.array(key, ">u2").tobytes()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # what is transparent turns with the picture
+    turn = b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")
+    write_raw_png(tmp_path / "a.png", levels, depth, chunk, turn)
+    levels, key = levels.reshape(40, 56, -1), np.reshape(key, -1)
+    transparent = (levels == key).all(-1, keepdims=True)
+    assert 0.4 < transparent.mean() < 0.9
+    expected = np.where(transparent, 255, levels * (255 / (2**depth - 1)))
+    expected = np.rot90(np.broadcast_to(expected, (40, 56, 3)), -1)
+    np.testing.assert_allclose(image.read(tmp_path / "a.png"), expected, atol=1)
+
+
 def test_grey_pictures_become_rgb(tmp_path):
     Image.fromarray(PICTURE[..., 0]).save(tmp_path / "a.png")
     expected = np.repeat(PICTURE[..., :1], 3, axis=-1)
@@ -103,16 +142,62 @@ def test_a_profile_of_grey_is_followed_whatever_the_grey_is_stored_in(tmp_path, 
     np.testing.assert_array_equal(image.read(tmp_path / "a.png"), expected)
 
 
-def grey_profile(gamma: float) -> bytes:
-    """An ICC profile (version 2) of grey levels with this exponent and the white of D50."""
+@pytest.mark.parametrize("transfer", [shown.PQ, shown.HLG])
+@pytest.mark.parametrize("ending", ["avif", "png", "jpg"])
+def test_pictures_of_high_dynamic_range_are_brought_into_srgb_as_videos_are(
+    tmp_path, transfer, ending
+):
+    levels = np.repeat(np.linspace(20, 235, 8).astype(np.uint8), 16)[None, :, None]
+    levels = np.ascontiguousarray(np.broadcast_to(levels, (64, 128, 3)))
+    path = tmp_path / f"a.{ending}"
+    if ending == "avif":
+        write_avif(path, levels, color_trc=transfer, color_primaries=9, colorspace=9)
+    elif ending == "png":
+        write_raw_png(path, levels, 8, (b"cICP", bytes([9, transfer, 0, 1])))
+    else:
+        code = b"cicp\0\0\0\0" + bytes([9, transfer, 0, 1])
+        profile = grey_profile(1.0, (b"cicp", code))
+        Image.fromarray(levels[..., 0]).save(path, quality=100, icc_profile=profile)
+    expected = shown.in_bt709(levels, transfer, 9)
+    assert np.abs(expected.astype(int) - levels).max() > 40
+    np.testing.assert_allclose(image.read(path), expected, atol=4)
+
+
+def test_wide_primaries_that_an_avif_states_are_converted(tmp_path):
+    colours = np.full((64, 128, 3), (120, 180, 150), np.uint8)
+    write_avif(tmp_path / "a.avif", colours, color_trc=13, color_primaries=shown.P3, colorspace=1)
+    expected = srgb_of_p3(colours[0, 0])
+    assert np.abs(expected - colours[0, 0]).max() > 15
+    # The curve is taken for BT.709's, of which sRGB's differs a little.
+    np.testing.assert_allclose(image.read(tmp_path / "a.avif")[32, 64], expected, atol=7)
+
+
+def write_avif(path, levels, **values):
+    """An AVIF of 10 bits; values: attributes of the encoder that say what the levels mean."""
+    with av.open(str(path), "w", format="avif") as container:
+        stream = container.add_stream("libsvtav1", rate=1)
+        stream.height, stream.width = levels.shape[:2]
+        stream.pix_fmt, stream.options = "yuv420p10le", {"crf": "5"}
+        for name, value in values.items():
+            setattr(stream.codec_context, name, value)
+        matrix = {"dst_colorspace": values["colorspace"], "dst_color_range": 1}
+        frame = av.VideoFrame.from_ndarray(levels, "rgb24")
+        container.mux(stream.encode(frame.reformat(format="yuv420p10le", **matrix)))
+        container.mux(stream.encode())
+
+
+def grey_profile(gamma: float, *more: tuple[bytes, bytes]) -> bytes:
+    """An ICC profile (version 2) of grey levels with this exponent and the white of D50; more:
+    tags, their names and contents."""
     curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
     white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
     text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"grey\0" + bytes(78)
+    own = (b"desc", text), (b"wtpt", white), (b"kTRC", curve), *more
     tags, data = b"", b""
-    for name, content in ((b"desc", text), (b"wtpt", white), (b"kTRC", curve)):
-        tags += name + struct.pack(">2I", 128 + 4 + 36 + len(data), len(content))
+    for name, content in own:
+        tags += name + struct.pack(">2I", 128 + 4 + 12 * len(own) + len(data), len(content))
         data += content + bytes(-len(content) % 4)
-    body = struct.pack(">I", 3) + tags + data
+    body = struct.pack(">I", len(own)) + tags + data
     head = struct.pack(">I4sI4s4s4s", 128 + len(body), b"", 0x02400000, b"mntr", b"GRAY", b"XYZ ")
     head += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
     return head.ljust(128, b"\0") + body
