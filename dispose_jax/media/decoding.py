@@ -97,6 +97,9 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
         guessed = stream.guessed_rate
         stated = stream.average_rate or guessed
         length = stream.duration and stream.duration * stream.time_base
+        # Formats of broadcasts and discs are cut and joined without a look at the clock.
+        one_clock = not container.format.flags & av.format.Flags.ts_discont.value
+        announced = _announced(container)
         times, view, first, damage, notes = [], None, None, [], []
         for frame in _decoded(container, stream, damage):
             # Without a time of its own the decoding time is as good; AVI has nothing else.
@@ -118,11 +121,15 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
     if np.isnan(times).all():  # a bare stream, whose average rate is FFmpeg's own
         stated = guessed or stated
     interval = 1 / (float(stated) if stated else USUAL_RATE)
-    times, leaps = timeline.mended(np.array(times), interval)
+    known = np.array(times)[np.isfinite(times)]
+    # A leap by damage makes a file longer than it says.
+    fits = announced is None or not len(known) or np.ptp(known) <= announced + 1
+    times, leaps = timeline.mended(np.array(times), interval, may_pause=one_clock and fits)
     notes += [
         f"its clock leaps by {by:.2f} s at {at:.2f} s; the leap is closed up" for at, by in leaps
     ]
-    promised = _promised(times, stated, length) if most is None and not damage else 0
+    counted = most is None and not damage and not leaps
+    promised = _promised(times, stated, length) if counted else 0
     # The last frame may be announced to stay longer, and reordering to take time.
     if promised > len(times) + 3:
         damage.append(

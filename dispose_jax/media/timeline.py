@@ -10,30 +10,38 @@ from fractions import Fraction
 import numpy as np
 
 ROUNDING = 2e-3  # seconds; Matroska and WebM round each time to one thousandth
-BREAK = 10.0  # seconds; a longer pause between two frames is a fault of the clock
+# Seconds; a longer pause between two frames is a fault of a clock that may start afresh within a
+# file (as FFmpeg's dts_delta_threshold), and no part of a rate.
+BREAK = 10.0
 # Seconds and usual intervals; a clock that goes back by both began again, as where files are
 # joined. Frames that are only stored in another order go back by less: 16 at most (H.264).
 BACK = 0.6, 16.5
+# Seconds; a picture that is earlier than its sound by more is noticed (ITU-R BT.1359).
+LEAD = 0.125
 
 FEW_MISSING = 0.9  # share of frames that follow at the usual interval
 
 
-def mended(times: np.ndarray, interval: float) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """Times (n,) that never decrease, without faults of the clock: NaN, long pauses, a new start.
+def mended(
+    times: np.ndarray, interval: float, *, may_pause: bool
+) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """Times (n,) that never decrease, without faults of the clock: NaN, a new start, and pauses
+    above BREAK, unless the clock may_pause and never goes back.
 
     A frame after such a fault follows the former one by the usual interval, which the given one
     stands for where times tell none. Returns also the leaps, (time, seconds) each.
     """
     steps = np.diff(times)
-    good = steps[(steps > 0) & (steps <= BREAK)]
-    if not len(good):
-        return np.arange(len(times)) * interval, []
-    usual = np.median(good)
+    short = steps[(steps > 0) & (steps <= BREAK)]
+    usual = np.median(short) if len(short) else interval
     back = min(BREAK, max(BACK[0], BACK[1] * usual))
-    leaps = np.flatnonzero((steps > BREAK) | (steps < -back))
+    longest = np.inf if may_pause and not (steps < -back).any() else BREAK
+    if not ((steps > 0) & (steps <= longest)).any():
+        return np.arange(len(times)) * interval, []
+    leaps = np.flatnonzero((steps > longest) | (steps < -back))
     found = [(float(times[i]), float(steps[i])) for i in leaps]
     first = times[0] if np.isfinite(times[0]) else 0.0
-    believed = (steps <= BREAK) & (steps >= -back)  # which NaN is not
+    believed = (steps <= longest) & (steps >= -back)  # which NaN is not
     steps = np.where(believed, steps, usual)
     # Sorted: AVI has the times of decoding, in another order than that of the pictures.
     return np.sort(first + np.concatenate([[0.0], np.cumsum(steps)])), found
@@ -43,7 +51,8 @@ def rate(times: np.ndarray, stated: Fraction | None) -> Fraction:
     """Frames a second of the times (n,), n >= 2, whose span is above 0.
 
     The stated rate, or a whole number or one over 1.001, where the times follow it within their
-    rounding, be it with a frame missing here and there; else the average of the times.
+    rounding, be it with a frame missing here and there; else the average of the times, pauses above
+    BREAK left out, so that a still does not slow down what moves.
     """
     steps = np.diff(times)
     usual = float(np.median(steps))
@@ -52,9 +61,11 @@ def rate(times: np.ndarray, stated: Fraction | None) -> Fraction:
         in_turn = np.abs(late - np.round(late / interval) * interval) <= ROUNDING
         if in_turn.all() and (np.abs(steps - interval) <= ROUNDING).mean() >= FEW_MISSING:
             return candidate
-    average = len(steps) / float(times[-1] - times[0])
+    moving = steps[steps <= BREAK] if (steps <= BREAK).sum() > 1 else steps
+    seconds = float(moving.sum())
+    average = len(moving) / seconds
     for candidate in _candidates(stated, average):
-        if abs(_drift(times, candidate)[-1]) <= ROUNDING:
+        if abs(seconds - len(moving) / float(candidate)) <= ROUNDING:
             return candidate
     return Fraction(average).limit_denominator(100_000)
 
@@ -73,12 +84,15 @@ def varies(times: np.ndarray, fps: Fraction) -> bool:
 def numbers(times: np.ndarray, fps: Fraction, stride: int) -> np.ndarray:
     """Which frames are used: 0, stride, 2 stride, ... as released.
 
-    Where the rate varies, the frames nearest to even times instead; one may then be used twice.
+    Where the rate varies, the frames nearest to even times instead, none more than LEAD before its
+    own: a still lasts until it is over. One may then be used twice.
     """
     if not varies(times, fps):
         return np.arange(0, len(times), stride)
     turns = round(float(times[-1] - times[0]) * float(fps))  # of the last frame
-    return nearest(times, times[0] + np.arange(0, turns + 1, stride) / float(fps))
+    wanted = times[0] + np.arange(0, turns + 1, stride) / float(fps)
+    chosen = nearest(times, wanted)
+    return np.where(times[chosen] - wanted > LEAD, chosen - 1, chosen)
 
 
 def nearest(times: np.ndarray, wanted: np.ndarray) -> np.ndarray:

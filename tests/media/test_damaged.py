@@ -1,6 +1,7 @@
 """Videos as they come: cut, trimmed, damaged, with frames that are not shown or not in step."""
 
 import shutil
+import struct
 
 import av
 import numpy as np
@@ -131,6 +132,44 @@ def test_random_rates_are_sampled_evenly_in_time(tmp_path, seed, ending):
     wanted = times[0] + np.arange(len(found)) / float(info.fps)
     expected = np.abs(times - wanted[:, None]).min(1)
     np.testing.assert_allclose(np.abs(times[found] - wanted), expected, atol=2e-3)
+
+
+STILL = {"mp4": "libx264", "mov": "libx264", "mkv": "libx264", "webm": "libvpx", "flv": "libx264"}
+
+
+@pytest.mark.parametrize("ending", [*STILL, "live.webm"])
+def test_a_still_of_any_length_stays_in_the_timeline(tmp_path, ending):
+    path, times = tmp_path / f"a.{ending}", np.arange(60) / 30
+    times[20:] += 25.321
+    options = {"live": "1"} if ending == "live.webm" else {}  # which announces no length
+    with av.open(str(path), "w", options=options) as container:
+        codec = STILL[ending.removeprefix("live.")]
+        films.add(container, films.numbered(60), 30, times, codec, {}, 12, {})
+    info = video.probe(path)
+    assert float(info.fps) == pytest.approx(30, rel=2e-3)
+    assert len(info.warnings) == 1 and "rate varies" in info.warnings[0]
+    found = video.times(path)
+    np.testing.assert_allclose(found - found[0], times, atol=2e-3)
+    chosen = video.choose(path, 2)
+    assert chosen.span[1] - chosen.span[0] == pytest.approx(times[-1], abs=0.1)
+    shown = [films.number_of(frame) for frame in video.frames(path, chosen.numbers)]
+    assert shown[9] in (18, 19) and set(shown[20:380]) == {19} and shown[-1] >= 58
+
+
+def test_a_leap_of_a_broadcast_or_beyond_the_announced_length_is_closed_up(tmp_path):
+    times = np.arange(60) / 30
+    times[20:] += 25.321
+    broadcast = films.write(tmp_path / "a.ts", films.numbered(60), times=times)
+    damaged = films.write(tmp_path / "a.mkv", films.numbered(60), times=times)
+    content = bytearray(damaged.read_bytes())
+    at = content.find(b"\x44\x89\x88") + 3  # Duration, in milliseconds
+    content[at : at + 8] = struct.pack(">d", 2000.0)
+    damaged.write_bytes(content)
+    for path in (broadcast, damaged):
+        info = video.probe(path)
+        assert info.fps == 30 and len(info.warnings) == 1
+        assert "its clock leaps by 25.3" in info.warnings[0]
+        assert np.ptp(video.times(path)) == pytest.approx(59 / 30, abs=3e-3)
 
 
 ENCODED = {

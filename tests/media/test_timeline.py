@@ -60,27 +60,53 @@ def test_frames_are_taken_evenly_in_time_whatever_the_intervals(seed):
     numbers = timeline.numbers(times, fps, stride)
     assert (np.diff(numbers) >= 0).all() and len(numbers) == -(-120 // stride)
     wanted = times[0] + np.arange(len(numbers)) * stride / float(fps)
-    nearest = np.abs(times - wanted[:, None]).min(1)
-    np.testing.assert_allclose(np.abs(times[numbers] - wanted), nearest)
+    nearest = np.abs(times - wanted[:, None])
+    nearest[times - wanted[:, None] > timeline.LEAD] = np.inf
+    np.testing.assert_allclose(np.abs(times[numbers] - wanted), nearest.min(1))
 
 
 def test_faults_of_the_clock_are_closed_up():
     times = np.arange(40) / 20
     broken = times + np.where(np.arange(40) >= 25, 3600, 0)
     broken[7] = np.nan
-    mended, leaps = timeline.mended(broken, 1)
+    mended, leaps = timeline.mended(broken, 1, may_pause=False)
     np.testing.assert_allclose(mended, times, atol=1e-6)
     assert [round(by) for _, by in leaps] == [3600]
     decoded = times.copy()
     decoded[[4, 5, 6]] = decoded[[6, 4, 5]]
-    np.testing.assert_allclose(timeline.mended(decoded, 1)[0], times)
+    np.testing.assert_allclose(timeline.mended(decoded, 1, may_pause=False)[0], times)
     far = (np.arange(60) / 15)[np.r_[0, 17:1:-1, 1, 18:60]]  # sixteen pictures before their turn
-    mended, leaps = timeline.mended(np.round(far, 3), 1)
+    mended, leaps = timeline.mended(np.round(far, 3), 1, may_pause=False)
     assert not leaps and np.abs(mended - np.arange(60) / 15).max() < 2e-3
     joined = np.concatenate([times, times])  # files one after the other, each from its own 0
-    mended, leaps = timeline.mended(joined, 1)
+    mended, leaps = timeline.mended(joined, 1, may_pause=False)
     np.testing.assert_allclose(mended, np.arange(80) / 20, atol=1e-6)
     assert len(leaps) == 1
-    mended, leaps = timeline.mended(np.full(4, np.nan), 0.25)
+    mended, leaps = timeline.mended(np.full(4, np.nan), 0.25, may_pause=False)
     np.testing.assert_allclose(mended, [0, 0.25, 0.5, 0.75])
-    assert timeline.mended(np.array([3.0]), 1)[0].tolist() == [0]
+    assert timeline.mended(np.array([3.0]), 1, may_pause=False)[0].tolist() == [0]
+
+
+def test_a_long_pause_of_a_clock_that_may_pause_is_kept_and_slows_down_no_rate():
+    times = np.arange(60) / 30
+    times[20:] += 61.234
+    kept, leaps = timeline.mended(times, 1, may_pause=True)
+    np.testing.assert_allclose(kept, times)
+    assert not leaps and timeline.rate(kept, Fraction(1)) == 30
+    numbers = timeline.numbers(kept, Fraction(30), 2)
+    assert len(numbers) == round(kept[-1] * 30) // 2 + 1  # the still fills its time
+    early = kept[numbers] - np.arange(len(numbers)) / 15
+    assert early.max() <= timeline.LEAD, "no picture is shown before the still is over"
+    assert set(numbers[30:900]) == {19} and numbers[-1] == 59
+    slides = np.arange(5) * 20.0
+    kept, leaps = timeline.mended(slides, 1, may_pause=True)
+    assert not leaps and kept.tolist() == slides.tolist()
+    assert float(timeline.rate(kept, None)) == pytest.approx(1 / 20)
+
+
+def test_a_clock_that_goes_back_is_not_believed_to_pause():
+    times = np.arange(60) / 20
+    broken = times + np.where((np.arange(60) >= 20) & (np.arange(60) < 40), 500, 0)
+    mended, leaps = timeline.mended(broken, 1, may_pause=True)
+    np.testing.assert_allclose(mended, times, atol=1e-6)
+    assert [round(by) for _, by in leaps] == [500, -500]
