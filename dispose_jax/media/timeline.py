@@ -13,6 +13,7 @@ ROUNDING = 2e-3  # seconds; Matroska and WebM round each time to one thousandth
 # Seconds; a longer pause between two frames is a fault of a clock that may start afresh within a
 # file (as FFmpeg's dts_delta_threshold), and no part of a rate.
 BREAK = 10.0
+LONGEST = 3600.0  # seconds; a longer pause is a fault of any clock
 # Seconds and usual intervals; a clock that goes back by both began again, as where files are
 # joined. Frames that are only stored in another order go back by less: 16 at most (H.264).
 BACK = 0.6, 16.5
@@ -26,7 +27,7 @@ def mended(
     times: np.ndarray, interval: float, *, may_pause: bool
 ) -> tuple[np.ndarray, list[tuple[float, float]]]:
     """Times (n,) that never decrease, without faults of the clock: NaN, a new start, and pauses
-    above BREAK, unless the clock may_pause and never goes back.
+    above BREAK, or above LONGEST where the clock may_pause and never goes back.
 
     A frame after such a fault follows the former one by the usual interval, which the given one
     stands for where times tell none. Returns also the leaps, (time, seconds) each.
@@ -35,7 +36,7 @@ def mended(
     short = steps[(steps > 0) & (steps <= BREAK)]
     usual = np.median(short) if len(short) else interval
     back = min(BREAK, max(BACK[0], BACK[1] * usual))
-    longest = np.inf if may_pause and not (steps < -back).any() else BREAK
+    longest = LONGEST if may_pause and not (steps < -back).any() else BREAK
     if not ((steps > 0) & (steps <= longest)).any():
         return np.arange(len(times)) * interval, []
     leaps = np.flatnonzero((steps > longest) | (steps < -back))

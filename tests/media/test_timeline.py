@@ -104,6 +104,13 @@ def test_a_long_pause_of_a_clock_that_may_pause_is_kept_and_slows_down_no_rate()
     assert float(timeline.rate(kept, None)) == pytest.approx(1 / 20)
 
 
+def test_a_pause_beyond_an_hour_is_no_pause():
+    times = np.arange(60) / 20 + np.where(np.arange(60) >= 20, 1e9, 0)
+    mended, leaps = timeline.mended(times, 1, may_pause=True)
+    np.testing.assert_allclose(mended, np.arange(60) / 20, atol=1e-6)
+    assert len(leaps) == 1
+
+
 def test_a_clock_that_goes_back_is_not_believed_to_pause():
     times = np.arange(60) / 20
     broken = times + np.where((np.arange(60) >= 20) & (np.arange(60) < 40), 500, 0)
