@@ -14,6 +14,7 @@ from PIL import Image
 from dispose_jax.media import decoding
 
 UNSTATED = 2, 2  # ISO/IEC 23091-2's word for it
+HEIC = b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"  # brands, HEIF's B.4
 SCALES = {"L;2": 85, "L;4": 17, "I;16B": 1}  # from grey levels of a PNG to those that Pillow gives
 
 
@@ -56,6 +57,13 @@ def with_alpha(picture: Image.Image, path: str | os.PathLike) -> Image.Image:
     result = Image.merge(f"{colours.mode}A", [*colours.split(), Image.fromarray(alpha)])
     result.info = {name: value for name, value in picture.info.items() if name != "transparency"}
     return result
+
+
+def is_heic(path: str | os.PathLike) -> bool:
+    """Whether a file that Pillow does not know is a phone's HEIC picture."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    return head[4:8] == b"ftyp" and head[8:] in HEIC
 
 
 def _of_avif(path: str | os.PathLike) -> tuple[int, int]:

@@ -99,7 +99,7 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
         length = stream.duration and stream.duration * stream.time_base
         # Formats of broadcasts and discs are cut and joined without a look at the clock.
         one_clock = not container.format.flags & av.format.Flags.ts_discont.value
-        announced = _announced(container)
+        announced, is_webp = _announced(container), container.format.name == "webp_pipe"
         times, view, first, damage, notes = [], None, None, [], []
         for frame in _decoded(container, stream, damage):
             # Without a time of its own the decoding time is as good; AVI has nothing else.
@@ -114,10 +114,10 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
         else:
             most = None
     if first is None:
-        raise ValueError(
-            f"{path}: the video holds no frames that can be decoded; the file is truncated or "
-            "corrupt"
-        )
+        reason = "the file is truncated or corrupt"
+        if is_webp:
+            reason = "a moving WebP picture cannot be read; convert it to MP4 or GIF first"
+        raise ValueError(f"{path}: the video holds no frames that can be decoded; {reason}")
     if np.isnan(times).all():  # a bare stream, whose average rate is FFmpeg's own
         stated = guessed or stated
     interval = 1 / (float(stated) if stated else USUAL_RATE)

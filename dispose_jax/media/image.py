@@ -45,6 +45,10 @@ def read(path: str | os.PathLike) -> np.ndarray:
     except _Unsuited:
         raise
     except UnidentifiedImageError as error:
+        if coding.is_heic(path):
+            raise ValueError(
+                f"{path}: a HEIC picture, which cannot be read; save it as JPEG or PNG first"
+            ) from error
         raise ValueError(
             f"{path}: not a picture that can be read, expected PNG, JPEG, WebP or the like"
         ) from error

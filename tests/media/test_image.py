@@ -280,6 +280,14 @@ def test_a_file_that_is_no_picture_is_refused(tmp_path):
         image.read(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_a_phones_heic_is_told_from_what_is_no_picture(tmp_path, brand):
+    head = struct.pack(">I4s4sI4s4s", 24, b"ftyp", brand, 0, b"mif1", b"heic")
+    (tmp_path / "a.heic").write_bytes(head + bytes(200))
+    with pytest.raises(ValueError, match="a.heic: a HEIC picture, .*save it as JPEG or PNG first"):
+        image.read(tmp_path / "a.heic")
+
+
 def test_a_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="cannot read this picture"):
         image.read(tmp_path)

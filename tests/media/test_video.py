@@ -7,6 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from dispose_jax.media import image, video
 from tests.media import films
@@ -159,6 +160,13 @@ def test_a_picture_in_place_of_a_video_is_refused(tmp_path):
     image.write_png(tmp_path / "a.png", moving_square(1)[0])
     with pytest.raises(ValueError, match="a.png: "):
         video.read(tmp_path / "a.png", 1)
+
+
+def test_a_moving_webp_is_told_from_a_damaged_video(tmp_path):
+    first, *others = [Image.fromarray(frame) for frame in moving_square(4)]
+    first.save(tmp_path / "a.webp", save_all=True, append_images=others, duration=100)
+    with pytest.raises(ValueError, match="a.webp: .*moving WebP .*convert it to MP4 or GIF"):
+        video.read(tmp_path / "a.webp", 1)
 
 
 def test_a_stride_that_leaves_one_frame_is_refused(path):
