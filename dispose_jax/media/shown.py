@@ -1,12 +1,14 @@
 """From a decoded frame to the picture that a player shows (host code, PyAV and NumPy).
 
-Mirrored and turned as the display matrix says, with square pixels, in the colours of BT.709:
-high dynamic range and wide gamuts are brought into it.
+Whole where two moments were stored in alternate rows, mirrored and turned as the display matrix
+says, with square pixels, in the colours of BT.709: high dynamic range and wide gamuts are brought
+into it.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
@@ -15,6 +17,7 @@ import av
 import numpy as np
 
 MOST_STRETCH = 16  # sample aspect ratios beyond it are damage
+DEINTERLACE = "mode=send_frame:deint=interlaced"  # one frame for each, of those that say so
 STRIP = 32  # rows that are converted at a time, which the processor's cache can hold
 
 # ISO 23091-2's numbers of transfer functions and primaries.
@@ -74,6 +77,35 @@ def _turn(frame: av.VideoFrame) -> Turn:
                 return Turn(False, d < 0, a < 0)
             return Turn(True, b < 0, c < 0)
     return Turn()
+
+
+def deinterlaced(frames: Iterator[av.VideoFrame], stream) -> Iterator[av.VideoFrame]:
+    """A stream's frames, one for one, without combs: where a frame holds two moments, the rows of
+    the later one are made from the others and the frames before and after (FFmpeg's bwdif)."""
+    graph = None
+    for frame in frames:
+        if graph is None:
+            if not frame.interlaced_frame:
+                yield frame
+                continue
+            graph = av.filter.Graph()
+            parts = graph.add_buffer(template=stream), graph.add("bwdif", DEINTERLACE)
+            graph.link_nodes(*parts, graph.add("buffersink")).configure()
+        graph.vpush(frame)
+        yield from _finished(graph)
+    if graph is not None:
+        graph.vpush(None)
+        yield from _finished(graph)
+
+
+def _finished(graph: av.filter.Graph) -> Iterator[av.VideoFrame]:
+    """The frames that a filter has ready."""
+    while True:
+        try:
+            frame = graph.vpull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
+        yield frame
 
 
 def size(frame: av.VideoFrame, view: View) -> tuple[int, int]:

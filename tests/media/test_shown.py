@@ -163,6 +163,30 @@ def test_wide_colours_reach_the_corners_of_bt709_and_greys_stay():
     np.testing.assert_allclose(result, expected, atol=1)
 
 
+@pytest.mark.parametrize(
+    ("codec", "name", "options"),
+    [
+        ("libx264", "a.mts", {"x264-params": "bff=1", "bf": "0"}),
+        ("mpeg2video", "a.vob", {"flags": "+ildct+ilme"}),
+    ],
+)
+def test_two_moments_in_one_frame_show_no_combs(tmp_path, codec, name, options):
+    n, places = 14, 9 * np.arange(28)
+    frames = np.full((n, 96, 320, 3), 60, np.uint8)
+    for i in range(n):  # a bar that is nine pixels further in every other row
+        frames[i, 1::2, places[2 * i] : places[2 * i] + 24] = 220
+        frames[i, 0::2, places[2 * i + 1] : places[2 * i + 1] + 24] = 220
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = films.track(container, frames[0], 25, None, codec, options, 12, {})
+        films.encode(container, stream, frames)
+    found = list(video.iterate(tmp_path / name, 1))
+    assert len(found) == n == video.probe(tmp_path / name).num_frames
+    for i, frame in enumerate(found[1:-1], 1):
+        bright = frame[..., 1] > 140
+        assert np.abs(np.diff(bright.argmax(1))).max() <= 3, "rows of two moments side by side"
+        assert abs(bright[48].argmax() - places[2 * i]) <= 4, "the first of them is shown"
+
+
 @pytest.mark.parametrize(("codec", "name"), [("png", "a.mov"), ("apng", "a.apng")])
 def test_transparent_parts_of_a_video_are_white_as_of_pictures(tmp_path, codec, name):
     frame = np.zeros((48, 64, 4), np.uint8)  # black and transparent
