@@ -10,8 +10,9 @@ from fractions import Fraction
 import numpy as np
 
 ROUNDING = 2e-3  # seconds; Matroska and WebM round each time to one thousandth
+PAUSE = 1.0  # seconds; a frame that stays longer is a still, and no part of a rate
 # Seconds; a longer pause between two frames is a fault of a clock that may start afresh within a
-# file (as FFmpeg's dts_delta_threshold), and no part of a rate.
+# file (as FFmpeg's dts_delta_threshold).
 BREAK = 10.0
 LONGEST = 3600.0  # seconds; a longer pause is a fault of any clock
 # Seconds and usual intervals; a clock that goes back by both began again, as where files are
@@ -52,8 +53,8 @@ def rate(times: np.ndarray, stated: Fraction | None) -> Fraction:
     """Frames a second of the times (n,), n >= 2, whose span is above 0.
 
     The stated rate, or a whole number or one over 1.001, where the times follow it within their
-    rounding, be it with a frame missing here and there; else the average of the times, pauses above
-    BREAK left out, so that a still does not slow down what moves.
+    rounding, be it with a frame missing here and there; else the average of the times without
+    stills (unless most are), so that these do not slow down what moves.
     """
     steps = np.diff(times)
     usual = float(np.median(steps))
@@ -62,7 +63,9 @@ def rate(times: np.ndarray, stated: Fraction | None) -> Fraction:
         in_turn = np.abs(late - np.round(late / interval) * interval) <= ROUNDING
         if in_turn.all() and (np.abs(steps - interval) <= ROUNDING).mean() >= FEW_MISSING:
             return candidate
-    moving = steps[steps <= BREAK] if (steps <= BREAK).sum() > 1 else steps
+    moving = steps[steps <= PAUSE]
+    if usual > PAUSE or not moving.any():
+        moving = steps
     seconds = float(moving.sum())
     average = len(moving) / seconds
     for candidate in _candidates(stated, average):
