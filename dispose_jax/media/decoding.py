@@ -71,7 +71,7 @@ def frames(path: str | os.PathLike, wanted: Callable[[int], bool]) -> Iterator[n
     """
     with opened(path) as (container, stream):
         view = first = None
-        for i, frame in enumerate(shown.deinterlaced(_decoded(container, stream, []), stream)):
+        for i, frame in enumerate(shown.deinterlaced(_decoded(container, stream, [], []), stream)):
             view = view or shown.view(frame, stream.sample_aspect_ratio)
             first = _check_size(path, frame, view, first)
             if wanted(i):
@@ -100,8 +100,8 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
         # Formats of broadcasts and discs are cut and joined without a look at the clock.
         one_clock = not container.format.flags & av.format.Flags.ts_discont.value
         announced, is_webp = _announced(container), container.format.name == "webp_pipe"
-        times, view, first, damage, notes = [], None, None, [], []
-        for frame in _decoded(container, stream, damage):
+        times, view, first, damage, notes, beside = [], None, None, [], [], []
+        for frame in _decoded(container, stream, damage, beside):
             # Without a time of its own the decoding time is as good; AVI has nothing else.
             stamp = frame.pts if frame.pts is not None else frame.dts
             times.append(np.nan if stamp is None else float(stamp * frame.time_base))
@@ -121,10 +121,12 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
     if np.isnan(times).all():  # a bare stream, whose average rate is FFmpeg's own
         stated = guessed or stated
     interval = 1 / (float(stated) if stated else USUAL_RATE)
-    known = np.array(times)[np.isfinite(times)]
+    times = np.array(times)
+    known = times[np.isfinite(times)]
     # A leap by damage makes a file longer than it says.
     fits = announced is None or not len(known) or np.ptp(known) <= announced + 1
-    times, leaps = timeline.mended(np.array(times), interval, may_pause=one_clock and fits)
+    may_pause = (one_clock and fits) or timeline.go_on(np.array(beside), known)
+    times, leaps = timeline.mended(times, interval, may_pause=may_pause)
     notes += [
         f"its clock leaps by {by:.2f} s at {at:.2f} s; the leap is closed up" for at, by in leaps
     ]
@@ -162,8 +164,9 @@ def _default(path: str | os.PathLike, container):
     return stream
 
 
-def _decoded(container, stream, damage: list[str]) -> Iterator[av.VideoFrame]:
-    """The frames that decode, in order; clauses on what does not go to damage.
+def _decoded(container, stream, damage: list[str], beside: list[float]) -> Iterator[av.VideoFrame]:
+    """The frames that decode, in order; clauses on what does not go to damage, and when packets of
+    other tracks end, in seconds, to beside.
 
     Decoding goes on after damage, and ends where the file does.
     """
@@ -179,6 +182,8 @@ def _decoded(container, stream, damage: list[str]) -> Iterator[av.VideoFrame]:
                 if packet.duration and packet.duration > 1:  # the end is known to a frame
                     tolerance = 0.04
             if packet.stream.index != stream.index:
+                if packet_end is not None:
+                    beside.append(packet_end)
                 continue
             if whole is None and packet.size:
                 whole = packet.is_keyframe

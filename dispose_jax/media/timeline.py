@@ -49,6 +49,16 @@ def mended(
     return np.sort(first + np.concatenate([[0.0], np.cumsum(steps)])), found
 
 
+def go_on(others: np.ndarray, times: np.ndarray) -> bool:
+    """Whether other tracks' times (m,), such as those of sound, go on through each pause above
+    BREAK of the times (n,): then the clock is right, and the picture stands still."""
+    for i in np.flatnonzero(np.diff(times) > BREAK):
+        within = np.sort(others[(others > times[i]) & (others < times[i + 1])])
+        if np.diff(within, prepend=times[i], append=times[i + 1]).max() > BREAK:
+            return False
+    return True
+
+
 def rate(times: np.ndarray, stated: Fraction | None) -> Fraction:
     """Frames a second of the times (n,), n >= 2, whose span is above 0.
 

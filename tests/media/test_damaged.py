@@ -2,6 +2,7 @@
 
 import shutil
 import struct
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -154,6 +155,22 @@ def test_a_still_of_any_length_stays_in_the_timeline(tmp_path, ending):
     assert chosen.span[1] - chosen.span[0] == pytest.approx(times[-1], abs=0.1)
     shown = [films.number_of(frame) for frame in video.frames(path, chosen.numbers)]
     assert shown[9] in (18, 19) and set(shown[20:380]) == {19} and shown[-1] >= 58
+
+
+def test_a_still_of_a_broadcast_is_kept_where_its_sound_goes_on(tmp_path):
+    frames, times = films.numbered(60), np.arange(60) / 30
+    times[20:] += 25.321
+    with av.open(str(tmp_path / "a.ts"), "w") as container:
+        pictures = films.track(container, frames[0], 30, times, "libx264", {}, 12, {})
+        heard = container.add_stream("aac", rate=16000, layout="mono")
+        films.encode(container, pictures, frames, times)
+        for i in range(27 * 16):
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 1000), np.float32), "fltp", "mono")
+            sound.sample_rate, sound.pts, sound.time_base = 16000, 1000 * i, Fraction(1, 16000)
+            container.mux(heard.encode(sound))
+        container.mux(heard.encode(None))
+    found = video.times(tmp_path / "a.ts")
+    np.testing.assert_allclose(found - found[0], times, atol=2e-3)
 
 
 def test_a_leap_of_a_broadcast_or_beyond_the_announced_length_is_closed_up(tmp_path):
