@@ -3,16 +3,14 @@
 import errno
 import io
 import os
-import struct
 import subprocess
-import zlib
 
-import av
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, TiffImagePlugin
 
-from dispose_jax.media import image, output, shown
+from dispose_jax.media import image, output
+from tests.media import pictures
 from tests.media.films import CASES
 
 RNG = np.random.default_rng(0)
@@ -68,43 +66,6 @@ def test_a_transparent_palette_colour_becomes_white(tmp_path):
     np.testing.assert_array_equal(image.read(tmp_path / "a.png"), expected)
 
 
-def write_raw_png(path, levels, depth, *chunks):
-    """A PNG of levels (h, w) or (h, w, 3) at a bit depth, with chunks (name, content)."""
-    rows = levels.reshape(len(levels), -1)
-    bits = rows[..., None] >> np.arange(depth)[::-1] & 1  # (h, levels, depth)
-    rows = np.packbits(bits.astype(np.uint8).reshape(len(rows), -1), axis=1)
-    size = levels.shape[1], levels.shape[0], depth, 2 if levels.ndim == 3 else 0
-    lines = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
-    parts = [(b"IHDR", struct.pack(">2I5B", *size, 0, 0, 0)), *chunks, (b"IDAT", lines)]
-    content = b"\x89PNG\r\n\x1a\n"
-    for name, data in (*parts, (b"IEND", b"")):
-        check = struct.pack(">I", zlib.crc32(name + data))
-        content += struct.pack(">I", len(data)) + name + data + check
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
-@pytest.mark.parametrize("colours", [(), (3,)])
-def test_a_colour_declared_transparent_becomes_white_at_every_depth(tmp_path, depth, colours):
-    if colours and depth < 8:
-        return  # of which PNG knows none
-    levels = np.random.default_rng(depth).integers(0, 2**depth, (40, 56, *colours))
-    levels[:20] = key = levels[3, 5]
-    if depth == 16:  # one that differs in the lower byte alone is another colour
-        levels[30:] = key ^ 1
-    chunk = b"tRNS", np.array(key, ">u2").tobytes()
-    exif = Image.Exif()
-    exif[0x0112] = 6  # what is transparent turns with the picture
-    turn = b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")
-    write_raw_png(tmp_path / "a.png", levels, depth, chunk, turn)
-    levels, key = levels.reshape(40, 56, -1), np.reshape(key, -1)
-    transparent = (levels == key).all(-1, keepdims=True)
-    assert 0.4 < transparent.mean() < 0.9
-    expected = np.where(transparent, 255, levels * (255 / (2**depth - 1)))
-    expected = np.rot90(np.broadcast_to(expected, (40, 56, 3)), -1)
-    np.testing.assert_allclose(image.read(tmp_path / "a.png"), expected, atol=1)
-
-
 def test_grey_pictures_become_rgb(tmp_path):
     Image.fromarray(PICTURE[..., 0]).save(tmp_path / "a.png")
     expected = np.repeat(PICTURE[..., :1], 3, axis=-1)
@@ -132,7 +93,7 @@ def test_a_sixteen_bit_picture_whose_zero_is_white_is_turned_round(tmp_path):
 
 @pytest.mark.parametrize("mode", ["LA", "I;16"])
 def test_a_profile_of_grey_is_followed_whatever_the_grey_is_stored_in(tmp_path, mode):
-    profile = grey_profile(1.0)
+    profile = pictures.grey_profile(1.0)
     grey = Image.fromarray(PICTURE[..., 0])
     grey.save(tmp_path / "l.png", icc_profile=profile)
     expected = image.read(tmp_path / "l.png")
@@ -140,67 +101,6 @@ def test_a_profile_of_grey_is_followed_whatever_the_grey_is_stored_in(tmp_path, 
     wide = Image.fromarray(PICTURE[..., 0].astype(np.uint16) * 257)
     (wide if mode == "I;16" else grey.convert("LA")).save(tmp_path / "a.png", icc_profile=profile)
     np.testing.assert_array_equal(image.read(tmp_path / "a.png"), expected)
-
-
-@pytest.mark.parametrize("transfer", [shown.PQ, shown.HLG])
-@pytest.mark.parametrize("ending", ["avif", "png", "jpg"])
-def test_pictures_of_high_dynamic_range_are_brought_into_srgb_as_videos_are(
-    tmp_path, transfer, ending
-):
-    levels = np.repeat(np.linspace(20, 235, 8).astype(np.uint8), 16)[None, :, None]
-    levels = np.ascontiguousarray(np.broadcast_to(levels, (64, 128, 3)))
-    path = tmp_path / f"a.{ending}"
-    if ending == "avif":
-        write_avif(path, levels, color_trc=transfer, color_primaries=9, colorspace=9)
-    elif ending == "png":
-        write_raw_png(path, levels, 8, (b"cICP", bytes([9, transfer, 0, 1])))
-    else:
-        code = b"cicp\0\0\0\0" + bytes([9, transfer, 0, 1])
-        profile = grey_profile(1.0, (b"cicp", code))
-        Image.fromarray(levels[..., 0]).save(path, quality=100, icc_profile=profile)
-    expected = shown.in_bt709(levels, transfer, 9)
-    assert np.abs(expected.astype(int) - levels).max() > 40
-    np.testing.assert_allclose(image.read(path), expected, atol=4)
-
-
-def test_wide_primaries_that_an_avif_states_are_converted(tmp_path):
-    colours = np.full((64, 128, 3), (120, 180, 150), np.uint8)
-    write_avif(tmp_path / "a.avif", colours, color_trc=13, color_primaries=shown.P3, colorspace=1)
-    expected = srgb_of_p3(colours[0, 0])
-    assert np.abs(expected - colours[0, 0]).max() > 15
-    # The curve is taken for BT.709's, of which sRGB's differs a little.
-    np.testing.assert_allclose(image.read(tmp_path / "a.avif")[32, 64], expected, atol=7)
-
-
-def write_avif(path, levels, **values):
-    """An AVIF of 10 bits; values: attributes of the encoder that say what the levels mean."""
-    with av.open(str(path), "w", format="avif") as container:
-        stream = container.add_stream("libsvtav1", rate=1)
-        stream.height, stream.width = levels.shape[:2]
-        stream.pix_fmt, stream.options = "yuv420p10le", {"crf": "5"}
-        for name, value in values.items():
-            setattr(stream.codec_context, name, value)
-        matrix = {"dst_colorspace": values["colorspace"], "dst_color_range": 1}
-        frame = av.VideoFrame.from_ndarray(levels, "rgb24")
-        container.mux(stream.encode(frame.reformat(format="yuv420p10le", **matrix)))
-        container.mux(stream.encode())
-
-
-def grey_profile(gamma: float, *more: tuple[bytes, bytes]) -> bytes:
-    """An ICC profile (version 2) of grey levels with this exponent and the white of D50; more:
-    tags, their names and contents."""
-    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
-    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
-    text = b"desc" + bytes(4) + struct.pack(">I", 5) + b"grey\0" + bytes(78)
-    own = (b"desc", text), (b"wtpt", white), (b"kTRC", curve), *more
-    tags, data = b"", b""
-    for name, content in own:
-        tags += name + struct.pack(">2I", 128 + 4 + 12 * len(own) + len(data), len(content))
-        data += content + bytes(-len(content) % 4)
-    body = struct.pack(">I", len(own)) + tags + data
-    head = struct.pack(">I4sI4s4s4s", 128 + len(body), b"", 0x02400000, b"mntr", b"GRAY", b"XYZ ")
-    head += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
-    return head.ljust(128, b"\0") + body
 
 
 def test_cmyk_pictures_become_rgb(tmp_path):
@@ -221,21 +121,10 @@ def test_a_display_p3_profile_is_converted(tmp_path):
             path = tmp_path / f"{mode}.{ending}"
             options = {"lossless": True} if ending == "webp" else {}
             Image.fromarray(colours).convert(mode).save(path, icc_profile=profile, **options)
-            expected = srgb_of_p3(colours)
+            expected = pictures.srgb_of_p3(colours)
             inside = ((expected > 40) & (expected < 252)).all(-1)  # of sRGB: what is not is clipped
             assert inside.mean() > 0.5
             np.testing.assert_allclose(image.read(path)[inside], expected[inside], atol=4)
-
-
-def srgb_of_p3(colours):
-    """Display P3 -> sRGB levels, by the definitions of both (SMPTE EG 432-1, IEC 61966-2-1)."""
-    encoded = colours / 255
-    light = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-    to_xyz = [[0.48657, 0.26567, 0.19822], [0.22897, 0.69174, 0.07929], [0, 0.04511, 1.04394]]
-    from_xyz = [[3.24045, -1.53714, -0.49853], [-0.96927, 1.87601, 0.04156]]
-    from_xyz += [[0.05564, -0.20403, 1.05723]]
-    light = np.clip(light @ np.transpose(to_xyz) @ np.transpose(from_xyz), 0, 1)
-    return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def test_srgb_itself_and_profiles_that_cannot_be_used_change_nothing(tmp_path):
@@ -278,14 +167,6 @@ def test_a_file_that_is_no_picture_is_refused(tmp_path):
     (tmp_path / "a.png").write_text("hello")
     with pytest.raises(ValueError, match="a.png: not a picture"):
         image.read(tmp_path / "a.png")
-
-
-@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
-def test_a_phones_heic_is_told_from_what_is_no_picture(tmp_path, brand):
-    head = struct.pack(">I4s4sI4s4s", 24, b"ftyp", brand, 0, b"mif1", b"heic")
-    (tmp_path / "a.heic").write_bytes(head + bytes(200))
-    with pytest.raises(ValueError, match="a.heic: a HEIC picture, .*save it as JPEG or PNG first"):
-        image.read(tmp_path / "a.heic")
 
 
 def test_a_folder_is_refused(tmp_path):
