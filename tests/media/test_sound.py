@@ -22,14 +22,16 @@ def tones(seconds, rate):
     return (loud * np.sin(2 * np.pi * np.cumsum(pitch) / rate)).astype(np.float32)
 
 
-def film(path, codec, *, video_codec="libx264", rate=RATE, layout="stereo", late=0.0, n=60):
-    """n numbered frames at 30 a second; the sound begins `late` seconds after the pictures."""
+def film(path, codec, *, video_codec="libx264", rate=RATE, layout="stereo", late=0.0, still=0.0):
+    """60 numbered frames at 30 a second, the 30th for `still` seconds more; the sound begins `late`
+    seconds after the pictures."""
     with av.open(str(path), "w") as container:
-        frames = films.numbered(n)
-        pictures = films.track(container, frames[0], 30, None, video_codec, {}, 12, {})
+        frames, times = films.numbered(60), np.arange(60) / 30
+        times[30:] += still
+        pictures = films.track(container, frames[0], 30, times, video_codec, {}, 12, {})
         heard = container.add_stream(codec, rate=rate, layout=layout)
-        films.encode(container, pictures, frames)
-        samples = np.stack([tones(n / 30 - late, rate)] * (2 if layout == "stereo" else 1))
+        films.encode(container, pictures, frames, times)
+        samples = np.stack([tones(2 + still - late, rate)] * (2 if layout == "stereo" else 1))
         for i in range(0, samples.shape[1], 1000):
             part = np.ascontiguousarray(samples[:, i : i + 1000])
             frame = av.AudioFrame.from_ndarray(part, "fltp", layout)
@@ -94,6 +96,20 @@ def test_the_part_that_was_used_is_heard_in_step(tmp_path, name):
         assert written == "aac" and abs(shift) <= 2 and alike > 0.97
         assert len(found) / RATE <= stop - start + 0.05
         assert video.probe(tmp_path / "out.mp4").num_frames == len(frames)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_sound_is_in_step_after_a_long_still(tmp_path, name):
+    source = film(tmp_path / name, "aac", still=12.3)
+    chosen = video.choose(source, 2)
+    with video.writer(tmp_path / "out.mp4", 15, sound=Sound(source, *chosen.span)) as write:
+        for frame in video.frames(source, chosen.numbers):
+            write(frame[None])
+    shown = np.array([films.number_of(frame) for frame in video.iterate(tmp_path / "out.mp4", 1)])
+    assert len(shown) == pytest.approx(14.3 * 15, abs=2)
+    assert set(shown[20:195]) == {29} and shown[-1] >= 58
+    shift, alike = lag(tones(14.2, RATE), heard(tmp_path / "out.mp4")[0])
+    assert abs(shift) <= 2 and alike > 0.97
 
 
 def test_aac_is_copied_not_encoded_again(tmp_path):
