@@ -131,6 +131,8 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
         f"its clock leaps by {by:.2f} s at {at:.2f} s; the leap is closed up" for at, by in leaps
     ]
     counted = most is None and not damage and not leaps
+    if length and announced is not None:
+        length -= times[0]  # by which the track begins later than its file
     promised = _promised(times, stated, length) if counted else 0
     # The last frame may be announced to stay longer, and reordering to take time.
     if promised > len(times) + 3:

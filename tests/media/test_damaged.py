@@ -57,6 +57,26 @@ def test_any_edit_list_shows_its_part(tmp_path, seed, b_frames):
         list(video.pick(path, [len(found)]))
 
 
+def test_a_trimmed_video_that_begins_after_its_sound_is_whole(tmp_path):
+    path, frames = tmp_path / "a.mp4", films.numbered(30)
+    with av.open(str(path), "w") as container:
+        stream = films.track(container, frames[0], 30, None, "libx264", {"bf": "0"}, 12, {})
+        for i, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame, "rgb24")
+            picture.pts, picture.time_base = i + 15, Fraction(1, 30)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    content = bytearray(path.read_bytes())
+    at = content.find(b"elst") + 8
+    count, nothing, start, _, seconds = struct.unpack(">2I2iI", content[at : at + 20])
+    assert (count, nothing, start, seconds) == (2, 500, -1, 1000)  # half a second of nothing
+    content[at + 16 : at + 20] = struct.pack(">I", 500)
+    path.write_bytes(content)
+    info = video.probe(path)
+    assert (info.num_frames, info.fps, info.warnings) == (15, 30, ())
+    assert video.times(path)[0] == pytest.approx(0.5)
+
+
 def test_a_video_that_starts_between_key_frames_is_used_from_the_first_whole_picture():
     info = video.probe(CASES / "cut.mkv")
     assert (info.num_frames, info.fps) == (54, 30)
