@@ -64,6 +64,14 @@ def opened(path: str | os.PathLike) -> Iterator[tuple]:
         raise ValueError(f"{path}: cannot read this video: {error.strerror}") from error
 
 
+def packets(container, *streams) -> Iterator[av.Packet]:
+    """The packets of some tracks, of all by default, and those that end them."""
+    try:
+        yield from container.demux(*streams)
+    except IndexError:  # PyAV's, of a track that appeared midway; all known ones have ended by then
+        return
+
+
 def frames(path: str | os.PathLike, wanted: Callable[[int], bool]) -> Iterator[np.ndarray]:
     """The frames of wanted numbers as they are shown, (h, w, 3) uint8 RGB.
 
@@ -177,7 +185,7 @@ def _decoded(container, stream, damage: list[str], beside: list[float]) -> Itera
     started, whole = False, None  # whole: a key frame has come, which needs no other
     last, tolerance = 0.0, 0.25
     try:
-        for packet in container.demux():
+        for packet in packets(container):
             packet_end = _end(packet)
             if packet_end is not None:
                 end = packet_end if end is None else max(end, packet_end)

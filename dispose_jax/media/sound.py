@@ -160,7 +160,7 @@ def _frames(source) -> Iterator[av.AudioFrame]:
 def _packets(source, stream) -> Iterator[av.Packet]:
     """A track's packets, until the file ends or cannot be read on."""
     try:
-        yield from source.demux(stream)
+        yield from decoding.packets(source, stream)
     except (av.error.FFmpegError, OSError):
         return
 

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from dispose_jax.media import video
+from dispose_jax.media import decoding, video
 from tests.media import films
 
 CASES = films.CASES
@@ -262,6 +262,15 @@ def test_frames_that_are_damaged_are_left_out_and_the_rest_keeps_its_time(tmp_pa
     shown_at = times[chosen.numbers] * 30
     assert len(chosen.numbers) == 60
     assert np.abs(found - shown_at).max() <= 3
+
+
+def test_a_track_that_appears_midway_ends_nothing_early():
+    class Late:  # as PyAV where a track of a DVD or a broadcast begins later than the others
+        def demux(self, *streams):
+            yield from streams
+            raise IndexError("list index out of range")
+
+    assert list(decoding.packets(Late(), "first", "last")) == ["first", "last"]
 
 
 def test_only_the_frames_needed_are_decoded(tmp_path, monkeypatch):
