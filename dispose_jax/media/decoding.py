@@ -75,7 +75,8 @@ def packets(container, *streams) -> Iterator[av.Packet]:
 def frames(path: str | os.PathLike, wanted: Callable[[int], bool]) -> Iterator[np.ndarray]:
     """The frames of wanted numbers as they are shown, (h, w, 3) uint8 RGB.
 
-    The others are decoded but never converted. Raises ValueError where the size changes.
+    The others are decoded but never converted. Raises ValueError where the size changes, and for
+    colours that FFmpeg does not convert.
     """
     with opened(path) as (container, stream):
         view = first = None
@@ -83,7 +84,14 @@ def frames(path: str | os.PathLike, wanted: Callable[[int], bool]) -> Iterator[n
             view = view or shown.view(frame, stream.sample_aspect_ratio)
             first = _check_size(path, frame, view, first)
             if wanted(i):
-                yield shown.picture(frame, view)
+                try:
+                    picture = shown.picture(frame, view)
+                except av.error.FFmpegError as error:
+                    raise ValueError(
+                        f"{path}: colours ({frame.format.name}, matrix {int(frame.colorspace)} of "
+                        "ISO 23091-2) that FFmpeg cannot bring into RGB; convert it to BT.709 first"
+                    ) from error
+                yield picture
 
 
 def scan(path: str | os.PathLike, most: int | None = None) -> Scan:

@@ -187,6 +187,19 @@ def test_two_moments_in_one_frame_show_no_combs(tmp_path, codec, name, options):
         assert abs(bright[48].argmax() - places[2 * i]) <= 4, "the first of them is shown"
 
 
+def test_colours_that_cannot_be_converted_are_named(tmp_path):
+    path = films.write(
+        tmp_path / "a.mp4",
+        [films.cornered()] * 3,
+        codec="libx265",
+        pix_fmt="yuv444p10le",
+        options={"x265-params": "log-level=none"},
+        colorspace=14,  # ICtCp
+    )
+    with pytest.raises(ValueError, match="a.mp4: colours .*matrix 14 .*convert it to BT.709"):
+        next(video.iterate(path, 1))
+
+
 @pytest.mark.parametrize(("codec", "name"), [("png", "a.mov"), ("apng", "a.apng")])
 def test_transparent_parts_of_a_video_are_white_as_of_pictures(tmp_path, codec, name):
     frame = np.zeros((48, 64, 4), np.uint8)  # black and transparent
