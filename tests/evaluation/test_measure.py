@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import flagsaver
-from PIL import Image
 
 import evaluate
 from dispose_jax import cli
@@ -21,7 +20,6 @@ from dispose_jax.media import image, video
 from dispose_jax.models import bundle, evaluation_networks
 from dispose_jax.models.networks import Network
 from dispose_jax.networks.evaluation import lpips
-from tests.media import films
 
 
 def clip(seed: int, count: int = 6, size=(40, 32)) -> np.ndarray:
@@ -172,21 +170,6 @@ def test_videos_and_folders_of_frames_are_both_clips_and_a_window_may_be_short(t
     assert "no raft_things in --weights" in results.skipped["dynamic"]
 
 
-def test_clips_are_all_that_is_a_video_whatever_wrote_it(tmp_path):
-    for side in ("real", "fake"):
-        write(tmp_path / side / "a.mp4", clip(0))  # frames in a folder that kept the video's name
-        for ending in (".m4v", ".MTS"):
-            video.write(tmp_path / "b.mp4", clip(1), 24)
-            (tmp_path / "b.mp4").rename(tmp_path / side / f"b{ending[-1]}{ending}")
-    (tmp_path / "fake" / "a.mp4").rename(tmp_path / "fake" / "a")
-    for i, frame in enumerate(clip(2)):
-        (tmp_path / "real" / "d").mkdir(exist_ok=True)
-        Image.fromarray(frame).save(tmp_path / "real" / "d" / f"{i}.tif")
-    write(tmp_path / "fake" / "d", clip(2))
-    results, _ = results_of(tmp_path / "real", tmp_path / "fake", metrics="mae")
-    assert results.fake["mae"].by_clip == {"a": 0, "bS": 0, "bv": 0, "d": 0}
-
-
 @pytest.mark.parametrize("changed", ["film.mp4", "b"])
 def test_what_is_changed_while_it_is_measured_is_told_and_not_kept(folders, changed):
     real, fake = folders
@@ -201,24 +184,6 @@ def test_what_is_changed_while_it_is_measured_is_told_and_not_kept(folders, chan
         measure.run(plan)
     kept = [*(fake.parent / "fake.features").iterdir()]
     assert len(kept) == [*plan.fake].index(changed.removesuffix(".mp4"))
-
-
-def test_what_explains_a_clip_is_none(tmp_path):
-    for name in ("a.mp4", "a.explain.mp4", "other.explain.mp4"):
-        video.write(tmp_path / "set" / name, clip(0, 3), 24)
-    assert [*videos.find(tmp_path / "set", 15).clips] == ["a", "other.explain"]
-
-
-def test_pairs_of_videos_at_other_rates_are_told(tmp_path, capsys):
-    rates = {"real": {"a": 30, "b": 30, "c": 24}, "fake": {"a": 15, "b": 29.97, "c": 24}}
-    for side, clips in rates.items():
-        for name, fps in clips.items():
-            video.write(tmp_path / side / f"{name}.mp4", clip(0, 4), fps)
-        write(tmp_path / side / "d", clip(0, 4))
-    results, _ = results_of(tmp_path / "real", tmp_path / "fake", metrics="mae")
-    told = "Frames a second differ of a (real 30, fake 15); frames are paired by position"
-    assert len(results.notes) == 1 and results.notes[0].startswith(told)
-    assert told in report.table(results, {}) and report.numbers(results, {})["notes"]
 
 
 def test_what_cannot_be_kept_for_a_next_time_is_measured_nevertheless(folders):
@@ -315,28 +280,6 @@ def test_windows_of_one_clip_are_a_set(tmp_path, weights):
     assert "not comparable: 1 clip cannot span 4" in results.fake["fvd"].caution
     with pytest.raises(ValueError, match="two windows or more on both sides"):
         results_of(tmp_path / "real", tmp_path / "fake", stride=2, **given)
-
-
-def test_a_video_that_lacks_frames_is_not_measured(tmp_path):
-    for side in ("real", "fake"):
-        (tmp_path / side).mkdir()
-        video.write(tmp_path / side / "film.mp4", clip(1, 30), 24)
-    path = films.write(tmp_path / "fake" / "cut.mkv", films.numbered(60), gop=6)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    _, problems, _ = videos.find(tmp_path / "fake", 15)
-    assert len(problems) == 1 and "cut.mkv" in problems[0] and "truncated" in problems[0]
-    with pytest.raises(ValueError, match="nothing was measured: .*cut.mkv.*truncated"):
-        results_of(tmp_path / "real", tmp_path / "fake", metrics="mae")
-
-
-def test_generated_frames_take_the_true_size_only_when_asked(tmp_path):
-    write(tmp_path / "real" / "a", clip(0))
-    write(tmp_path / "fake" / "a", clip(0, size=(20, 16)))
-    with pytest.raises(ValueError, match="a: real and fake frames of 32 x 40 and 16 x 20"):
-        results_of(tmp_path / "real", tmp_path / "fake", metrics="mae")
-    for size in ("real", (20, 16)):
-        results, _ = results_of(tmp_path / "real", tmp_path / "fake", metrics="mae", size=size)
-        assert results.fake["mae"].value > 0
 
 
 def test_memory_does_not_grow_with_the_length_of_a_video(weights):

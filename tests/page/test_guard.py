@@ -13,13 +13,13 @@ ANN, BOB = "a" * 43, "b" * 43
 
 
 class Visitors:
-    """Ann owns /tmp/ann, everybody has 5 MB."""
+    """Ann owns /files/ann, everybody has 5 MB."""
 
     def __init__(self):
         self.taken, self.here, self.coming = [], [], []
 
     def may_read(self, visitor, path):
-        return (visitor, path) == (ANN, "/tmp/ann")
+        return (visitor, path) == (ANN, "/files/ann")
 
     @contextmanager
     def receiving(self, visitor, size):
@@ -97,9 +97,9 @@ def test_only_cookies_of_ours_name_a_visitor(header):
 
 @pytest.mark.parametrize("route", ["/gradio_api/file=", "/gradio_api/file/", "/file="])
 def test_files_are_given_to_their_owner_alone(ask, route):
-    assert ask(f"{route}/tmp/ann", ANN)[0] == 200
+    assert ask(f"{route}/files/ann", ANN)[0] == 200
     for visitor in (BOB, ""):
-        status, _, body, reached = ask(f"{route}/tmp/ann", visitor)
+        status, _, body, reached = ask(f"{route}/files/ann", visitor)
         assert (status, reached) == (404, False)
         assert "not one of yours" in json.loads(body)["detail"]
 
@@ -120,10 +120,10 @@ def test_other_ways_to_files_are_closed(ask, path, query):
 
 
 def test_uploads_are_noted_as_whose_they_are(ask, people):
-    body = b'["/tmp/x/a.png"]'
+    body = b'["/files/x/a.png"]'
     status, _, sent, _ = ask("/gradio_api/upload", ANN, body=body, content_length=b"5000")
     assert (status, sent) == (200, body)
-    assert people.taken == [(ANN, ["/tmp/x/a.png"])]
+    assert people.taken == [(ANN, ["/files/x/a.png"])]
     assert ask.reached == [("/gradio_api/upload", (ANN, 5000))] and not people.coming
 
 

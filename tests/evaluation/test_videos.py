@@ -1,0 +1,64 @@
+"""Which files are clips, and what is told of them before they are measured."""
+
+import pytest
+from PIL import Image
+
+from dispose_jax.evaluation import report, videos
+from dispose_jax.media import video
+from tests.evaluation.test_measure import clip, results_of, write
+from tests.media import films
+
+
+def test_clips_are_all_that_is_a_video_whatever_wrote_it(tmp_path):
+    for side in ("real", "fake"):
+        write(tmp_path / side / "a.mp4", clip(0))  # frames in a folder that kept the video's name
+        for ending in (".m4v", ".MTS"):
+            video.write(tmp_path / "b.mp4", clip(1), 24)
+            (tmp_path / "b.mp4").rename(tmp_path / side / f"b{ending[-1]}{ending}")
+    (tmp_path / "fake" / "a.mp4").rename(tmp_path / "fake" / "a")
+    for i, frame in enumerate(clip(2)):
+        (tmp_path / "real" / "d").mkdir(exist_ok=True)
+        Image.fromarray(frame).save(tmp_path / "real" / "d" / f"{i}.tif")
+    write(tmp_path / "fake" / "d", clip(2))
+    results, _ = results_of(tmp_path / "real", tmp_path / "fake", metrics="mae")
+    assert results.fake["mae"].by_clip == {"a": 0, "bS": 0, "bv": 0, "d": 0}
+
+
+def test_what_explains_a_clip_is_none(tmp_path):
+    for name in ("a.mp4", "a.explain.mp4", "other.explain.mp4"):
+        video.write(tmp_path / "set" / name, clip(0, 3), 24)
+    assert [*videos.find(tmp_path / "set", 15).clips] == ["a", "other.explain"]
+
+
+def test_pairs_of_videos_at_other_rates_are_told(tmp_path, capsys):
+    rates = {"real": {"a": 30, "b": 30, "c": 24}, "fake": {"a": 15, "b": 29.97, "c": 24}}
+    for side, clips in rates.items():
+        for name, fps in clips.items():
+            video.write(tmp_path / side / f"{name}.mp4", clip(0, 4), fps)
+        write(tmp_path / side / "d", clip(0, 4))
+    results, _ = results_of(tmp_path / "real", tmp_path / "fake", metrics="mae")
+    told = "Frames a second differ of a (real 30, fake 15); frames are paired by position"
+    assert len(results.notes) == 1 and results.notes[0].startswith(told)
+    assert told in report.table(results, {}) and report.numbers(results, {})["notes"]
+
+
+def test_a_video_that_lacks_frames_is_not_measured(tmp_path):
+    for side in ("real", "fake"):
+        (tmp_path / side).mkdir()
+        video.write(tmp_path / side / "film.mp4", clip(1, 30), 24)
+    path = films.write(tmp_path / "fake" / "cut.mkv", films.numbered(60), gop=6)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    _, problems, _ = videos.find(tmp_path / "fake", 15)
+    assert len(problems) == 1 and "cut.mkv" in problems[0] and "truncated" in problems[0]
+    with pytest.raises(ValueError, match="nothing was measured: .*cut.mkv.*truncated"):
+        results_of(tmp_path / "real", tmp_path / "fake", metrics="mae")
+
+
+def test_generated_frames_take_the_true_size_only_when_asked(tmp_path):
+    write(tmp_path / "real" / "a", clip(0))
+    write(tmp_path / "fake" / "a", clip(0, size=(20, 16)))
+    with pytest.raises(ValueError, match="a: real and fake frames of 32 x 40 and 16 x 20"):
+        results_of(tmp_path / "real", tmp_path / "fake", metrics="mae")
+    for size in ("real", (20, 16)):
+        results, _ = results_of(tmp_path / "real", tmp_path / "fake", metrics="mae", size=size)
+        assert results.fake["mae"].value > 0
