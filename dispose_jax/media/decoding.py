@@ -80,7 +80,7 @@ def frames(path: str | os.PathLike, wanted: Callable[[int], bool]) -> Iterator[n
     """
     with opened(path) as (container, stream):
         view = first = None
-        for i, frame in enumerate(shown.deinterlaced(_decoded(container, stream, [], []), stream)):
+        for i, frame in enumerate(shown.deinterlaced(_decoded(container, stream, [], []))):
             view = view or shown.view(frame, stream.sample_aspect_ratio)
             first = _check_size(path, frame, view, first)
             if wanted(i):

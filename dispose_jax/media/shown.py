@@ -79,26 +79,40 @@ def _turn(frame: av.VideoFrame) -> Turn:
     return Turn()
 
 
-def deinterlaced(frames: Iterator[av.VideoFrame], stream) -> Iterator[av.VideoFrame]:
-    """A stream's frames, one for one, without combs: where a frame holds two moments, the rows of
+def deinterlaced(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    """A video's frames, one for one, without combs: where a frame holds two moments, the rows of
     the later one are made from the others and the frames before and after (FFmpeg's bwdif)."""
-    graph = None
+    graph = kind = None
     for frame in frames:
+        if graph is not None and _kind(frame) != kind:  # on which the filter would crash
+            yield from _finished(graph)
+            graph = None
         if graph is None:
             if not frame.interlaced_frame:
                 yield frame
                 continue
-            graph = av.filter.Graph()
-            parts = graph.add_buffer(template=stream), graph.add("bwdif", DEINTERLACE)
-            graph.link_nodes(*parts, graph.add("buffersink")).configure()
+            graph, kind = av.filter.Graph(), _kind(frame)
+            source = graph.add_buffer(template=frame)
+            graph.link_nodes(source, graph.add("bwdif", DEINTERLACE), graph.add("buffersink"))
+            graph.configure()
         graph.vpush(frame)
-        yield from _finished(graph)
+        yield from _ready(graph)
     if graph is not None:
-        graph.vpush(None)
         yield from _finished(graph)
+
+
+def _kind(frame: av.VideoFrame) -> tuple[int, int, str]:
+    """What a filter expects to be the same of all frames: width, height and format."""
+    return frame.width, frame.height, frame.format.name
 
 
 def _finished(graph: av.filter.Graph) -> Iterator[av.VideoFrame]:
+    """The frames that a filter has left when no other comes."""
+    graph.vpush(None)
+    yield from _ready(graph)
+
+
+def _ready(graph: av.filter.Graph) -> Iterator[av.VideoFrame]:
     """The frames that a filter has ready."""
     while True:
         try:

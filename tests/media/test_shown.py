@@ -187,6 +187,24 @@ def test_two_moments_in_one_frame_show_no_combs(tmp_path, codec, name, options):
         assert abs(bright[48].argmax() - places[2 * i]) <= 4, "the first of them is shown"
 
 
+@pytest.mark.parametrize("formats", [("yuv420p", "yuv444p"), ("yuv422p10le", "yuv420p")])
+def test_combs_are_removed_where_another_pixel_format_begins(tmp_path, formats):
+    frame = films.cornered(96, 320)
+    streams = []
+    for i, pix_fmt in enumerate(formats):
+        path = tmp_path / f"{i}.h264"
+        options = {"x264-params": "bff=1", "bf": "0"}
+        films.write(path, [frame] * 8, options=options, pix_fmt=pix_fmt)
+        streams.append(path.read_bytes())
+    joined = tmp_path / "a.h264"
+    joined.write_bytes(b"".join(streams))
+    found = list(video.iterate(joined, 1))
+    assert len(found) == video.probe(joined).num_frames == 16
+    for result in found:
+        assert films.corners_of(result) == films.corners_of(frame)
+        assert np.abs(result[48, 160].astype(int) - frame[48, 160]).max() <= 4
+
+
 def test_colours_that_cannot_be_converted_are_named(tmp_path):
     path = films.write(
         tmp_path / "a.mp4",
