@@ -38,6 +38,10 @@ def read(path: str | os.PathLike) -> np.ndarray:
         raise ValueError(f"{path}: no such picture; check the path")
     try:
         with Image.open(path) as picture:
+            if picture.format == "EPS":  # which Pillow would run with Ghostscript
+                raise _Unsuited(
+                    f"{path}: a PostScript program, not a picture; save it as PNG or JPEG first"
+                )
             whole = coding.with_alpha(picture, path)
             negative = getattr(picture, "tag_v2", {}).get(TIFF_MEANING) == WHITE_IS_ZERO
             stated = coding.stated(picture, path)

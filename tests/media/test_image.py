@@ -169,6 +169,12 @@ def test_a_file_that_is_no_picture_is_refused(tmp_path):
         image.read(tmp_path / "a.png")
 
 
+def test_a_postscript_program_is_not_run(tmp_path):
+    Image.fromarray(PICTURE).save(tmp_path / "a.eps")
+    with pytest.raises(ValueError, match="a.eps: a PostScript program"):
+        image.read(tmp_path / "a.eps")
+
+
 def test_a_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="cannot read this picture"):
         image.read(tmp_path)
