@@ -22,6 +22,8 @@ from dispose_jax.media import shown, timeline
 MOST_PIXELS = 2**26  # of a frame, stored or shown: twice 8K
 ANNOUNCING = ("mov", "matroska", "avi", "asf", "flv")  # whose headers tell the length
 USUAL_RATE = 25  # frames per second where neither times nor the file tell one
+MOVING_PICTURES = ("gif", "apng")  # formats whose shortest frames browsers show for longer
+PLAYLISTS = ("hls", "concat")  # formats whose files name others in place of holding pictures
 
 
 class Scan(NamedTuple):
@@ -56,7 +58,7 @@ def opened(path: str | os.PathLike) -> Iterator[tuple]:
         # Tags may be in any encoding; nothing here reads them.
         with av.open(url(path), metadata_errors="ignore") as container:
             yield container, _default(path, container)
-    except (av.error.InvalidDataError, av.error.DecoderNotFoundError) as error:
+    except (av.error.InvalidDataError, av.error.EOFError, av.error.DecoderNotFoundError) as error:
         raise ValueError(
             f"{path}: not a video that can be read, or it is truncated or corrupt"
         ) from error
@@ -115,7 +117,7 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
         length = stream.duration and stream.duration * stream.time_base
         # Formats of broadcasts and discs are cut and joined without a look at the clock.
         one_clock = not container.format.flags & av.format.Flags.ts_discont.value
-        announced, is_webp = _announced(container), container.format.name == "webp_pipe"
+        announced, kind = _announced(container), container.format.name
         times, view, first, damage, notes, beside = [], None, None, [], [], []
         for frame in _decoded(container, stream, damage, beside):
             # Without a time of its own the decoding time is as good; AVI has nothing else.
@@ -131,13 +133,15 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
             most = None
     if first is None:
         reason = "the file is truncated or corrupt"
-        if is_webp:
+        if kind == "webp_pipe":
             reason = "a moving WebP picture cannot be read; convert it to MP4 or GIF first"
         raise ValueError(f"{path}: the video holds no frames that can be decoded; {reason}")
     if np.isnan(times).all():  # a bare stream, whose average rate is FFmpeg's own
         stated = guessed or stated
     interval = 1 / (float(stated) if stated else USUAL_RATE)
     times = np.array(times)
+    if kind in MOVING_PICTURES:
+        times = timeline.as_browsers(times)
     known = times[np.isfinite(times)]
     # A leap by damage makes a file longer than it says.
     fits = announced is None or not len(known) or np.ptp(known) <= announced + 1
@@ -161,14 +165,20 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
 
 
 def _default(path: str | os.PathLike, container):
-    """The video stream that a player shows: the default one, else the first; covers are none."""
-    streams = container.streams.video
+    """The video stream that a player shows: the default one, else the first; covers are none, nor
+    single pictures beside others, such as the first one of a moving AVIF."""
+    if container.format.name in PLAYLISTS:
+        raise ValueError(
+            f"{path}: a playlist, which only names videos; join them into one file first"
+        )
+    streams = list(container.streams.video)
     if not streams:
         raise ValueError(f"{path}: holds no video stream")
     is_default = av.stream.Disposition.default
     is_cover = av.stream.Disposition.attached_pic
-    moving = [s for s in streams if not s.disposition & is_cover] or list(streams)
-    stream = next((s for s in moving if s.disposition & is_default), moving[0])
+    streams = [s for s in streams if not s.disposition & is_cover] or streams
+    streams = [s for s in streams if s.frames != 1] or streams
+    stream = next((s for s in streams if s.disposition & is_default), streams[0])
     if stream.codec_context is None:
         raise ValueError(
             f"{path}: the file is truncated or corrupt, or in a format without a decoder here"

@@ -21,6 +21,8 @@ BACK = 0.6, 16.5
 # Seconds; a picture that is earlier than its sound by more is noticed (ITU-R BT.1359).
 LEAD = 0.125
 
+# Seconds; a moving picture's frames that are to stay for less than the first stay for the second.
+HURRY, UNHURRIED = 0.011, 0.1
 FEW_MISSING = 0.9  # share of frames that follow at the usual interval
 
 
@@ -47,6 +49,14 @@ def mended(
     steps = np.where(believed, steps, usual)
     # Sorted: AVI has the times of decoding, in another order than that of the pictures.
     return np.sort(first + np.concatenate([[0.0], np.cumsum(steps)])), found
+
+
+def as_browsers(times: np.ndarray) -> np.ndarray:
+    """Times (n,) of a GIF's frames as browsers show them: some programs write 0.01 s, by which
+    they leave the speed to the browser."""
+    steps = np.diff(times)
+    steps = np.where(steps < HURRY, UNHURRIED, steps)
+    return times[0] + np.concatenate([[0.0], np.cumsum(steps)])
 
 
 def go_on(others: np.ndarray, times: np.ndarray) -> bool:

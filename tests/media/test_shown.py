@@ -6,6 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from dispose_jax.media import shown, video
 from tests.media import films
@@ -76,6 +77,15 @@ def test_the_default_track_is_shown(tmp_path):
                 films.encode(container, track, frames)
         info = video.probe(tmp_path / "a.mkv")
         assert (info.num_frames, info.height) == (4, 48 + 16 * default)
+
+
+def test_of_a_moving_avif_the_moving_track_is_shown(tmp_path):
+    first, *others = [Image.fromarray(frame) for frame in films.numbered(6)]
+    first.save(tmp_path / "a.avif", save_all=True, append_images=others, duration=100)
+    info = video.probe(tmp_path / "a.avif")
+    assert (info.num_frames, info.fps, info.warnings) == (6, 10, ())
+    found = [films.number_of(frame) for frame in video.iterate(tmp_path / "a.avif", 1)]
+    assert found == [*range(6)]
 
 
 def pq(nits):

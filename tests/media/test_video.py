@@ -169,6 +169,45 @@ def test_a_moving_webp_is_told_from_a_damaged_video(tmp_path):
         video.read(tmp_path / "a.webp", 1)
 
 
+@pytest.mark.parametrize("ending", ["gif", "png"])
+def test_a_moving_picture_plays_as_fast_as_in_a_browser(tmp_path, ending):
+    path, stay = tmp_path / f"a.{ending}", [10, 20, 10, 30, 0, 250, 100]
+    first, *others = [Image.fromarray(frame) for frame in moving_square(7)]
+    first.save(path, save_all=True, append_images=others, duration=stay)
+    shown = [0.1, 0.02, 0.1, 0.03, 0.1, 0.25]
+    if ending == "png":  # FFmpeg takes 1/15 s for none in an APNG
+        shown[4] = 1 / 15
+    np.testing.assert_allclose(np.diff(video.times(path)), shown, atol=1e-3)
+    first.save(path, save_all=True, append_images=others, duration=10)
+    chosen = video.choose(path, 2, 3)
+    assert (chosen.fps, chosen.stride) == (10, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"),
+        ("a.ffconcat", "ffconcat version 1.0\nfile '{}'\n"),
+    ],
+)
+def test_a_file_that_leads_to_others_is_refused(tmp_path, name, content):
+    films.write(tmp_path / "b.ts", films.numbered(9))
+    (tmp_path / name).write_text(content.format("b.ts"))
+    with pytest.raises(ValueError, match=f"{name}: a playlist, .*join them into one file first"):
+        video.probe(tmp_path / name)
+
+
+def test_a_download_that_broke_off_between_its_fragments_is_called_truncated(tmp_path):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w", options={"movflags": "frag_keyframe+empty_moov"}) as container:
+        films.add(container, films.numbered(36), 30, None, "libx264", {}, 12, {})
+    content = path.read_bytes()
+    head = content.find(b"moof", content.find(b"moof") + 4)  # of the second fragment
+    path.write_bytes(content[: head + 203])
+    with pytest.raises(ValueError, match="a.mp4: not a video .*truncated or corrupt"):
+        video.probe(path)
+
+
 def test_a_stride_that_leaves_one_frame_is_refused(path):
     with pytest.raises(ValueError, match="a stride of 9 leaves 1.*lower the stride"):
         video.read(path, 9)
