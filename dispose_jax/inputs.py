@@ -253,7 +253,7 @@ def _driven(
     """The poses of a video's chosen frames, with its sound; notes: about the poses' file."""
     heard = None
     if not isinstance(source, np.ndarray) and has_sound(source):
-        heard = Sound(source, *chosen.span)
+        heard = Sound(source, *chosen.span, chosen.leaps)
     return Driving(
         pose,
         chosen.width,
@@ -295,7 +295,7 @@ def _choose(sources: Sources, stride: int, max_frames: int) -> video.Chosen:
     video.count_used("the driving video given", info.num_frames, step)
     numbers = np.arange(0, info.num_frames, step)[: max_frames or None]
     span = 0.0, len(numbers) * step / float(info.fps)
-    return video.Chosen(numbers, step, info.fps, info.height, info.width, span, ())
+    return video.Chosen(numbers, step, info.fps, info.height, info.width, span, (), ())
 
 
 def _name(source, what: str) -> str:

@@ -35,6 +35,7 @@ class Scan(NamedTuple):
     stated: Fraction | None  # the container's rate
     damage: tuple[str, ...]  # sentences on frames that are missing
     notes: tuple[str, ...]  # sentences on what is converted or mended
+    leaps: tuple[float, ...]  # seconds of the clock, forth or back, that are closed up in times
     complete: bool  # False if decoding stopped before the end, as asked
 
     @property
@@ -161,7 +162,8 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
             "corrupt"
         )
     named = lambda clauses: tuple(f"{path}: {clause}" for clause in clauses)
-    return Scan(times, *first, stated or None, named(damage), named(notes), most is None)
+    closed, complete = tuple(by for _, by in leaps), most is None
+    return Scan(times, *first, stated or None, named(damage), named(notes), closed, complete)
 
 
 def _default(path: str | os.PathLike, container):

@@ -17,6 +17,7 @@ import numpy as np
 from dispose_jax.media import decoding
 
 RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # samples a second
+OVERLAP = 1.0  # seconds by which sound may go on after the pictures of a part, at a leap
 SLACK = 0.05  # seconds; sound that is further from its time is moved there
 BIT_RATE = 192_000
 
@@ -27,6 +28,7 @@ class Sound(NamedTuple):
     path: str | os.PathLike
     start: float
     stop: float
+    leaps: tuple[float, ...] = ()  # of that clock, as of video.Chosen
 
 
 def has_sound(path: str | os.PathLike) -> bool:
@@ -75,7 +77,7 @@ def _copied(source, stream, track, sound: Sound) -> Iterator[tuple[float, av.Pac
     needs it for the first samples, and players skip what lies before 0."""
     with source:
         before = last = None
-        for packet in _packets(source, stream):
+        for packet in _packets(source, stream, sound.leaps):
             if packet.pts is None or not packet.size:
                 continue
             second = float(packet.pts * packet.time_base) - sound.start
@@ -104,7 +106,7 @@ def _encoded(
     with source:
         length = round((sound.stop - sound.start) * rate)
         done = 0
-        for samples, place in _samples(source, rate, layout, sound.start):
+        for samples, place in _samples(source, rate, layout, sound):
             if abs(place - done) > SLACK * rate:
                 if place > done:  # a pause: silence until it is over
                     samples = np.pad(samples, [(0, 0), (min(place, length) - done, 0)])
@@ -129,14 +131,14 @@ def _encoded(
                 yield _second(packet), packet
 
 
-def _samples(source, rate: int, layout: str, start: float) -> Iterator[tuple[np.ndarray, int]]:
+def _samples(source, rate: int, layout: str, sound: Sound) -> Iterator[tuple[np.ndarray, int]]:
     """Decoded sound (channels, n) float32 at a rate, with the number of its first sample, counted
-    from the start."""
+    from its start."""
     resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
     place = None
-    for frame in _frames(source):
+    for frame in _frames(source, sound.leaps):
         if frame.pts is not None:
-            place = round((float(frame.pts * frame.time_base) - start) * rate)
+            place = round((float(frame.pts * frame.time_base) - sound.start) * rate)
         for part in resampler.resample(frame):
             samples = part.to_ndarray()
             if place is None:
@@ -145,22 +147,33 @@ def _samples(source, rate: int, layout: str, start: float) -> Iterator[tuple[np.
             place += samples.shape[1]
 
 
-def _frames(source) -> Iterator[av.AudioFrame]:
+def _frames(source, leaps: tuple[float, ...] = ()) -> Iterator[av.AudioFrame]:
     """The decoded sound, as far as it goes."""
     stream = _stream(source)
     if stream is None:
         return
-    for packet in _packets(source, stream):
+    for packet in _packets(source, stream, leaps):
         try:
             yield from packet.decode()
         except av.error.FFmpegError:
             continue
 
 
-def _packets(source, stream) -> Iterator[av.Packet]:
-    """A track's packets, until the file ends or cannot be read on."""
+def _packets(source, stream, leaps: tuple[float, ...]) -> Iterator[av.Packet]:
+    """A track's packets, until the file ends or cannot be read on; leaps of its clock are closed up
+    where it makes them too."""
+    closed = np.concatenate([[0.0], np.cumsum(leaps)])  # seconds after so many leaps
+    passed, end = 0, None
     try:
-        yield from decoding.packets(source, stream)
+        for packet in decoding.packets(source, stream):
+            if packet.size and packet.pts is not None:
+                pauses = _second(packet) - closed[passed:] - (end or 0.0)
+                may_be = pauses >= -OVERLAP
+                if end is not None and may_be.any():  # parts without sound are passed at once
+                    passed += int(np.where(may_be, abs(pauses), np.inf).argmin())
+                packet.pts -= round(closed[passed] / packet.time_base)
+                end = _second(packet) + float((packet.duration or 0) * packet.time_base)
+            yield packet
     except (av.error.FFmpegError, OSError):
         return
 

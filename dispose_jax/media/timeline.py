@@ -33,7 +33,7 @@ def mended(
     above BREAK, or above LONGEST where the clock may_pause and never goes back.
 
     A frame after such a fault follows the former one by the usual interval, which the given one
-    stands for where times tell none. Returns also the leaps, (time, seconds) each.
+    stands for where times tell none. Returns also the leaps, (time, seconds beyond that) each.
     """
     steps = np.diff(times)
     short = steps[(steps > 0) & (steps <= BREAK)]
@@ -43,7 +43,7 @@ def mended(
     if not ((steps > 0) & (steps <= longest)).any():
         return np.arange(len(times)) * interval, []
     leaps = np.flatnonzero((steps > longest) | (steps < -back))
-    found = [(float(times[i]), float(steps[i])) for i in leaps]
+    found = [(float(times[i]), float(steps[i] - usual)) for i in leaps]
     first = times[0] if np.isfinite(times[0]) else 0.0
     believed = (steps <= longest) & (steps >= -back)  # which NaN is not
     steps = np.where(believed, steps, usual)

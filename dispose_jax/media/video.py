@@ -53,6 +53,7 @@ class Chosen(NamedTuple):
     height: int
     width: int
     span: tuple[float, float]  # seconds of the file's clock from the first to after the last
+    leaps: tuple[float, ...]  # of that clock, in order, seconds that are closed up
     warnings: tuple[str, ...]
 
 
@@ -303,7 +304,8 @@ def _chosen(
 ) -> Chosen:
     start = float(found.times[0])
     stop = start + len(numbers) * stride / float(fps)
-    return Chosen(numbers, stride, fps, found.height, found.width, (start, stop), warnings)
+    size, span = (found.height, found.width), (start, stop)
+    return Chosen(numbers, stride, fps, *size, span, found.leaps, warnings)
 
 
 def _add_stream(container, rate: Fraction, height: int, width: int):

@@ -112,6 +112,54 @@ def test_sound_is_in_step_after_a_long_still(tmp_path, name):
     assert abs(shift) <= 2 and alike > 0.97
 
 
+def later(source, path, seconds, with_sound=True):
+    """A broadcast again, each time in it so much later."""
+    with av.open(str(source)) as given, av.open(str(path), "w") as container:
+        streams = [s for s in given.streams if with_sound or s.type == "video"]
+        tracks = {s.index: container.add_stream_from_template(s) for s in streams}
+        for packet in given.demux(streams):
+            if packet.size:
+                shift = round(seconds / packet.time_base)
+                packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                packet.stream = tracks[packet.stream.index]
+                container.mux(packet)
+    return path
+
+
+# Of the second and the third part: seconds by which its clock is ahead, whether it has sound.
+JOINED = {
+    "the same clock": ((0, True), (0, True)),
+    "a pause of the broadcast": ((500, True), (900, True)),
+    "back and forth": ((3600, True), (7, True)),
+    "a silent part": ((300, False), (0, True)),
+}
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_the_sound_of_joined_broadcasts_goes_on_in_step(tmp_path, name):
+    first = film(tmp_path / "0.ts", "aac")
+    parts = [first.read_bytes()]
+    for seconds, with_sound in JOINED[name]:
+        parts.append(later(first, tmp_path / "1.ts", seconds, with_sound).read_bytes())
+    source = tmp_path / "a.ts"
+    source.write_bytes(b"".join(parts))
+    chosen = video.choose(source, 2)
+    assert len(chosen.numbers) == 90 and len(chosen.leaps) == 2
+    part = Sound(source, *chosen.span, chosen.leaps)
+    with video.writer(tmp_path / "out.mp4", 15, sound=part) as write:
+        for frame in video.frames(source, chosen.numbers):
+            write(frame[None])
+    found = heard(tmp_path / "out.mp4")[0]
+    assert len(found) / RATE == pytest.approx(6, abs=0.1)
+    for start, with_sound in ((0, True), *zip((2, 4), (known for _, known in JOINED[name]))):
+        samples = found[round((start + 0.1) * RATE) : round((start + 1.9) * RATE)]
+        if with_sound:
+            shift, alike = lag(tones(2, RATE)[RATE // 10 :], samples)
+            assert abs(shift) <= 1000 * sound.SLACK and alike > 0.9
+        else:
+            assert np.abs(samples).max() < 0.01
+
+
 def test_aac_is_copied_not_encoded_again(tmp_path):
     source = film(tmp_path / "a.mp4", "aac")
     video.write(tmp_path / "silent.mp4", films.numbered(20), 15)
