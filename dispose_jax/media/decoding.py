@@ -22,6 +22,7 @@ from dispose_jax.media import shown, timeline
 MOST_PIXELS = 2**26  # of a frame, stored or shown: twice 8K
 ANNOUNCING = ("mov", "matroska", "avi", "asf", "flv")  # whose headers tell the length
 USUAL_RATE = 25  # frames per second where neither times nor the file tell one
+WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders leave out WebM's alpha
 MOVING_PICTURES = ("gif", "apng")  # formats whose shortest frames browsers show for longer
 PLAYLISTS = ("hls", "concat")  # formats whose files name others in place of holding pictures
 
@@ -200,6 +201,7 @@ def _decoded(container, stream, damage: list[str], beside: list[float]) -> Itera
 
     Decoding goes on after damage, and ends where the file does.
     """
+    decode = _decoder(stream)
     broken = lost = 0
     earliest = end = None  # of the packets so far, seconds
     started, whole = False, None  # whole: a key frame has come, which needs no other
@@ -222,7 +224,7 @@ def _decoded(container, stream, damage: list[str], beside: list[float]) -> Itera
                 start = float(packet.pts * packet.time_base)
                 earliest = start if earliest is None else min(earliest, start)
             try:
-                decoded = packet.decode()
+                decoded = decode(packet)
             except av.error.FFmpegError:
                 broken += started and bool(packet.size)
                 continue
@@ -255,6 +257,23 @@ def _decoded(container, stream, damage: list[str], beside: list[float]) -> Itera
             f"ends at {end:.2f} s of the {announced:.2f} s that it announces; it is truncated, and "
             "used as far as it goes"
         )
+
+
+def _decoder(stream) -> Callable[[av.Packet], list[av.VideoFrame]]:
+    """What makes frames of a stream's packets, with its alpha if it has one."""
+    name = WITH_ALPHA.get(stream.codec_context.name)
+    tags = {tag.lower(): value for tag, value in stream.metadata.items()}  # as FFmpeg takes them
+    if tags.get("alpha_mode") != "1" or name not in av.codecs_available:
+        return stream.decode
+    context = av.CodecContext.create(name, "r")
+
+    def decode(packet: av.Packet) -> list[av.VideoFrame]:
+        found = context.decode(packet if packet.size else None)
+        for frame in found:
+            frame.key_frame = packet.is_keyframe  # which libvpx does not say
+        return found
+
+    return decode
 
 
 def _end(packet) -> float | None:

@@ -228,6 +228,41 @@ def test_colours_that_cannot_be_converted_are_named(tmp_path):
         next(video.iterate(path, 1))
 
 
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_transparent_parts_of_a_webm_are_white(tmp_path, codec):
+    path = tmp_path / "a.webm"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "yuva420p"
+        stream.options = {"deadline": "realtime", "auto-alt-ref": "0", "crf": "10"}
+        stream.codec_context.gop_size = 6
+        for shown_at in range(18):
+            frame = np.zeros((96, 128, 4), np.uint8)  # black and transparent
+            frame[16:80, 16:48] = 200, 100, 50, 255
+            frame[16:80, 80:112] = 200, 100, 50, 102
+            frame[:8, : 4 * shown_at + 4] = 0, 0, 255, 255
+            picture = av.VideoFrame.from_ndarray(frame, "rgba").reformat(format="yuva420p")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    cut = tmp_path / "cut.webm"
+    with av.open(str(path)) as source, av.open(str(cut), "w") as target:
+        track = target.add_stream_from_template(source.streams.video[0])
+        track.metadata["alpha_mode"] = "1"
+        for packet in [packet for packet in source.demux(video=0) if packet.size][2:]:
+            packet.stream = track
+            target.mux(packet)
+    for file, first in ((path, 0), (cut, 6)):
+        found = list(video.iterate(file, 1))
+        assert len(found) == video.probe(file).num_frames == 18 - first
+        assert bool(video.probe(file).warnings) == (first > 0)
+        for i, frame in enumerate(found, first):
+            assert np.ptp(frame[2], 1).argmin() == pytest.approx(4 * i + 4, abs=2)
+            colours = frame[48, [32, 64, 96]].astype(int)
+            np.testing.assert_allclose(
+                colours, [(200, 100, 50), [255] * 3, (233, 193, 173)], atol=8
+            )
+
+
 @pytest.mark.parametrize(("codec", "name"), [("png", "a.mov"), ("apng", "a.apng")])
 def test_transparent_parts_of_a_video_are_white_as_of_pictures(tmp_path, codec, name):
     frame = np.zeros((48, 64, 4), np.uint8)  # black and transparent
