@@ -7,6 +7,7 @@ into it.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
@@ -70,13 +71,24 @@ def _turn(frame: av.VideoFrame) -> Turn:
     Stored (x, y) are shown at (a x + c y, b x + d y) and a shift; a scale in it is part of the
     aspect ratio.
     """
-    for data in frame.side_data:
+    a, b, c, d = _display_matrix(frame)
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return Turn(False, d < 0, a < 0)
+    return Turn(True, b < 0, c < 0)
+
+
+def _display_matrix(frame: av.VideoFrame) -> tuple[float, float, float, float]:
+    """a, b, c and d of `_turn`."""
+    try:
+        beside = list(frame.side_data)
+    except ValueError:  # among it is what PyAV has no name for, such as EXIF
+        angle = math.radians(frame.rotation)  # against the clock; mirrors are lost
+        return math.cos(angle), -math.sin(angle), math.sin(angle), math.cos(angle)
+    for data in beside:
         if data.type.name == "DISPLAYMATRIX" and len(bytes(data)) >= 36:
             a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
-            if abs(a) + abs(d) >= abs(b) + abs(c):
-                return Turn(False, d < 0, a < 0)
-            return Turn(True, b < 0, c < 0)
-    return Turn()
+            return a, b, c, d
+    return 1, 0, 0, 1
 
 
 def deinterlaced(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:

@@ -1,5 +1,6 @@
 """The picture that a player shows: turned, mirrored, with square pixels, in BT.709's colours."""
 
+import io
 import itertools
 from fractions import Fraction
 
@@ -50,6 +51,27 @@ def test_every_display_matrix_moves_each_pixel_where_it_says(tmp_path, matrix, a
     info = video.probe(path)
     assert (info.height, info.width) == result.shape[:2]
     assert stored.shape[1] == (128 if aspect is None else round(128 * aspect))
+
+
+@pytest.mark.parametrize(("tag", "turns"), [(1, 0), (3, 2), (6, -1), (8, 1)])
+def test_frames_with_side_data_that_has_no_name_here_are_shown_and_turned(tmp_path, tag, turns):
+    exif = Image.Exif()  # which FFmpeg gives beside each frame
+    exif[0x0112] = tag
+    content = io.BytesIO()
+    Image.fromarray(films.cornered()).save(content, "JPEG", exif=exif)
+    path = tmp_path / "a.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 96, 128, "yuvj420p"
+        for i in range(3):
+            packet = av.Packet(content.getvalue())
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, i, i, Fraction(1, 25)
+            packet.is_keyframe = True
+            container.mux(packet)
+    upright = np.rot90(films.cornered(), turns)
+    result = next(video.iterate(path, 1))
+    assert result.shape == upright.shape
+    assert films.corners_of(result) == films.corners_of(upright)
 
 
 def test_pixels_that_are_not_square_are_made_so():
