@@ -80,8 +80,9 @@ def rate(times: np.ndarray, stated: Fraction | None) -> Fraction:
     usual = float(np.median(steps))
     for candidate in _candidates(stated, 1 / usual) if usual > 0 else ():
         interval, late = 1 / float(candidate), _drift(times, candidate)
-        in_turn = np.abs(late - np.round(late / interval) * interval) <= ROUNDING
-        if in_turn.all() and (np.abs(steps - interval) <= ROUNDING).mean() >= FEW_MISSING:
+        near = min(ROUNDING, interval / 4)  # any time is near to a turn of some 250 a second
+        in_turn = np.abs(late - np.round(late / interval) * interval) <= near
+        if in_turn.all() and (np.abs(steps - interval) <= near).mean() >= FEW_MISSING:
             return candidate
     moving = steps[steps <= PAUSE]
     if usual > PAUSE or not moving.any():

@@ -34,6 +34,17 @@ def test_a_rate_that_the_times_contradict_is_not_believed():
         assert float(timeline.rate(times, stated)) == pytest.approx(29.8)
 
 
+@pytest.mark.parametrize("fps", [240, 480, 960, 1000])
+def test_a_rate_of_slow_motion_is_that_of_the_times(fps):
+    times = np.round(np.arange(300) / fps, 6)
+    for stated in (None, Fraction(fps), Fraction(650), Fraction(2 * fps, 3)):
+        assert timeline.rate(times, stated) == fps
+        assert len(timeline.numbers(times, Fraction(fps), 20)) == 15
+    if fps != 960:  # which in whole thousandths of a second are 1000 with some missing
+        rounded = timeline.rate(np.round(times, 3), Fraction(fps))
+        assert float(rounded) == pytest.approx(fps, rel=4e-3)
+
+
 def test_whole_and_film_rates_are_recognised_without_being_stated():
     assert timeline.rate(np.round(np.arange(90) / 48, 3), None) == 48
     film = Fraction(30000, 1001)
