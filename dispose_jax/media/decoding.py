@@ -85,7 +85,7 @@ def frames(path: str | os.PathLike, wanted: Callable[[int], bool]) -> Iterator[n
     with opened(path) as (container, stream):
         view = first = None
         for i, frame in enumerate(shown.deinterlaced(_decoded(container, stream, [], []))):
-            view = view or shown.view(frame, stream.sample_aspect_ratio)
+            view = view or _view(container, stream, frame)
             first = _check_size(path, frame, view, first)
             if wanted(i):
                 try:
@@ -125,7 +125,7 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
             # Without a time of its own the decoding time is as good; AVI has nothing else.
             stamp = frame.pts if frame.pts is not None else frame.dts
             times.append(np.nan if stamp is None else float(stamp * frame.time_base))
-            view = view or shown.view(frame, stream.sample_aspect_ratio)
+            view = view or _view(container, stream, frame)
             first = _check_size(path, frame, view, first)
             if len(times) == 1 and (name := shown.hdr(frame)):
                 notes.append(f"holds high dynamic range ({name}), which is brought into BT.709")
@@ -274,6 +274,13 @@ def _decoder(stream) -> Callable[[av.Packet], list[av.VideoFrame]]:
         return found
 
     return decode
+
+
+def _view(container, stream, frame: av.VideoFrame) -> shown.View:
+    """How the frames of a stream are shown, by the first of them."""
+    # The fourth byte of an uncompressed AVI's pixels means nothing, and is mostly 0.
+    opaque = container.format.name == "avi" and stream.codec_context.name == "rawvideo"
+    return shown.view(frame, stream.sample_aspect_ratio, opaque=opaque)
 
 
 def _end(packet) -> float | None:

@@ -51,9 +51,10 @@ class View(NamedTuple):
 
     turn: Turn
     aspect: Fraction  # width of a stored pixel over its height
+    opaque: bool  # whatever its alpha says
 
 
-def view(frame: av.VideoFrame, aspect: Fraction | None) -> View:
+def view(frame: av.VideoFrame, aspect: Fraction | None, *, opaque: bool = False) -> View:
     """The view of a video by its first frame and the stream's sample aspect ratio, None or absurd
     for square pixels.
 
@@ -62,7 +63,7 @@ def view(frame: av.VideoFrame, aspect: Fraction | None) -> View:
     """
     if not aspect or not 1 / MOST_STRETCH <= aspect <= MOST_STRETCH:
         aspect = Fraction(1)
-    return View(_turn(frame), aspect)
+    return View(_turn(frame), aspect, opaque)
 
 
 def _turn(frame: av.VideoFrame) -> Turn:
@@ -149,7 +150,7 @@ def picture(frame: av.VideoFrame, view: View) -> np.ndarray:
     else:
         # Of 16 bits: 8 would show as bands where the curves of high dynamic range are steep.
         result = in_bt709(frame.to_ndarray(format="rgb48le", **size), *numbers)
-    if any(component.is_alpha for component in frame.format.components):
+    if not view.opaque and any(component.is_alpha for component in frame.format.components):
         share = frame.to_ndarray(format="rgba", **size)[..., 3:] / np.float32(255)
         result = np.rint(255 + share * (result.astype(np.float32) - 255)).astype(np.uint8)
     transpose, flip_rows, flip_columns = view.turn

@@ -301,6 +301,19 @@ def test_transparent_parts_of_a_video_are_white_as_of_pictures(tmp_path, codec, 
         np.testing.assert_array_equal(result[row, 30], colour)
 
 
+def test_the_fourth_byte_of_an_uncompressed_avi_is_no_alpha(tmp_path):
+    frame = np.zeros((48, 64, 4), np.uint8)
+    frame[..., :3] = 200, 100, 50
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        stream = container.add_stream("rawvideo", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "bgra"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgba")))
+        container.mux(stream.encode())
+    for result in video.iterate(tmp_path / "a.avi", 1):
+        np.testing.assert_array_equal(result, frame[..., :3])
+
+
 def test_what_is_bt709_already_is_left_alone(tmp_path):
     path = tmp_path / "a.mp4"
     video.write(path, films.numbered(3), 30)
