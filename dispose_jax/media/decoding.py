@@ -205,14 +205,13 @@ def _decoded(container, stream, damage: list[str], beside: list[float]) -> Itera
     broken = lost = 0
     earliest = end = None  # of the packets so far, seconds
     started, whole = False, None  # whole: a key frame has come, which needs no other
-    last, tolerance = 0.0, 0.25
+    last, durations = 0.0, set()  # durations of packets, in their own units
     try:
         for packet in packets(container):
             packet_end = _end(packet)
             if packet_end is not None:
                 end = packet_end if end is None else max(end, packet_end)
-                if packet.duration and packet.duration > 1:  # the end is known to a frame
-                    tolerance = 0.04
+                durations.add(packet.duration or 0)
             if packet.stream.index != stream.index:
                 if packet_end is not None:
                     beside.append(packet_end)
@@ -252,6 +251,8 @@ def _decoded(container, stream, damage: list[str], beside: list[float]) -> Itera
             f"damaged frames are left out, {broken + lost} in all; it is truncated or corrupt"
         )
     announced = _announced(container)
+    # The end is known to a frame unless some last for no time that the file tells.
+    tolerance = 0.04 if durations - {0, 1} and 0 not in durations else 0.25
     if announced and end is not None and announced - end > tolerance:
         damage.append(
             f"ends at {end:.2f} s of the {announced:.2f} s that it announces; it is truncated, and "

@@ -197,6 +197,14 @@ def test_sound_that_stops_early_leaves_the_rest_silent(tmp_path):
     assert 0.1 < len(heard(tmp_path / "out.mp4")[0]) / RATE < 1.8
 
 
+def test_sound_of_packets_without_a_length_does_not_make_a_video_truncated(tmp_path):
+    source = film(tmp_path / "a.flv", "adpcm_swf", video_codec="flv", layout="mono")
+    with av.open(str(source)) as container:
+        assert not any(packet.duration for packet in container.demux(audio=0))
+    info = video.probe(source)
+    assert (info.num_frames, info.warnings) == (60, ())
+
+
 def test_sound_whose_clock_goes_back_does_not_cost_the_video(tmp_path):
     source = film(tmp_path / "a.flv", "aac", video_codec="flv")
     content = bytearray(source.read_bytes())
