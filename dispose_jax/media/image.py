@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,8 @@ def read(path: str | os.PathLike) -> np.ndarray:
     if not Path(path).exists():
         raise ValueError(f"{path}: no such picture; check the path")
     try:
-        with Image.open(path) as picture:
+        # Pillow's warnings are for programmers; what keeps a picture from being read is raised.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
             if picture.format == "EPS":  # which Pillow would run with Ghostscript
                 raise _Unsuited(
                     f"{path}: a PostScript program, not a picture; save it as PNG or JPEG first"
@@ -76,7 +78,7 @@ def dimensions(path: str | os.PathLike) -> tuple[int, int] | None:
     """Height and width that a picture's header tells, nothing decoded; None where `read` says what
     is wrong with the file."""
     try:
-        with Image.open(path) as picture:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
             return picture.size[::-1]
     except Exception:  # as of `read`
         return None

@@ -135,12 +135,23 @@ def test_srgb_itself_and_profiles_that_cannot_be_used_change_nothing(tmp_path):
         np.testing.assert_array_equal(image.read(tmp_path / "a.png"), PICTURE)
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_damaged_exif_turns_nothing(tmp_path):
+def test_damaged_exif_turns_nothing(tmp_path, recwarn):
     content = io.BytesIO()
     Image.fromarray(PICTURE).save(content, "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
     (tmp_path / "a.png").write_bytes(content.getvalue())
     np.testing.assert_array_equal(image.read(tmp_path / "a.png"), PICTURE)
+    assert not recwarn.list
+
+
+def test_a_large_picture_warns_of_nothing_until_it_is_refused(tmp_path, recwarn, monkeypatch):
+    image.write_png(tmp_path / "large.png", PICTURE)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", PICTURE.shape[0] * PICTURE.shape[1] - 1)
+    np.testing.assert_array_equal(image.read(tmp_path / "large.png"), PICTURE)
+    assert image.dimensions(tmp_path / "large.png") == PICTURE.shape[:2]
+    assert not recwarn.list
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", PICTURE.shape[0] * PICTURE.shape[1] // 2 - 1)
+    with pytest.raises(ValueError, match="large.png: too many pixels"):
+        image.read(tmp_path / "large.png")
 
 
 def test_whatever_a_decoder_raises_becomes_one_sentence(tmp_path, monkeypatch):
