@@ -178,8 +178,9 @@ def choose(
     poses can be trusted, all if None; odd: what is wrong with the others. Starts are drawn without
     repetition from all of which every frame shows a person, none stands for two, and none from the
     first to the last, those between the clip's own included, is unsound. A "near"
-    reference is drawn from the frames within ref_window of the clip, as MusePose and ControlNeXt
-    draw from the whole video: a distant one breaks the flow that starts there.
+    reference is drawn from the frames within ref_window of the clip and with none unsound between,
+    as MusePose and ControlNeXt draw from the whole video: a distant one breaks the flow that starts
+    there, and one behind a cut may show somebody else.
     """
     after_reference = recipe.frames - (recipe.reference == "near")
     steps = stride * np.arange(after_reference)
@@ -207,7 +208,9 @@ def choose(
         if recipe.reference == "near":
             first = max(0, clip[0] - recipe.ref_window)
             around = np.arange(first, min(len(shows), clip[-1] + recipe.ref_window + 1))
-            clip = np.concatenate([[rng.choice(around[(shows & sound)[around]])], clip])
+            # Behind a cut may be another place, person or light.
+            joined = sound[around] & (unsound[around] == unsound[clip[0]])
+            clip = np.concatenate([[rng.choice(around[shows[around] & joined])], clip])
         chosen.append(clip)
     return chosen
 

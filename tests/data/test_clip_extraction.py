@@ -62,7 +62,9 @@ def test_no_clip_goes_over_a_frame_that_cannot_be_trusted():
     turns = np.arange(60.0)
     found = clip_extraction.choose(recipe, VIDEO, 2, np.ones(60, bool), turns, rng, sound=sound)
     for reference, *driving in found:
-        assert sound[driving[0] : driving[-1] + 1].all() and sound[reference]
+        assert sound[driving[0] : driving[-1] + 1].all()
+        # The first of the unsound frames may be a cut, and a reference before it somebody else.
+        assert sound[min(reference, driving[0]) : max(reference, driving[-1]) + 1].all()
     assert len(found) == 56 - 5 - 6  # starts, less those from which 4 frames on are not sound
     odd = [checks.Fault(checks.NOBODY, np.arange(1, 60, 2))]
     with pytest.raises(ValueError, match="throughout: nobody is seen in frames 1, 3, 5"):
