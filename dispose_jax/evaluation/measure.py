@@ -128,7 +128,7 @@ def check(request: Request, say: Say = lambda line: None) -> Plan:
     videos.complain(problems)
     used = {net for name in chosen for net in METRICS[name].networks}
     digests = {net: held[net] for net in used}
-    notes = videos.unlike_rates(real, fake)
+    notes = videos.unlike(real, fake)
     for note in notes:
         say(f"warning: {note}")
     return Plan(request, fake.clips, real.clips, tuple(chosen), skipped, digests, notes)

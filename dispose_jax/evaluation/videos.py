@@ -21,6 +21,8 @@ from dispose_jax.media import image, video
 _SHOWN = 12  # problems told of at once
 _EXPLAINS = ".explain.mp4"
 _SAME_RATE = 0.01  # difference of rates that counts as none: 29.97 is 30
+_SAME_SHAPE = 0.02  # of width over height, as where keypoints belong to a video
+_TRUTH = 'docs/evaluation.md, "Your own videos", says how to make the true frames'
 
 
 class Found(NamedTuple):
@@ -106,34 +108,47 @@ def unequal(real: Found, fake: Found, resize: bool) -> list[str]:
         lacking = [name for name in these.clips if name not in {*those.clips, *those.broken}]
         if lacking:
             problems.append(f"no {where} clip named {_listed(lacking)}")
-    for name, one in real.clips.items():
-        other = fake.clips.get(name)
-        if other is None:
-            continue
+    counts, sizes = [], []
+    for name, one, other in _pairs(real, fake):
         if one.num_frames != other.num_frames:
-            problems.append(f"{name}: {one.num_frames} real and {other.num_frames} fake frames")
+            counts.append(f"{name} (real {one.num_frames}, fake {other.num_frames})")
         if one.size != other.size and not resize:
-            sizes = " and ".join(f"{clip.size[1]} x {clip.size[0]}" for clip in (one, other))
-            problems.append(f"{name}: real and fake frames of {sizes} (--size real resizes)")
+            sizes.append(_sizes(name, one, other))
+    if counts:
+        problems.append(f"numbers of frames differ of {_listed(counts)}: {_TRUTH}")
+    if sizes:
+        problems.append(f"sizes differ of {_listed(sizes)}: --size real resizes")
     return problems
 
 
-def unlike_rates(real: Found, fake: Found) -> list[str]:
-    """What is to be known of videos whose frames have other times, one sentence or none."""
-    rates = []
-    for name, one in real.clips.items():
-        other = fake.clips.get(name)
-        # A folder of pictures has no rate of its own.
-        if other is None or one.path.is_dir() or other.path.is_dir():
-            continue
-        if abs(one.fps / other.fps - 1) > _SAME_RATE:
-            rates.append(f"{name} (real {one.fps:.4g}, fake {other.fps:.4g})")
-    if not rates:
-        return []
-    return [
-        f"Frames a second differ of {_listed(rates)}; frames are paired by position, whatever "
-        "their times"
+def unlike(real: Found, fake: Found) -> list[str]:
+    """What is to be known of pairs that can be compared and may not be meant to be, a sentence
+    each: videos whose frames have other times, frames of other shapes."""
+    # A folder of pictures has no rate of its own.
+    rates = [
+        f"{name} (real {one.fps:.4g}, fake {other.fps:.4g})"
+        for name, one, other in _pairs(real, fake)
+        if not (one.path.is_dir() or other.path.is_dir())
+        and abs(one.fps / other.fps - 1) > _SAME_RATE
     ]
+    aspect = lambda clip: clip.size[1] / clip.size[0]
+    shapes = [
+        _sizes(name, one, other)
+        for name, one, other in _pairs(real, fake)
+        if abs(aspect(one) / aspect(other) - 1) > _SAME_SHAPE
+    ]
+    notes = []
+    if rates:
+        notes.append(
+            f"Frames a second differ of {_listed(rates)}; frames are paired by position, whatever "
+            "their times"
+        )
+    if shapes:
+        notes.append(
+            f"Shapes differ of {_listed(shapes)}; frames are stretched onto each other, though what"
+            f" is generated was most likely cut out: {_TRUTH}"
+        )
+    return notes
 
 
 def complain(problems: Sequence[str]) -> None:
@@ -169,6 +184,19 @@ def parse_size(text: str) -> tuple[int, int] | str | None:
     if not found or not all(map(int, found.groups())):
         raise ValueError(f"--size {text}: expected HEIGHTxWIDTH such as 1024x576, or real")
     return int(found[1]), int(found[2])
+
+
+def _pairs(real: Found, fake: Found) -> Iterator[tuple[str, ClipFile, ClipFile]]:
+    """Name, true and generated clip of those that both sides have."""
+    for name, one in real.clips.items():
+        if name in fake.clips:
+            yield name, one, fake.clips[name]
+
+
+def _sizes(name: str, one: ClipFile, other: ClipFile) -> str:
+    """A pair whose frames are of two sizes."""
+    real, fake = (f"{clip.size[1]} x {clip.size[0]}" for clip in (one, other))
+    return f"{name} (real {real}, fake {fake})"
 
 
 def _stamp(path: Path) -> list[tuple[int, int]]:

@@ -358,7 +358,7 @@ def test_everything_that_is_wrong_is_one_sentence_before_any_network(start, fold
         "frame_8.png: not a picture that can be read",
         "no fake clip named c;",
         "no real clip named d",
-        "b: 12 real and 11 fake frames",
+        "numbers of frames differ of b (real 12, fake 11)",
         "fvd: no i3d in --weights",
     ):
         assert part in err, part

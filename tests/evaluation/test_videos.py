@@ -1,5 +1,8 @@
 """Which files are clips, and what is told of them before they are measured."""
 
+import re
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
@@ -57,8 +60,36 @@ def test_a_video_that_lacks_frames_is_not_measured(tmp_path):
 def test_generated_frames_take_the_true_size_only_when_asked(tmp_path):
     write(tmp_path / "real" / "a", clip(0))
     write(tmp_path / "fake" / "a", clip(0, size=(20, 16)))
-    with pytest.raises(ValueError, match="a: real and fake frames of 32 x 40 and 16 x 20"):
+    told = re.escape("sizes differ of a (real 32 x 40, fake 16 x 20): --size real resizes")
+    with pytest.raises(ValueError, match=told):
         results_of(tmp_path / "real", tmp_path / "fake", metrics="mae")
     for size in ("real", (20, 16)):
         results, _ = results_of(tmp_path / "real", tmp_path / "fake", metrics="mae", size=size)
         assert results.fake["mae"].value > 0
+
+
+def test_frames_of_other_shapes_are_told_to_be_stretched(tmp_path):
+    sizes = {"wide": (40, 64), "alike": (40, 32), "nearly": (64, 52)}
+    for name, size in sizes.items():
+        write(tmp_path / "real" / name, clip(0, size=(40, 32)))
+        write(tmp_path / "fake" / name, clip(0, size=size))
+    results, _ = results_of(tmp_path / "real", tmp_path / "fake", metrics="mae", size="real")
+    (note,) = results.notes
+    assert note.startswith("Shapes differ of wide (real 32 x 40, fake 64 x 40); frames are stretch")
+
+
+TRUTH = re.search(
+    r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(), re.S
+)[1]
+
+
+def test_the_truth_of_ones_own_video_is_made_as_the_page_on_evaluation_says(tmp_path, monkeypatch):
+    """A video of 192 x 96 at 60 frames a second, and what a square model made of its frames."""
+    monkeypatch.chdir(tmp_path)
+    video.write("dance.mp4", films.numbered(40), 60)
+    made = films.numbered(40)[::4, :, 48:144]  # stride 2 is 4 at this rate; the middle is cut out
+    video.write(Path("fake/dance.mp4"), made, 15)
+    exec(TRUTH, {})
+    results, _ = results_of(Path("real"), Path("fake"), metrics="mae,psnr")
+    assert results.fake["mae"].value < 0.01 and not results.notes
+    assert min(results.fake["psnr"].by_clip.values()) > 35
