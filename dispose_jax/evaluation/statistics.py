@@ -24,7 +24,7 @@ class Difference(NamedTuple):
     mean: float
     low: float  # of the 95 % interval
     high: float
-    p: float  # two-sided, from the same draws; at least 1 / draws
+    p: float  # two-sided, from the same draws; at least what a sign test of the clips can reach
     agreeing: float  # share of seeds whose mean has the sign of the whole's
     seeds: int
     clips: int
@@ -60,12 +60,14 @@ def bootstrap(differences: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> 
     tail = (1 - COVERED) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     beyond = min((means <= 0).mean(), (means >= 0).mean())
+    # Of two clips that agree every draw agrees too, yet by chance every second pair does.
+    least = max(1 / draws, 2.0 ** (1 - clips))
     whole, each = differences.mean(), differences.mean(1)
     return Difference(
         mean=float(whole),
         low=float(low),
         high=float(high),
-        p=float(min(1, max(2 * beyond, 1 / draws))),
+        p=float(min(1, max(2 * beyond, least))),
         agreeing=float((np.sign(each) == np.sign(whole)).mean()),
         seeds=seeds,
         clips=clips,
@@ -83,10 +85,11 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
 
 
 def separated(difference: Difference, adjusted: float | None = None) -> bool:
-    """Whether an ordering may be claimed: the interval excludes 0, and enough seeds agree.
+    """Whether an ordering may be claimed: the interval excludes 0, p is small, and enough seeds
+    agree.
 
     adjusted: Holm's p, for a test that is one of several fixed beforehand; it must be small too.
     """
     excludes = difference.low > 0 or difference.high < 0
-    significant = adjusted is None or adjusted <= SIGNIFICANT
+    significant = max(difference.p, adjusted or 0.0) <= SIGNIFICANT
     return excludes and difference.agreeing >= AGREEING and significant

@@ -50,7 +50,20 @@ def test_seeds_that_differ_widen_the_interval_however_many_clips_there_are():
 
 
 def test_a_certain_difference_has_the_least_p():
-    assert bootstrap(np.full((2, 8), -0.5)) == Difference(-0.5, -0.5, -0.5, 1e-4, 1.0, 2, 8)
+    assert bootstrap(np.full((2, 16), -0.5)) == Difference(-0.5, -0.5, -0.5, 1e-4, 1.0, 2, 16)
+
+
+@pytest.mark.parametrize("clips", [1, 2, 5, 6, 9])
+def test_a_few_clips_that_agree_by_chance_are_no_claim(clips):
+    """Of pure noise: no smaller p than that of a sign test, which nothing can be below."""
+    rng, trials = np.random.default_rng(clips), 300
+    noise = rng.normal(0, 1, (trials, 1, clips))
+    found = [bootstrap(one, draws=1000) for one in noise]
+    agree = (np.sign(noise) == np.sign(noise[:, :, :1])).all((1, 2))
+    for one, agreeing in zip(found, agree):
+        assert not agreeing or one.p >= 2 * 0.5**clips  # of a sign test
+    if clips < 6:  # then no sign test can be significant
+        assert not any(separated(one) or separated(one, one.p) for one in found)
 
 
 def test_nothing_to_compare_is_an_error():

@@ -118,7 +118,8 @@ def _differences(found: list[Contrast]) -> list[str]:
         "",
         "Paired over the same clips and noise: mean and 95 % interval of a hierarchical bootstrap "
         "(seeds, then clips). Separated: the interval excludes 0, at least 80 % of the seeds agree "
-        "and, for the differences that were expected beforehand, Holm's p is at most 0.05.",
+        "and p, for the differences that were expected beforehand Holm's, is at most 0.05, which "
+        "under six clips cannot reach.",
         "",
     ]
     if any(one.difference.seeds == 1 for one in found):

@@ -5,7 +5,7 @@ import pytest
 from dispose_jax.evaluation.ablation import clips
 from tests import small
 
-CLIPS, FRAMES = 3, 4
+CLIPS, FRAMES = 7, 4
 
 
 def config(variant="full"):

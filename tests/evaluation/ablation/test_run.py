@@ -144,7 +144,7 @@ def test_the_sheet_shows_each_row_of_each_clip(results):
     side = 64 * times + montage.GAP
     rows = len(contact_sheet._pictured(results))
     assert rows == 5 and sheet.shape[1] == contact_sheet.LABEL + 3 * side
-    assert sheet.shape[0] == 2 * CLIPS * (rows * side + 22)
+    assert sheet.shape[0] == 2 * run.SHOWN * (rows * side + 22)
     first = sheet[22:, contact_sheet.LABEL :][: 64 * times : times, : 64 * times : times]
     np.testing.assert_array_equal(first, results.pictures["same"][TRUTH][0][0])
 
