@@ -105,7 +105,7 @@ def prepare(
         of = partial(detected.digest, framed.upright)
         reference_pose = detector.find(upright, name, "--reference_pose", of)
     else:
-        found, notes = _reference_pose(sources, *picture.shape[:2])
+        found, notes = read_reference_pose(sources, *picture.shape[:2])
         reference_pose = people.move(found, *framed.move)
     aspect = framed.upright.shape[1] / framed.upright.shape[0]
     reference_pose = follow.follow(reference_pose, aspect=aspect).pose
@@ -175,27 +175,12 @@ def measure(sources: Sources, sample) -> tuple[int, int, int]:
     return min(used, sample.max_frames or used), height, width
 
 
-def _reference(sources: Sources, sample) -> tuple[np.ndarray, tuple[int, int]]:
-    """The reference picture as it is, and the height and width it is brought to."""
-    if sources.reference is None:
-        raise ValueError("no picture to animate: give --reference")
-    if sources.driving is None and sources.poses is None:
-        raise ValueError("nothing to animate by: give --driving video, --poses file, or both")
-    picture = sources.reference
-    if isinstance(picture, np.ndarray):
-        _check_pictures("reference", picture, 3, "(h, w, 3)")
-    else:
-        picture = image.read(picture)
-    size = sample.height, sample.width
-    if not sample.height:
-        size = image.target_size(*picture.shape[:2], sample.resolution)
-    image.check_size(*size)
-    return picture, size
+def read_reference_pose(sources: Sources, height: int, width: int) -> tuple[Pose, list[str]]:
+    """The keypoints given for the reference picture, height x width as it is: one frame whose
+    person 0 is animated, and why they deserve a look.
 
-
-def _reference_pose(sources: Sources, height: int, width: int) -> tuple[Pose, list[str]]:
-    """The keypoints given for the reference picture, height x width as it is: one frame, and why
-    they deserve a look."""
+    Raises ValueError for more frames than one, a canvas of another shape, and if nobody is visible.
+    """
     path = sources.reference_pose
     if isinstance(path, Pose):  # in fractions of the picture, so of its shape
         file, path = files.PoseFile(path, width, height), "the reference_pose given"
@@ -212,6 +197,24 @@ def _reference_pose(sources: Sources, height: int, width: int) -> tuple[Pose, li
     findings = checks.look(pose, aspect=width / height, times=np.zeros(1))
     odd = [what for what, _ in findings]
     return pose, [f"{path}: {clause}" for clause in (*file.notes, *odd)]
+
+
+def _reference(sources: Sources, sample) -> tuple[np.ndarray, tuple[int, int]]:
+    """The reference picture as it is, and the height and width it is brought to."""
+    if sources.reference is None:
+        raise ValueError("no picture to animate: give --reference")
+    if sources.driving is None and sources.poses is None:
+        raise ValueError("nothing to animate by: give --driving video, --poses file, or both")
+    picture = sources.reference
+    if isinstance(picture, np.ndarray):
+        _check_pictures("reference", picture, 3, "(h, w, 3)")
+    else:
+        picture = image.read(picture)
+    size = sample.height, sample.width
+    if not sample.height:
+        size = image.target_size(*picture.shape[:2], sample.resolution)
+    image.check_size(*size)
+    return picture, size
 
 
 def _driving(sources: Sources, stride: int, max_frames: int, detector: Detector) -> Driving:

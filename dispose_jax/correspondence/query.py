@@ -20,12 +20,11 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dispose_jax import control_signals, settings, weights
+from dispose_jax import control_signals, inputs, settings, weights
 from dispose_jax.correspondence import dift, nearest
 from dispose_jax.correspondence.nearest import Match
 from dispose_jax.media import image, montage, output
 from dispose_jax.models import networks
-from dispose_jax.pose import files
 
 _JOINTS = {"right shoulder": 2, "right wrist": 4, "left shoulder": 5, "left wrist": 7, "nose": 0}
 _INKS = (
@@ -105,11 +104,15 @@ def _point(text: str, picture: np.ndarray, path: str) -> np.ndarray:
     return np.array([(x + 0.5) / w, (y + 0.5) / h])
 
 
-def _joints(path: str | None) -> dict[str, np.ndarray]:
-    """Some joints of a pose file that are seen, by name, in fractions."""
+def _joints(path: str | None, reference: str, picture: np.ndarray) -> dict[str, np.ndarray]:
+    """Some joints that are seen of the person who would be animated, by name, in fractions of the
+    picture; path: the pose file of that picture, which was read from reference."""
     if path is None:
         raise ValueError("--explain looks for joints: give --reference_pose FILE")
-    pose = files.read(path).pose
+    sources = inputs.Sources(Path(reference), Path(path), None, None)
+    pose, notes = inputs.read_reference_pose(sources, *picture.shape[:2])
+    for note in notes:
+        print(f"warning: {note}", file=sys.stderr)
     return {name: pose.body[0, 0, i] for name, i in _JOINTS.items() if pose.visible[0, 0, i]}
 
 
@@ -129,7 +132,7 @@ def run(options: argparse.Namespace) -> Path:
     raw = image.read(options.reference)
     wanted = {"point": _point(options.point, raw, options.reference)}
     if options.explain:
-        wanted |= _joints(options.reference_pose)
+        wanted |= _joints(options.reference_pose, options.reference, raw)
     reference, scale, offset = _framed(raw, config.sample)
     target, target_scale, target_offset = _framed(
         shown := image.read(options.target), config.sample

@@ -7,6 +7,10 @@ import pytest
 from dispose_jax import weights
 from dispose_jax.correspondence import nearest, query
 from dispose_jax.media import image
+from dispose_jax.pose import files, people
+from tests.pose.poses import standing
+
+DRIVING = weights.ASSETS / "driving.poses.json"
 
 
 def grid(h: int, w: int) -> np.ndarray:
@@ -43,6 +47,18 @@ def test_the_command_finds_points_of_a_picture_in_itself_and_draws_them(tmp_path
     assert image.read(tmp_path / "sheet.png").shape[0] == 448
 
 
+def test_joints_are_those_of_the_person_who_would_be_animated(tmp_path, monkeypatch, capsys):
+    """Not of a passer-by who stands first in the file, of half the size."""
+    monkeypatch.chdir(tmp_path)
+    own = files.read(weights.ASSETS / "reference.poses.json")
+    small = people.move(own.pose, (0.4, 0.4), (0.0, 0.2))
+    both = jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), small, own.pose)
+    files.write("both.json", both, width=own.width, height=own.height)
+    picture = image.read(weights.ASSETS / "reference.png")
+    found = query._joints("both.json", "reference.png", picture)
+    np.testing.assert_allclose(found["nose"], own.pose.body[0, 0, 0], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -51,12 +67,19 @@ def test_the_command_finds_points_of_a_picture_in_itself_and_draws_them(tmp_path
         ({2: "absent.png"}, "absent.png: no such picture"),
         ({4: "sheet.jpg"}, "expected .png"),
         ({5: "--explain"}, "give --reference_pose FILE"),
+        (
+            {5: f"--explain --reference_pose {DRIVING}"},
+            "frames, expected one: the keypoints",
+        ),
+        ({5: "--explain --reference_pose wide.json"}, "on a canvas of 900 x 300, but"),
     ],
 )
-def test_a_mistake_is_one_line(tmp_path, capsys, change, message):
+def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, change, message):
+    monkeypatch.chdir(tmp_path)
+    files.write("wide.json", standing(1), width=900, height=300)
     reference = str(weights.ASSETS / "reference.png")
     arguments = [reference, "10,10", reference, "--output", str(tmp_path / "sheet.png")]
     for place, text in change.items():
-        arguments[place : place + 1] = [text]
+        arguments[place : place + 1] = text.split()
     assert query.main(arguments) == 1
     assert message in capsys.readouterr().err
