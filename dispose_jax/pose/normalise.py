@@ -39,6 +39,9 @@ COCO_ORDERS = np.array(
 SHORTER = 0.85  # limbs in the order of a file over those as written: 0.4 to 0.8, else above 0.9
 FEWEST_LIMBS = 8  # of a body that tells its order
 STRAY_SHARE, STRAY_POINTS = 0.25, 2  # points of the other unit, up to which they are mistakes
+# Of the canvas, from its upper left corner: where all points lie that were found in a picture of
+# half its size or less, those a tenth of that picture outside included.
+OF_HALF = 0.55
 
 
 class Normalised(NamedTuple):
@@ -68,11 +71,13 @@ def normalise(
     absent = ((x == 0) & (y == 0)) | ((x < 0) & (y < 0)) | (score <= 0)
     points = np.where(absent[..., None], 0.0, points)
     points[..., 2], score_note = _scores(points[..., 2])
+    in_pixels = bool((points[..., :2] > LARGEST_FRACTION).any())
     points, unit_notes = _fractions(points, frames, size, path)
+    canvas_note = _canvas(points, size) if in_pixels else ()
     # Bounded, since lengths of wild coordinates overflow.
     order_note = _order(np.clip(points[:, LISTS[0]], -1e6, 1e6) * (*size, 1))
     points, neck_note = _necks(points)
-    return Normalised(points, (*score_note, *unit_notes, *order_note, *neck_note))
+    return Normalised(points, (*score_note, *unit_notes, *canvas_note, *order_note, *neck_note))
 
 
 def _refuse_signed(points: np.ndarray, path: str | os.PathLike) -> None:
@@ -86,6 +91,17 @@ def _refuse_signed(points: np.ndarray, path: str | os.PathLike) -> None:
             f"{path}: its coordinates go from {xy.min():.2g} to {xy.max():.2g}, as OpenPose writes "
             "them with --keypoint_scale 4; write pixels (0) or fractions of the picture (3)"
         )
+
+
+def _canvas(points: np.ndarray, size: tuple[int, int]) -> tuple[str, ...]:
+    """A note if all points (n, 128, 3), fractions of the canvas, lie in one quarter of it."""
+    seen = points[points[..., 2] > VISIBLE_SCORE][:, :2]
+    if not len(seen) or seen.max() > OF_HALF:
+        return ()
+    return (
+        f"all its joints lie in the upper left quarter of its canvas of {size[0]} x {size[1]}; if"
+        " they were found in a smaller picture, write the size of that one",
+    )
 
 
 def _order(bodies: np.ndarray) -> tuple[str, ...]:

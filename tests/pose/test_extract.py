@@ -21,7 +21,7 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def dance(tmp_path):
     """A bright dot, whom the detector of these tests takes for a person, on its way."""
-    frames = np.stack([frame_with((90 + 4 * i, 60 + i, 255)) for i in range(7)])
+    frames = np.stack([frame_with((140 + 4 * i, 110 + i, 255)) for i in range(7)])
     video.write(tmp_path / "dance.mp4", frames, 30)
     return tmp_path / "dance.mp4"
 

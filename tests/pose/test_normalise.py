@@ -106,6 +106,24 @@ def test_bodies_of_a_file_without_any_neck_get_one_between_the_shoulders():
     assert not read(points).points[:, 1].any() and not read(points).notes
 
 
+@pytest.mark.parametrize(
+    ("scale", "place", "unit", "told"),
+    [
+        (0.5, (0, 0), SIZE, True),  # found in a picture of half the size
+        (0.3, (0, 0), SIZE, True),
+        (0.5, (0, 0.5), SIZE, False),  # somebody small elsewhere in the picture
+        (0.5, (0.5, 0), SIZE, False),
+        (1.0, (0, 0), SIZE, False),
+        (0.5, (0, 0), (1, 1), False),  # fractions belong to any canvas
+    ],
+)
+def test_a_canvas_larger_than_the_picture_of_the_keypoints_is_told(scale, place, unit, told):
+    xy, score = people.flatten(standing(4, num_people=2))
+    points = np.concatenate([(xy * scale + place) * unit, score[..., None]], -1)
+    notes = read(points.reshape(8, 128, 3)).notes
+    assert any("upper left quarter of its canvas of 540 x 960" in note for note in notes) == told
+
+
 @pytest.mark.parametrize("confidence", [0, -1])
 def test_joints_without_any_confidence_are_refused(confidence):
     points, _ = written(0)
