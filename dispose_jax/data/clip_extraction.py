@@ -111,6 +111,11 @@ def find(folder: Path) -> list[str]:
     return sorted(names)
 
 
+def sources(folder: Path, name: str) -> list[Path]:
+    """The files that a video's clips are made of: itself and, where there are any, its poses."""
+    return [path for path in (folder / name, _poses_of(folder / name)) if path.exists()]
+
+
 def clips(recipe: Extraction, tools: Finders, folder: Path, name: str) -> Iterator[Record]:
     """The clips of one video of a folder. Raises ValueError with the reason if there are none."""
     path = folder / name
@@ -233,9 +238,14 @@ def flow_paths(indices: np.ndarray, stride: int, chained: bool) -> list[np.ndarr
     return paths
 
 
+def _poses_of(path: Path) -> Path:
+    """Where the keypoints of a video may lie."""
+    return path.with_name(path.stem + POSES_SUFFIX)
+
+
 def _known_pose(path: Path, info: video.Info, say: Callable[[str], None]) -> Pose | None:
     """The keypoints of the file beside a video, one person followed; None without one."""
-    source = path.with_name(path.stem + POSES_SUFFIX)
+    source = _poses_of(path)
     if not source.exists():
         return None
     file = files.read(source)
@@ -282,8 +292,8 @@ def _read(
         passed = {int(i) for paths in routes for route in paths for i in route}
     models = None
     if detect:
-        beside = path.with_name(path.stem + POSES_SUFFIX).name
-        models = tools.detector.open(path, f"put {beside} beside it, or give --weights with them")
+        beside = f"put {_poses_of(path).name} beside it"
+        models = tools.detector.open(path, f"{beside}, or give --weights with them")
     pictures, for_flow, found = {}, {}, {}
     for i, frame in video.pick(path, used | passed):
         if i in used:

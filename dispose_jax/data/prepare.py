@@ -90,8 +90,14 @@ def prepare(
         count = records.existing(out, name)
         if count is None:
             todo.append(name)
-        else:
-            summary.kept, summary.clips = summary.kept + 1, summary.clips + count
+            continue
+        summary.kept, summary.clips = summary.kept + 1, summary.clips + count
+        made = out / records.file_name(name, count)
+        if newer := _newer(clip_extraction.sources(videos, name), made):
+            say(
+                f"warning: {newer} was changed after clips were made of it, which stay as they "
+                f"are; delete {made} and run this again to make others"
+            )
     with tqdm(total=len(names), initial=summary.kept, unit="video") as bar:
         for name in todo:
             try:
@@ -125,6 +131,12 @@ def _find(videos: Path) -> list[str]:
             f"{', '.join(video.SUFFIXES)}"
         )
     return names
+
+
+def _newer(sources: Sequence[Path], made: Path) -> Path | None:
+    """The first of the sources that was changed after a file was made of them."""
+    time = made.stat().st_mtime
+    return next((source for source in sources if source.stat().st_mtime > time), None)
 
 
 def _tools(

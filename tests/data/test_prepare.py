@@ -123,6 +123,21 @@ def test_a_second_run_makes_only_what_is_not_there(videos, tmp_path):
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
 
 
+@pytest.mark.parametrize("changed", ["b.mp4", "b.poses.json"])
+def test_clips_of_what_was_changed_since_are_kept_and_that_is_told(videos, tmp_path, changed):
+    out, said = tmp_path / "set", []
+    run(videos, out)
+    before = content(out)
+    run(videos, out, say=said.append)
+    assert not said
+    later = (out / records.file_name("b.mp4", 3)).stat().st_mtime + 1
+    os.utime(videos / changed, (later, later))
+    run(videos, out, say=said.append)
+    (line,) = said
+    assert str(videos / changed) in line and f"delete {out / records.file_name('b.mp4', 3)}" in line
+    assert content(out) == before
+
+
 def test_a_run_killed_while_it_writes_leaves_whole_files_and_is_resumed(
     videos, tmp_path, monkeypatch
 ):
