@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from dispose_jax import provenance
+from dispose_jax.evaluation import statistics
 from dispose_jax.evaluation.ablation import contact_sheet
 from dispose_jax.evaluation.ablation.clips import SETS
 from dispose_jax.evaluation.ablation.metrics import METRICS
@@ -122,10 +123,13 @@ def _differences(found: list[Contrast]) -> list[str]:
         "under six clips cannot reach.",
         "",
     ]
-    if any(one.difference.seeds == 1 for one in found):
+    fewest = min(one.difference.seeds for one in found)
+    if fewest < statistics.FEWEST_SEEDS:
+        counted = "One training seed" if fewest == 1 else f"{fewest} training seeds"
         lines += [
-            "**One training seed** in some rows: what is separated there is about these weights, "
-            "not about the method.",
+            f"**{counted}** in some rows: what is separated there is about these weights, not "
+            "about the method, for which few seeds agree by chance; at least "
+            f"{statistics.FEWEST_SEEDS} are wanted.",
             "",
         ]
     lines += [

@@ -115,6 +115,7 @@ def test_files_hold_all_numbers_and_the_table_says_what_they_mean(results, tmp_p
     table = paths[2].read_text()
     lines = [line for line in table.splitlines() if line.startswith("|")]
     assert table.count("| full |") == 2 and "12,345" in table and "not reproduce" not in table
+    assert "**2 training seeds** in some rows" in table and "at least 5 are wanted" in table
     assert any(f"| {SHUFFLED} |" in line and "separated, full better" in line for line in lines)
     for header in (i for i, line in enumerate(lines) if set(line) <= set("|- ")):
         assert lines[header].count("|") == lines[header - 1].count("|")
