@@ -203,9 +203,12 @@ def _fractions(
         notes.append(f"its coordinates are fractions of the picture{which} and are read as such")
     if stray.any():
         person, point = np.argwhere(stray)[0]
+        many = stray.sum() > STRAY_SHARE * present.sum()
+        canvas = f"; its canvas of {size[0]} x {size[1]} seems to be too small" if many else ""
         notes.append(
             f"{stray.sum()} of its points lie where no joint can be and are left out, the first in "
             f"frame {frames[person]} at {points[person, point, 0]:g}, {points[person, point, 1]:g}"
+            f"{canvas}"
         )
     xy = np.where(is_fraction[..., None], points[..., :2], points[..., :2] / size)
     points = np.concatenate([xy, points[..., 2:]], -1)

@@ -124,6 +124,17 @@ def test_a_canvas_larger_than_the_picture_of_the_keypoints_is_told(scale, place,
     assert any("upper left quarter of its canvas of 540 x 960" in note for note in notes) == told
 
 
+def test_a_canvas_much_smaller_than_the_picture_of_the_keypoints_is_told():
+    points, _ = written(0)
+    points[..., :2] *= 4
+    (note,) = read(points).notes
+    assert "are left out" in note and note.endswith("its canvas of 540 x 960 seems to be too small")
+    points[..., :2] /= 4
+    points[3, 5] = 5000, 5000, 1
+    (note,) = read(points).notes
+    assert note.endswith("at 5000, 5000")
+
+
 @pytest.mark.parametrize("confidence", [0, -1])
 def test_joints_without_any_confidence_are_refused(confidence):
     points, _ = written(0)
