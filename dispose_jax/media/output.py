@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FORGOTTEN = 3600.0  # seconds without a change, after which a temporary file may be a dead process's
+# Numbers of processes repeat: in every container the first one is 1.
+_OURS = os.urandom(4).hex()
 
 
 def prepare(path: str | os.PathLike, *suffixes: str) -> Path:
@@ -48,8 +50,13 @@ def place(path: Path) -> Path:
 
 
 def temporary(path: Path) -> Path:
-    """The name under which a file is written before it takes its place."""
-    return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    """The name under which this process writes a file before it takes its place."""
+    return path.with_name(f".{path.stem}.{_mark()}{path.suffix}")
+
+
+def _mark() -> str:
+    """What temporary names of this process have, and of no other in the world."""
+    return f"{os.getpid()}-{_OURS}"
 
 
 def try_out(path: str | os.PathLike) -> None:
@@ -85,8 +92,8 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     of the name. Raises OSError with one sentence if the file cannot take its place.
     """
     path = Path(path)
-    _remove_left_behind(path)
     place = temporary(path)
+    _remove_left_behind(place, path.suffix)
     try:
         yield place
         with explained(path):
@@ -96,15 +103,25 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             place.unlink(missing_ok=True)
 
 
-def _remove_left_behind(path: Path) -> None:
-    """Delete temporary files of this name that a killed process left."""
-    for left in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
-        number = left.name.removeprefix(f".{path.stem}.").removesuffix(path.suffix)
+def _remove_left_behind(place: Path, ending: str = "") -> None:
+    """Delete what killed processes left under the temporary names that are like this one but for
+    their process; ending: of these names."""
+    start = place.name.removesuffix(_mark() + ending)
+    for left in place.parent.glob(f"{glob.escape(start)}*{glob.escape(ending)}"):
+        number = left.name.removeprefix(start).removesuffix(ending).partition("-")[0]
+        if left == place or not number.isdecimal():
+            continue
         with suppress(OSError):  # another process may be quicker
             # One of another machine is not known here, but would have written since.
-            if number.isdecimal() and time.time() - left.stat().st_mtime > FORGOTTEN:
-                if not is_alive(int(number)):
-                    left.unlink()
+            is_old = time.time() - _last_change(left) > FORGOTTEN
+            if is_old and (int(number) == os.getpid() or not is_alive(int(number))):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _last_change(path: Path) -> float:
+    """When a file was written to, or a folder or something directly in it."""
+    inside = path.iterdir() if path.is_dir() else ()
+    return max(file.stat().st_mtime for file in (path, *inside))
 
 
 def is_alive(process: int) -> bool:
@@ -127,8 +144,9 @@ def replacing_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """
     folder = Path(folder)
     temporary, old = (
-        folder.with_name(f".{folder.name}.{kind}-{os.getpid()}") for kind in ("partial", "old")
+        folder.with_name(f".{folder.name}.{kind}-{_mark()}") for kind in ("partial", "old")
     )
+    _remove_left_behind(temporary)
     try:
         with explained(folder):
             temporary.mkdir(parents=True)

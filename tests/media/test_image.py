@@ -3,7 +3,6 @@
 import errno
 import io
 import os
-import subprocess
 
 import numpy as np
 import pytest
@@ -358,21 +357,6 @@ def test_a_folder_is_replaced_when_it_is_whole_and_only_then(tmp_path):
             (partial / "third").write_text("x")
             raise ValueError("halfway")
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "second"]
-
-
-def test_what_a_killed_process_left_is_removed_when_the_file_is_written_again(tmp_path):
-    dead = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True).stdout.strip()
-    left = [tmp_path / f".a.{number}.bin" for number in (dead, os.getppid(), dead + "0000000")]
-    others = [tmp_path / f".b.{dead}.bin", tmp_path / ".a.mine.bin", tmp_path / f".a.{dead}.txt"]
-    for path in (*left, *others):
-        path.touch()
-    output.write_bytes(tmp_path / "a.bin", b"1")
-    assert all(path.exists() for path in left), "one may be written at this moment, elsewhere"
-    for path in (*left, *others):
-        os.utime(path, (0, 0))
-    output.write_bytes(tmp_path / "a.bin", b"2")
-    assert [path.exists() for path in left] == [False, True, False]
-    assert all(path.exists() for path in others)
 
 
 def test_a_folder_stays_if_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):

@@ -1,0 +1,67 @@
+"""Files written whole or not at all: what processes that were killed left, and names of others."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dispose_jax.media import output
+
+
+@pytest.fixture(scope="module")
+def dead():
+    """The number of a process that has ended."""
+    return subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True).stdout.strip()
+
+
+def forget(*paths):
+    """As if nothing had been written to them for long."""
+    for path in paths:
+        os.utime(path, (0, 0))
+
+
+def test_what_a_killed_process_left_is_removed_when_the_file_is_written_again(tmp_path, dead):
+    numbers = (f"{dead}-0123abcd", f"{os.getppid()}-0123abcd", f"{dead}0000000-0123abcd", dead)
+    left = [tmp_path / f".a.{number}.bin" for number in numbers]
+    others = [f".b.{dead}-0123abcd.bin", ".a.mine.bin", f".a.{dead}-0123abcd.txt"]
+    others = [tmp_path / name for name in others]
+    for path in (*left, *others):
+        path.touch()
+    output.write_bytes(tmp_path / "a.bin", b"1")
+    assert all(path.exists() for path in left), "one may be written at this moment, elsewhere"
+    forget(*left, *others)
+    output.write_bytes(tmp_path / "a.bin", b"2")
+    assert [path.exists() for path in left] == [False, True, False, False]
+    assert all(path.exists() for path in others)
+
+
+def test_what_a_process_of_our_number_left_in_another_container_is_removed(tmp_path):
+    left = tmp_path / f".a.{os.getpid()}-0123abcd.bin"
+    left.touch()
+    forget(left)
+    output.write_bytes(tmp_path / "a.bin", b"1")
+    assert not left.exists()
+
+
+NAME = "from pathlib import Path; from dispose_jax.media import output; import os\n"
+NAME += "os.getpid = lambda: 1; print(output.temporary(Path('a.bin')))"
+
+
+def test_processes_of_equal_numbers_write_to_files_of_their_own():
+    """As of two containers that share a folder: the first process of each is 1."""
+    command = [sys.executable, "-c", NAME]
+    names = {subprocess.run(command, capture_output=True, text=True).stdout for _ in range(2)}
+    assert len(names) == 2 and all(name.startswith(".a.1-") for name in names)
+
+
+def test_a_folder_that_a_killed_process_left_is_removed_when_it_is_made_again(tmp_path, dead):
+    left = tmp_path / f".a.partial-{dead}-0123abcd"
+    busy = tmp_path / f".a.partial-{dead}-4567abcd"
+    for folder in (left, busy):
+        folder.mkdir()
+        (folder / "part").touch()
+    forget(left / "part", left, busy)  # another machine still writes to a file in the other
+    with output.replacing_folder(tmp_path / "a"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"a", busy.name}
