@@ -29,7 +29,8 @@ from dispose_jax.pose import draw
 
 LATENTS = ".latents.safetensors"
 KEYPOINTS = ".keypoints.safetensors"  # that were detected
-ENDINGS = (".json", ".preview.png", LATENTS, KEYPOINTS, ".explain.png", ".explain.mp4")
+EXPLANATION = (".explain.png", ".explain.mp4")
+ENDINGS = (".json", ".preview.png", LATENTS, KEYPOINTS, *EXPLANATION)
 UNITS = {
     "finding keypoints": "frame",
     "control signals": "frame",
@@ -154,8 +155,6 @@ def animate(job: Job, clip: Clip) -> Path:
         shown = _decode(job, clip, latents, stages)
     finally:
         stages.end()
-    about = provenance.describe(job.config, clip, job.sources, job.stamps, job.given, job.seconds)
-    output.write_json(job.path(".json"), about)
     if job.explain:
         with closing(shown):
             _explain(job, clip, shown, stages)
@@ -193,14 +192,22 @@ def _latents(job: Job, clip: Clip, stages: Stages) -> np.ndarray:
 
 
 def _decode(job: Job, clip: Clip, latents: np.ndarray, stages: Stages) -> explain.Strip | None:
-    """Latents -> the video; its frames too, reduced, if they are to be shown."""
+    """Latents -> the video and its record; its frames too, reduced, if they are to be shown."""
     shown = explain.Strip(clip.reference.shape[:2]) if job.explain else None
+    record = job.path(".json")
     try:
-        with video.writer(job.output, clip.fps, sound=clip.sound) as write:
-            for frames in job.animator.decode(clip, latents, progress=stages):
-                write(frames)
-                if shown is not None:
-                    shown.append(frames)
+        # Both or none: an older record would tell of another video than the one beside it.
+        with output.replacing(record) as place:
+            with video.writer(job.output, clip.fps, sound=clip.sound) as write:
+                for frames in job.animator.decode(clip, latents, progress=stages):
+                    write(frames)
+                    if shown is not None:
+                        shown.append(frames)
+                stages.end()
+                with output.explained(record):
+                    place.write_bytes(output.as_json(_about(job, clip), indent=2))
+            for ending in EXPLANATION:  # of the video that was there
+                job.path(ending).unlink(missing_ok=True)
     except memory.OutOfMemory as error:
         if not job.path(LATENTS).exists():
             raise
@@ -208,6 +215,11 @@ def _decode(job: Job, clip: Clip, latents: np.ndarray, stages: Stages) -> explai
             f"{error}; {job.path(LATENTS)} keeps the latents, so that the same command only decodes"
         ) from error
     return shown
+
+
+def _about(job: Job, clip: Clip) -> dict:
+    """What the record tells."""
+    return provenance.describe(job.config, clip, job.sources, job.stamps, job.given, job.seconds)
 
 
 def _explain(job: Job, clip: Clip, result: explain.Strip, stages: Stages) -> None:

@@ -192,7 +192,7 @@ def finished(line: Line, config, given: tuple[str, ...], explain: bool) -> bool:
     """Whether an earlier run made this video of these settings, sources and weights, and the
     sources are the files that it read, by their sizes and times."""
     record = line.output.with_suffix(".json")
-    endings = (".explain.png", ".explain.mp4") if explain else ()
+    endings = job.EXPLANATION if explain else ()
     beside = [line.output.with_name(line.output.stem + ending) for ending in endings]
     try:
         about = json.loads(record.read_text(encoding="utf-8"))

@@ -1,5 +1,6 @@
 """A job from files to files: what it writes, what it keeps when it fails, what it resumes."""
 
+import errno
 import json
 import resource
 import shutil
@@ -269,6 +270,7 @@ def test_a_full_disk_while_the_video_is_written_leaves_the_latents_alone(
         resource.setrlimit(resource.RLIMIT_FSIZE, (half, hard))
 
     monkeypatch.setattr(sampling, "decode", fill_the_disk)
+    monkeypatch.setattr(provenance, "describe", lambda *_: {})  # a record that has room, too
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         with pytest.raises(OSError, match="a.mp4: cannot write this file") as error:
@@ -298,6 +300,40 @@ def test_a_failed_run_keeps_the_older_video_and_its_record(tmp_path, whole, monk
         job.run(prepared(tmp_path, other)[0])
     for name in ("a.mp4", "a.json"):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_disk_that_is_full_before_the_record_keeps_the_older_video_too(
+    tmp_path, whole, monkeypatch
+):
+    """Else the record would tell of another video than the one beside it."""
+    older = {"a.mp4": (whole / "a.mp4").read_bytes(), "a.json": (whole / "a.json").read_bytes()}
+    for name, content in older.items():
+        (tmp_path / name).write_bytes(content)
+    other, write = config(), Path.write_bytes
+    other.seed = 1
+
+    def full(path, content):
+        if path.suffix == ".json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="a.json: cannot write this file: No space left"):
+            job.run(prepared(tmp_path, other)[0])
+    assert {name: (tmp_path / name).read_bytes() for name in older} == older
+    assert names(tmp_path) == {*older, "a.latents.safetensors", "a.preview.png"}
+    monkeypatch.setattr(sampling, "sample", refuse)
+    job.run(prepared(tmp_path, other)[0])
+    assert json.loads((tmp_path / "a.json").read_text())["seed"] == 1
+    assert (tmp_path / "a.mp4").read_bytes() != older["a.mp4"]
+
+
+def test_what_explained_an_older_video_does_not_stay_beside_another_one(failed):
+    for ending in job.EXPLANATION:
+        (failed / f"a{ending}").write_bytes(b"of an older video")
+    job.run(prepared(failed)[0])
+    assert names(failed) == {"a.mp4", "a.json", "a.preview.png"}
 
 
 def test_numbers_that_are_not_finite_end_the_run_before_decoding(tmp_path, monkeypatch):

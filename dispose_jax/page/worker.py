@@ -13,9 +13,7 @@ import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import jax
-
-from dispose_jax import cli, job
+from dispose_jax import cli, job, memory
 from dispose_jax.animator import Animator
 from dispose_jax.job import Job
 from dispose_jax.media import image, montage
@@ -83,10 +81,8 @@ def _answer(connection: Connection, animator: Animator, given, order: Order) -> 
         raise
     except (ValueError, OSError) as error:
         return FAILED, _sentence(error)
-    except MemoryError:
-        return FAILED, OUT_OF_MEMORY
     except Exception as error:  # a defect: the next visitor shall not suffer from it
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+        if memory.is_exhausted(error):
             return FAILED, OUT_OF_MEMORY
         traceback.print_exc()
         return (
@@ -133,7 +129,7 @@ def _work(connection: Connection, animator: Animator, given, order: Order) -> tu
     if not order.animate:
         return ()
     job.animate(work, clip)
-    beside = (".explain.png", ".explain.mp4", ".json")
+    beside = (*job.EXPLANATION, ".json")
     return (OUTPUT.name, *(work.path(ending).name for ending in beside))
 
 
