@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from dispose_jax import cli, settings, weights
 from dispose_jax.page import bounds, controls, worker
 from dispose_jax.page.guard import Guard
 from dispose_jax.page.turns import Turns
-from dispose_jax.page.visitors import UPLOADS, Visitors, new_root
+from dispose_jax.page.visitors import UPLOADS, Visitors, own_root
 
 SHORTEST_PASSWORD = 8
 
@@ -36,13 +36,14 @@ def is_local(host: str) -> bool:
 
 
 def accounts(given: Sequence[str]) -> list[tuple[str, str]]:
-    """Names and passwords of NAME:PASSWORD, or of @FILE with such lines. Raises ValueError."""
-    made = []
+    """Names and passwords of NAME:PASSWORD, or of @FILE with such lines. Raises ValueError, also
+    for a name with two passwords."""
+    made: dict[str, str] = {}
     for text in given:
         lines = [text]
         if text.startswith("@"):
             try:
-                lines = Path(text[1:]).read_text(encoding="utf-8").split()
+                lines = Path(text[1:]).read_text(encoding="utf-8-sig").split()
             except (OSError, UnicodeDecodeError) as error:
                 raise ValueError(f"--auth {text}: cannot read this file: {error}") from error
         for line in lines:
@@ -52,8 +53,23 @@ def accounts(given: Sequence[str]) -> list[tuple[str, str]]:
                     f"--auth: expected NAME:PASSWORD with {SHORTEST_PASSWORD} characters or more, "
                     "or @FILE with one such line for each person"
                 )
-            made.append((name, password))
-    return made
+            if made.setdefault(name, password) != password:
+                raise ValueError(f"--auth: {name} has two passwords; give each person one")
+    return [*made.items()]
+
+
+def check_place(host: str, port: int) -> None:
+    """Raise ValueError with one sentence if no server can listen there, before weights are read."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"--host {host} --port {port}: cannot listen there: {reason}; choose another"
+        ) from error
 
 
 def main(_) -> None:
@@ -64,6 +80,7 @@ def main(_) -> None:
             f"--host {given.host}: others can reach the page there; say who may use it with "
             "--auth NAME:PASSWORD"
         )
+    check_place(given.host, given.port)
     overrides, _ = settings.take_overrides(settings.at_home(sys.argv))
     configs = controls.at_speeds(given.config, overrides)
     first = next(iter(configs.values()))
@@ -71,24 +88,25 @@ def main(_) -> None:
     # The worker goes from folder to folder.
     folders = [f if f == weights.RANDOM else str(Path(f).resolve()) for f in chosen]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    root = new_root()
-    os.environ["GRADIO_TEMP_DIR"] = str(root / UPLOADS)
-    tempfile.tempdir = str(root)  # what the server's library leaves elsewhere goes with it, too
     try:
-        try:
-            from dispose_jax.page import layout
-        except ImportError as error:
-            raise ValueError("the page needs gradio: pip install 'dispose-jax[page]'") from error
-        print("starting ...")
-        turns = Turns(worker.serve, first, tuple(folders))
-        try:
-            visitors = Visitors(root, turns, layout.example_files())
-            _serve(layout, layout.Page(configs, turns, visitors), people)
-        finally:
-            turns.close()
+        with own_root() as root:
+            os.environ["GRADIO_TEMP_DIR"] = str(root / UPLOADS)
+            tempfile.tempdir = str(root)  # what the server's library leaves elsewhere goes with it
+            try:
+                from dispose_jax.page import layout
+            except ImportError as error:
+                raise ValueError(
+                    "the page needs gradio: pip install 'dispose-jax[page]'"
+                ) from error
+            print("starting ...")
+            turns = Turns(worker.serve, first, tuple(folders))
+            try:
+                visitors = Visitors(root, turns, layout.example_files())
+                _serve(layout, layout.Page(configs, turns, visitors), people)
+            finally:
+                turns.close()
     finally:
         tempfile.tempdir = None
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def _serve(layout, page, people: list[tuple[str, str]]) -> None:
@@ -99,7 +117,8 @@ def _serve(layout, page, people: list[tuple[str, str]]) -> None:
     blocks = layout.build(page).queue(default_concurrency_limit=None, max_size=64)
     try:
         blocks.launch(
-            server_name=given.host,
+            # An address with colons stands in brackets wherever a port follows.
+            server_name=f"[{given.host}]" if ":" in given.host else given.host,
             server_port=given.port,
             auth=people or None,
             max_file_size=bounds.MOST_BYTES,

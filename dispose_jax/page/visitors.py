@@ -7,6 +7,7 @@ what was made for them. Everything lies below one folder and is deleted with the
 from __future__ import annotations
 
 import errno
+import fcntl
 import math
 import os
 import secrets
@@ -15,12 +16,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from dispose_jax.media import output
 from dispose_jax.page.turns import QueuedTurn, Turns
 
 IDLE = 3600.0  # seconds after which files of somebody without an open page are deleted
@@ -251,11 +251,30 @@ class Visitors:
             self._delete(name)
 
 
-def new_root() -> Path:
-    """A folder for all files of this process; those that killed ones left behind are deleted."""
+@contextmanager
+def own_root() -> Iterator[Path]:
+    """A folder for all files of this process, deleted at the end; those that killed ones left
+    behind are deleted, too."""
     for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        number = old.name.removeprefix(PREFIX).partition("_")[0]
-        with suppress(OSError):
-            if number.isdecimal() and not output.is_alive(int(number)):
-                shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}_"))
+        with suppress(OSError), _held(old):
+            shutil.rmtree(old, ignore_errors=True)
+    root = Path(tempfile.mkdtemp(prefix=PREFIX))
+    with ExitStack() as stack:
+        with suppress(OSError):  # a file system without locks
+            stack.enter_context(_held(root))
+        try:
+            yield root
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which ends with the process in whatever way, and is seen in every
+    container. Raises OSError if another process holds it, or it is no folder."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)

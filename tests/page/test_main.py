@@ -2,9 +2,11 @@
 
 import ast
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,7 +34,7 @@ def test_only_this_machine_reaches_a_local_address(host, local):
 
 
 def test_accounts_are_given_or_read_from_a_file(tmp_path):
-    (tmp_path / "people").write_text("bob:pass:word\n\ncid:12345678\n")
+    (tmp_path / "people").write_text("\ufeffbob:pass:word\n\ncid:12345678\n", encoding="utf-8")
     assert command.accounts(["ann:12345678", f"@{tmp_path}/people"]) == [
         ("ann", "12345678"),
         ("bob", "pass:word"),
@@ -44,6 +46,43 @@ def test_accounts_are_given_or_read_from_a_file(tmp_path):
 def test_accounts_without_a_name_or_a_password_are_refused(text):
     with pytest.raises(ValueError, match="^--auth"):
         command.accounts([text])
+
+
+def test_a_name_has_one_password(tmp_path):
+    (tmp_path / "people").write_text("ann:87654321\n", encoding="utf-8")
+    assert command.accounts(["ann:12345678", "ann:12345678"]) == [("ann", "12345678")]
+    with pytest.raises(ValueError, match="^--auth: ann has two passwords"):
+        command.accounts(["ann:12345678", f"@{tmp_path}/people"])
+
+
+def test_a_place_where_nothing_can_listen_is_told_before_weights_are_read():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"--host 127.0.0.1 --port {port}: cannot listen ther"):
+            command.check_place("127.0.0.1", port)
+    command.check_place("127.0.0.1", port)
+    with pytest.raises(ValueError, match="--host 192.0.2.1 --port 7860: cannot listen there"):
+        command.check_place("192.0.2.1", 7860)  # of no machine
+
+
+@pytest.mark.parametrize(("host", "named"), [("::1", "[::1]"), ("127.0.0.1", "127.0.0.1")])
+def test_an_address_with_colons_stands_in_brackets_before_a_port(monkeypatch, host, named):
+    pytest.importorskip("starlette")
+    launched = {}
+    blocks = SimpleNamespace(
+        queue=lambda **_: blocks,
+        launch=lambda **options: launched.update(options),
+        local_url="",
+        block_thread=lambda: None,
+    )
+    layout = SimpleNamespace(build=lambda page: blocks, THEME=None, CSS="")
+    page = SimpleNamespace(visitors=SimpleNamespace(root=Path("here")))
+    given = SimpleNamespace(FLAGS=SimpleNamespace(host=host, port=7860))
+    monkeypatch.setattr(command, "flags", given)
+    command._serve(layout, page, [])
+    assert launched["server_name"] == named
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Visitors: each reads what is theirs, and it is deleted when they leave."""
 
-import os
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -211,13 +212,29 @@ def test_what_was_left_without_a_word_is_swept_up(place, monkeypatch):
     assert open_one.folder.exists() and kept.exists()
 
 
-def test_folders_of_ended_processes_are_deleted_and_others_are_left(tmp_path, monkeypatch):
+HOLDING = """
+import tempfile, time
+from dispose_jax.page import visitors
+
+tempfile.tempdir = FOLDER
+with visitors.own_root() as root:
+    print(root.name, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_folders_of_killed_processes_are_deleted_and_others_are_left(tmp_path, monkeypatch):
+    """Whatever their numbers, which are the same in every container."""
     monkeypatch.setattr(visitors.tempfile, "tempdir", str(tmp_path))
-    ended, alive, odd = (
-        tmp_path / f"{visitors.PREFIX}{name}" for name in ("4999999_x", f"{os.getppid()}_x", "odd")
-    )
-    for folder in (ended, alive, odd):
-        folder.mkdir()
-    root = visitors.new_root()
-    assert root.parent == tmp_path and (root.stat().st_mode & 0o777) == 0o700
-    assert (ended.exists(), alive.exists(), odd.exists()) == (False, True, True)
+    command = [sys.executable, "-c", HOLDING.replace("FOLDER", repr(str(tmp_path)))]
+    (tmp_path / "dispose_jax_page_text").write_text("no folder")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        theirs = tmp_path / other.stdout.readline().strip()
+        with visitors.own_root() as root:
+            assert root.parent == tmp_path and (root.stat().st_mode & 0o777) == 0o700
+            assert root != theirs and theirs.is_dir()
+        assert not root.exists()
+        other.kill()
+    assert theirs.is_dir()
+    with visitors.own_root():
+        assert not theirs.exists()
