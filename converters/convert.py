@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from converters import checkpoints, doctor, files, releases
-from dispose_jax import settings
+from dispose_jax import ending, settings
+from dispose_jax.media import output
 from dispose_jax.models import bundle, evaluation_networks
 from dispose_jax.models import networks as model_networks
 from dispose_jax.pose import dwpose
@@ -154,7 +155,8 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
         if onnx is not None:
             place = target / releases.POSE_FOLDER / released
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(onnx, place)
+            with output.replacing(place) as partial, output.explained(place):
+                shutil.copyfile(onnx, partial)
             yield f"{place}: copied"
     yield from (f"not written: {reason}" for reason in left)
 
@@ -254,4 +256,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ending.status_of(main))

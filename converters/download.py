@@ -25,7 +25,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from converters import hub, releases
-from dispose_jax import settings
+from dispose_jax import ending, settings
 from dispose_jax.media import output
 from dispose_jax.pose import dwpose
 
@@ -225,4 +225,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ending.status_of(main))

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 from absl import flags
 
-from dispose_jax import ahead, memory, settings
+from dispose_jax import ahead, ending, memory, settings
 
 OUT_OF_MEMORY = "out of memory: choose a smaller size or fewer frames; --dry_run tells the needs"
 _NO_DEVICE = ("nable to initialize backend", "Unknown backend")  # in what JAX says
@@ -28,9 +25,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "disp
 
 def run(main: Callable[[object], None]) -> None:
     """Parse the command line, call main with the config that its flag --config names, and exit."""
-    # Names of files may hold bytes that are not UTF-8. By lines, so that a log of a long run tells
-    # how far it is, and what was said is there if the run is killed.
-    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
+    ending.say_at_once()
     if {"--help", "-help", "-h"} & {*sys.argv[1:]}:
         print(_usage())
         return
@@ -56,7 +51,7 @@ def run(main: Callable[[object], None]) -> None:
     for name in ("absl", "asyncio"):  # of libraries; what they raise is told here
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        with _interruptible():
+        with ending.interruptible():
             main(config)
     except (ValueError, OSError) as error:
         fail(error, 1)
@@ -114,38 +109,6 @@ def use_compile_cache() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-
-
-@contextmanager
-def _interruptible():
-    """SIGTERM, as of a batch system, ends the program as Ctrl-C does, so that no half file stays.
-
-    Python drops either if it comes while it collects garbage, where JAX has a callback: one in
-    thirty did not end the program. Such a one is sent again.
-    """
-    interrupt = signal.default_int_handler
-    usual, before = sys.unraisablehook, signal.signal(signal.SIGTERM, interrupt)
-
-    def tell(dropped) -> None:
-        if dropped.exc_type is KeyboardInterrupt:
-            # A program in the background may have no Ctrl-C; training has its own SIGTERM.
-            is_ours = signal.getsignal(signal.SIGTERM) is interrupt
-            number = signal.SIGTERM if is_ours else signal.SIGINT
-            # Not at once: it would be dropped, too.
-            again = threading.Timer(0.05, os.kill, (os.getpid(), number))
-            again.daemon = True
-            again.start()
-        else:
-            usual(dropped)
-
-    sys.unraisablehook = tell
-    try:
-        yield
-    finally:
-        if sys.unraisablehook is tell:  # what main put over it is for the end of the program, too
-            sys.unraisablehook = usual
-        if signal.getsignal(signal.SIGTERM) is interrupt:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _usage() -> str:

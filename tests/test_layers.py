@@ -26,6 +26,7 @@ ROWS = [
         "dispose_jax.types",
         "dispose_jax.ops",
         "dispose_jax.flops",
+        "dispose_jax.ending",
         "dispose_jax.memory",
         "dispose_jax.settings",
         "dispose_jax.pose.dwpose",

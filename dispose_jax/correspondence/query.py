@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dispose_jax import control_signals, inputs, settings, weights
+from dispose_jax import control_signals, ending, inputs, settings, weights
 from dispose_jax.correspondence import dift, nearest
 from dispose_jax.correspondence.nearest import Match
 from dispose_jax.media import image, montage, output
@@ -178,4 +178,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ending.status_of(main))

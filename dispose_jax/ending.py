@@ -1,0 +1,64 @@
+"""How a command ends when it is told to, and what it has said by then (host code).
+
+Without JAX, so that commands that do not need it start at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+def status_of(main: Callable[[], int]) -> int:
+    """Run a command that reads its own flags and tells of mistakes itself; its exit status, 130 if
+    it was interrupted."""
+    say_at_once()
+    try:
+        with interruptible():
+            return main()
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
+
+
+def say_at_once() -> None:
+    """Let standard output take every text, and pass it on line by line."""
+    # Names of files may hold bytes that are not UTF-8. By lines, so that a log of a long run tells
+    # how far it is, and what was said is there if the run is killed.
+    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM, as of a batch system, ends the program as Ctrl-C does, so that no half file stays.
+
+    Python drops either if it comes while it collects garbage, where JAX has a callback: one in
+    thirty did not end the program. Such a one is sent again.
+    """
+    interrupt = signal.default_int_handler
+    usual, before = sys.unraisablehook, signal.signal(signal.SIGTERM, interrupt)
+
+    def tell(dropped) -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            # A program in the background may have no Ctrl-C; training has its own SIGTERM.
+            is_ours = signal.getsignal(signal.SIGTERM) is interrupt
+            number = signal.SIGTERM if is_ours else signal.SIGINT
+            # Not at once: it would be dropped, too.
+            again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+        else:
+            usual(dropped)
+
+    sys.unraisablehook = tell
+    try:
+        yield
+    finally:
+        if sys.unraisablehook is tell:  # what main put over it is for the end of the program, too
+            sys.unraisablehook = usual
+        if signal.getsignal(signal.SIGTERM) is interrupt:
+            signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,62 @@
+"""Commands that read their own flags end as the others do, whatever names they print."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = (
+    "converters/convert.py",
+    "converters/download.py",
+    "dispose_jax/pose/extract.py",
+    "dispose_jax/correspondence/query.py",
+)
+LONG = """
+import time
+from pathlib import Path
+from dispose_jax import ending
+from dispose_jax.media import output
+
+def main():
+    with output.replacing(WHERE) as place:
+        Path(place).write_bytes(b"half")
+        print("begun caf\\udce9")
+        time.sleep(30)
+
+raise SystemExit(ending.status_of(main))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_is_told_to_end_leaves_no_half_file(tmp_path, number):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background has none
+    program = LONG.replace("WHERE", repr(str(tmp_path / "a.txt")))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as run:
+        assert run.stdout.readline() == b"begun caf\\udce9\n"  # said while it goes on
+        run.send_signal(number)
+        assert run.wait(20) == 130
+        assert run.stderr.read() == b"error: interrupted\n"
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_commands_end_so(path):
+    last = (ROOT / path).read_text(encoding="utf-8").splitlines()[-1]
+    assert last.strip() == "sys.exit(ending.status_of(main))"
+
+
+def test_a_folder_whose_name_is_no_text_is_looked_into(tmp_path):
+    """Its name was an error of its own: Python cannot print it as it is."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    command = [sys.executable, "-m", "converters.convert", "check", folder]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True)
+    assert b"next: python -m converters.download --to" in done.stdout
+    assert b"caf\\udce9" in done.stdout and not done.stderr
