@@ -153,7 +153,8 @@ def write(folder: Path, example: Example) -> None:
         ("reference.poses.json", [entry(standing, SIDE, SIDE)]),
         ("driving.poses.json", [entry(joints, *size) for joints in frames]),
     ):
-        (folder / name).write_text(json.dumps(entries, separators=(",", ":")) + "\n")
+        text = json.dumps(entries, separators=(",", ":"))
+        (folder / name).write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ Arms = dict[str, np.ndarray]  # arm -> (seeds, values)
 
 def read(run: Path) -> dict[int, float]:
     """Held-out losses of a run by step. Raises ValueError or OSError for a run without any."""
-    lines = map(json.loads, (run / metrics.FILE).read_text().splitlines())
+    lines = map(json.loads, (run / metrics.FILE).read_text(encoding="utf-8").splitlines())
     found = {line["step"]: line[metrics.VALIDATION] for line in lines if metrics.VALIDATION in line}
     if not found:
         raise ValueError(f"{run / metrics.FILE}: no held-out loss; train with train.validate_every")

@@ -29,7 +29,7 @@ HEADER = (
 
 def read(path: Path) -> list[dict]:
     """Plans by base, program and chip, in the order of the programs."""
-    plans = [json.loads(text) for text in path.read_text().splitlines()]
+    plans = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
     order = lambda plan: (plan["base"] != "svd", programs.NAMES.index(plan["program"]))
     return sorted(plans, key=order)
 

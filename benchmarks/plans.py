@@ -62,12 +62,12 @@ class Instruction(NamedTuple):
 
 def is_planned(folder: Path) -> bool:
     """Whether the compiler has written its plan of the memory, after all else that is read here."""
-    return any("Total bytes: " in path.read_text() for path in folder.glob(REPORT))
+    return any("Total bytes: " in path.read_text(encoding="utf-8") for path in folder.glob(REPORT))
 
 
 def read(folder: Path) -> Plan:
     """The plan of the one program that a compiler dumped there."""
-    text = lambda pattern: next(folder.glob(pattern)).read_text()
+    text = lambda pattern: next(folder.glob(pattern)).read_text(encoding="utf-8")
     program, assignment = text(PROGRAM), text(ASSIGNMENT)
     computations = parse(program)
     lines = {line.name: line for part in computations.values() for line in part}

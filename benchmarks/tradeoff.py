@@ -225,7 +225,7 @@ def main() -> None:
     say = lambda sentence: print(sentence, flush=True)
     rows = report(config, ways, run(config, ways, options.clips, options.frames, say), full)
     if options.output:
-        with open(options.output, "w") as file:
+        with open(options.output, "w", encoding="utf-8") as file:
             json.dump(rows, file, indent=2)
     if options.plot:
         plot(rows, options.plot)

@@ -89,7 +89,7 @@ def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dty
 def _fetched(folder: Path) -> dict[str, str]:
     """{file below a folder of weights: repository@commit} of those that converters.download got."""
     try:
-        content = json.loads((folder / "downloads.json").read_text())
+        content = json.loads((folder / "downloads.json").read_text(encoding="utf-8"))
         return {
             place: f"{entry['repository']}@{entry['revision']}" if entry["revision"] else ""
             for place, entry in content.items()

@@ -130,7 +130,7 @@ def _note(folder: Path, item: Item, remote: hub.Remote) -> None:
     """Keep where a file is from, for the bundle that will be made of it."""
     path = folder / FETCHED
     try:
-        known = json.loads(path.read_text())
+        known = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
     known[item.place] = {

@@ -110,7 +110,7 @@ def token() -> str:
     """The user's token, as `hf auth login` keeps it; "" without one."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     try:
-        found = os.environ.get("HF_TOKEN") or (home / "token").read_text()
+        found = os.environ.get("HF_TOKEN") or (home / "token").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
     return found.strip()

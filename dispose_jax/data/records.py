@@ -182,7 +182,7 @@ def digest(folder: str | os.PathLike) -> str:
     folder = Path(folder)
     names = sorted(name for name in os.listdir(folder) if _count(name) is not None)
     lines = [f"{name} {(folder / name).stat().st_size}" for name in names]
-    content = (folder / META).read_text() + "\n".join(lines)
+    content = (folder / META).read_text(encoding="utf-8") + "\n".join(lines)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -241,7 +241,7 @@ def open_set(folder: Path, content: Mapping) -> None:
     temporary = output.prepare(folder / f".{META}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         with output.explained(path):
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
             try:
                 os.link(temporary, path)  # fails where there is one, even if it came just now
             except FileExistsError:
@@ -269,7 +269,7 @@ def read_meta(folder: str | os.PathLike) -> dict:
             "python -m dispose_jax.data.prepare --videos VIDEOS --out SET"
         )
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); prepare the set again") from error
     found = content.get("format") if isinstance(content, dict) else None

@@ -92,11 +92,12 @@ class TableRun:
             "frames": self.limit,
             "clips": {one.name: one.clip.digest for one in self.sequences},
         }
+        plan = json.loads(json.dumps(plan))  # as it is read again
         path = output.prepare(self.workdir / PLAN)
         if not path.is_file():
             output.write_json(path, plan)
-        elif (found := json.loads(path.read_text())) != json.loads(json.dumps(plan)):
-            differing = [key for key in plan if found.get(key) != json.loads(json.dumps(plan[key]))]
+        elif (found := json.loads(path.read_text(encoding="utf-8"))) != plan:
+            differing = [key for key in plan if found.get(key) != plan[key]]
             raise ValueError(
                 f"{path}: this folder's clips were made with other {', '.join(differing)}; choose "
                 "another --workdir"
@@ -145,7 +146,7 @@ class TableRun:
         """
         path = self.workdir / COSTS / f"{variant}.json"
         if path.is_file():
-            return json.loads(path.read_text())
+            return json.loads(path.read_text(encoding="utf-8"))
         animator = self.animator(variant)
         clip = sequences.prepared(animator, self.sequences[0], self.limit)
         seconds = []

@@ -26,7 +26,7 @@ def read_vbench(path: Path) -> dict[str, float]:
     ValueError if it is no such file or holds none of them.
     """
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
         found = {name: content[name][0] for name in _VBENCH if name in content}
         found = {name: float(v) * (100 if float(v) <= 1 else 1) for name, v in found.items()}
     except (OSError, ValueError, TypeError, KeyError, IndexError) as error:

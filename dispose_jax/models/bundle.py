@@ -143,7 +143,7 @@ def write(
             shutil.copyfile(source, partial / name)
         content = {"format": FORMAT, **description._asdict(), "networks": described}
         text = json.dumps(plain(content), indent=1)
-        (partial / DESCRIPTION).write_text(text + "\n")
+        (partial / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
 
 
 def _write_network(folder: Path, name: str, params: Params, origin: Origin, dtype) -> dict:
@@ -172,7 +172,7 @@ def describe(folder: str | Path) -> dict:
         found = "no such folder" if not folder.is_dir() else f"no {DESCRIPTION} in it"
         raise ValueError(f"{folder}: {found}, so it is no weights bundle; make one with {remedy}")
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file}: cannot be read ({error}); convert the weights again") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

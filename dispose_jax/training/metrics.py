@@ -94,8 +94,8 @@ class Metrics:
             left = (self._bar.total - step) / line["steps_per_second"]
             rate = f"{line['steps_per_second']:.3g} steps/s, {left / 60:.0f} min left"
             print(f"step {step}/{self._bar.total}: {shown}, {rate}", file=sys.stderr, flush=True)
-        with output.explained(self._folder / FILE), open(self._folder / FILE, "a") as file:
-            file.write(json.dumps({"step": step, **line}) + "\n")
+        with output.explained(self._folder / FILE), open(self._folder / FILE, "ab") as file:
+            file.write(f"{json.dumps({'step': step, **line})}\n".encode())
         if self._board is not None:
             with output.explained(self._folder / BOARD):
                 self._board.write(step, line)
@@ -106,7 +106,7 @@ class Metrics:
         if not file.exists():
             return
         kept = []
-        for line in file.read_text(errors="replace").splitlines():
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= start:
                     kept.append(line)

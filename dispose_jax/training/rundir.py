@@ -69,7 +69,7 @@ def _set(config) -> str | None:
 
 def _lock(workdir: Path) -> IO:
     """The directory's lock, held until the file is closed or the process ends in whatever way."""
-    file = open(workdir / LOCK, "w")
+    file = open(workdir / LOCK, "wb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -111,8 +111,8 @@ def git_revision() -> str | None:
 def _check(workdir: Path, config, weights: Mapping, prepared: str | None) -> list[dict]:
     """The starts of the directory's run. Raises ValueError unless it is this one."""
     try:
-        known = dict(settings.leaves(json.loads((workdir / CONFIG).read_text())))
-        about = json.loads((workdir / ABOUT).read_text())
+        known = dict(settings.leaves(json.loads((workdir / CONFIG).read_text(encoding="utf-8"))))
+        about = json.loads((workdir / ABOUT).read_text(encoding="utf-8"))
         known_weights, starts = dict(about["weights"]), list(about["starts"])
         known_set = about.get("set")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
