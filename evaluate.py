@@ -60,6 +60,10 @@ def measured():
         raise ValueError(
             "--fake, with or without --real, measures videos, --arms the ablation: give one of them"
         )
+    if CLIPS.present:
+        raise ValueError(
+            "--clips belongs to the ablation (--arms); of --fake every clip is measured"
+        )
     if STRIDE.value < 1 or not 0 < FPS.value < math.inf:
         raise ValueError(
             f"--stride {STRIDE.value} --fps {FPS.value:g}: expected 1 or more, and a number above 0"
@@ -88,6 +92,9 @@ def measured():
 
 def ablation(config):
     """Drawn people."""
+    for flag in (NAMES, SIZE, STRIDE, FPS, VBENCH):
+        if flag.present:
+            raise ValueError(f"--{flag.name} is for videos: name their folder with --fake")
     settings.check(config)
     run.check(config, CLIPS.value)
     wanted = variants.parse(ARMS.value, common.CONTROL)

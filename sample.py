@@ -41,8 +41,10 @@ def main(config):
     if SHARD.value and not JOBS.value:
         raise ValueError("--shard is given without --jobs: it takes a share of a file of jobs")
     if JOBS.value:
-        if any(files) or DRY_RUN.value:
-            raise ValueError("--jobs: its lines name the files; leave out other inputs, --dry_run")
+        if any(files) or OUTPUT.present or DRY_RUN.value:
+            raise ValueError(
+                "--jobs: its lines name the files; leave out other inputs, --output and --dry_run"
+            )
         lines = jobs.shard(jobs.read(Path(JOBS.value)), SHARD.value)
         jobs.run(config, weights.choose(WEIGHTS.value, config), lines, EXPLAIN.value)
         return

@@ -35,6 +35,8 @@ def main(config):
     if DRY_RUN.value:
         print(plan.report(config, compiled=COMPILED.value))
         return
+    if COMPILED.value:
+        raise ValueError("--compiled is given without --dry_run, whose report it adds to")
     if not WORKDIR.value:
         raise ValueError("--workdir is missing: name the directory of the run")
     given = tuple(WEIGHTS.value or weights.bundled(config, ASSETS))

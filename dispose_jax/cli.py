@@ -34,6 +34,7 @@ def run(main: Callable[[object], None]) -> None:
         rest = flags.FLAGS(arguments)[1:]
         if rest:
             raise ValueError(f"unexpected argument {rest[0]!r}; options start with --")
+        _refuse_empty()
         given = {f"--{name}": flags.FLAGS[name].value for name in flags.FLAGS}
         given |= {f"--config.{name}": text for name, text in overrides}
         settings.refuse_addresses(given)
@@ -109,6 +110,15 @@ def use_compile_cache() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def _refuse_empty() -> None:
+    """Raise ValueError for a flag without a value, as of a shell's variable that is not set: the
+    bundled figure in its place would be a surprise."""
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if flag.present and flag.value in ("", []) and flag.default != flag.value:
+            raise ValueError(f"--{name} is empty: give it a value, or leave it out")
 
 
 def _usage() -> str:

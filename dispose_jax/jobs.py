@@ -92,7 +92,7 @@ def read(path: Path) -> list[Line]:
 def _line(path: Path, number: int, text: str) -> Line:
     where = f"--jobs {path}, line {number}"
     try:
-        given = json.loads(text)
+        given = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON: {error}") from error
     if not isinstance(given, dict):
@@ -117,6 +117,16 @@ def _line(path: Path, number: int, text: str) -> Line:
         name: value if isinstance(value, str) else str(value) for name, value in sample.items()
     }
     return Line(number, inputs.Sources(*files), place("output"), seed, texts)
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    """An object of JSON. Raises ValueError for a name that it has twice: the last would win."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} stands in it twice")
+    return made
 
 
 def _is_name(value: object) -> bool:

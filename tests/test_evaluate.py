@@ -66,6 +66,8 @@ MISTAKES = [  # exit code, arguments, what the line says
         "only drawn people have true frames to compare with; use a config of the small world or",
     ),
     (1, f"{RANDOM} --arms=base --config.sample.steps=0", "sample.steps is 0: expected 1 or more"),
+    (1, f"{RANDOM} --arms=base --stride=2", "--stride is for videos: name their folder with --fa"),
+    (1, "--fake=FOLDER --clips=2", "--clips belongs to the ablation (--arms)"),
     (1, f"{RANDOM} --arms=base --output=FOLDER/file", "cannot make its folder"),
     (2, f"{RANDOM} --arms=base --clips=some", "some"),
     (2, f"{RANDOM} --amrs=base", "Unknown command line flag 'amrs'"),

@@ -72,6 +72,7 @@ MISTAKES = [
     ({"output": "a\0.mp4"}, "line 1: output is 'a\\x00.mp4': expected a file's name"),
     ({"output": "a\ud800.mp4"}, "line 1: output is 'a\\ud800.mp4': expected a file's name"),
     ("[" * 100_000, "line 1: not JSON: maximum recursion depth"),
+    ('{"output": "a.mp4", "seed": 1, "seed": 2}', "line 1: not JSON: 'seed' stands in it twice"),
     ({"output": "a.mp4", "seed": "x"}, "line 1: seed is 'x': expected a whole number"),
     ({"output": "a.mp4", "seed": True}, "line 1: seed is True: expected a whole number"),
     ({"output": "a.mp4", "sample": 3}, "line 1: sample is 3: expected an object"),

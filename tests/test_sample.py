@@ -118,6 +118,7 @@ MISTAKES = [  # arguments, what the line says
         "--config=FOLDER/small.py:full --config.dift.prompt=cat",
         "prompt 'cat' needs CLIP's tokenizer",
     ),
+    ("--jobs=FOLDER/text", "leave out other inputs, --output and --dry_run"),
     # weights
     ("--weights=FOLDER/absent", "absent: no such folder"),
     ("--weights=FOLDER/pth", "no bundle.json in it, so it is no weights bundle"),

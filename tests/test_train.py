@@ -57,6 +57,7 @@ MISTAKES = [  # exit code, arguments, what the line says
     (1, f"{TINY} {RUN} --config.train.decay=linear", "train.decay is 'linear': expected one of"),
     (1, f"{TINY} {RUN} --coordinator=node:1", "belong together: give all three, or --distributed"),
     (1, f"{TINY} {RUN} --coordinator=node --num_processes=2 --process_id=0", "expected host:port"),
+    (1, f"{TINY} {RUN} --compiled", "--compiled is given without --dry_run"),
     (2, f"{TINY} {RUN} --num_processes=two", "two"),
     (2, f"{TINY} {RUN} --config.train.stepz=1", "did you mean --config.train.steps?"),
     (2, f"{TINY} {RUN} --config.train.steps=many", "is 'many': expected a whole number"),
