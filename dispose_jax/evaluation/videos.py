@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -166,7 +167,7 @@ def frames(clip: ClipFile, size: tuple[int, int] | None = None) -> Iterator[np.n
         found = map(_read, _files(clip.path))
     else:
         found = video.iterate(clip.path, 1)
-    for frame in found:
+    for frame in islice(found, clip.num_frames):  # more of them is a change, too
         yield frame_metrics.resized(frame, size or clip.size)
     # Else what was computed of it would be kept under the digest of what it was.
     if _stamp(clip.path) != clip.stamp:

@@ -170,14 +170,16 @@ def test_videos_and_folders_of_frames_are_both_clips_and_a_window_may_be_short(t
     assert "no raft_things in --weights" in results.skipped["dynamic"]
 
 
-@pytest.mark.parametrize("changed", ["film.mp4", "b"])
-def test_what_is_changed_while_it_is_measured_is_told_and_not_kept(folders, changed):
+@pytest.mark.parametrize(
+    ("changed", "frame"), [("film.mp4", ""), ("b", "frame_3.png"), ("b", "frame_99.png")]
+)
+def test_what_is_changed_while_it_is_measured_is_told_and_not_kept(folders, changed, frame):
     real, fake = folders
     video.write(real / "film.mp4", clip(5, 4), 15)
     video.write(fake / "film.mp4", clip(6, 4), 15)
     plan = measure.check(measure.Request(fake=fake, real=real, metrics="mae"))
     if changed == "b":
-        image.write_png(fake / "b" / "frame_3.png", clip(77, 1)[0])
+        image.write_png(fake / "b" / frame, clip(77, 1)[0])
     else:
         video.write(fake / "film.mp4", clip(7, 4), 15)
     with pytest.raises(ValueError, match=f"fake/{changed}: was changed after it was found; leave"):
