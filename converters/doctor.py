@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from converters import checkpoints, files, releases, shards
 from converters.releases import RELEASES, Release
+from dispose_jax.counting import counted
 from dispose_jax.models import bundle
 from dispose_jax.models.networks import Network
 from dispose_jax.pose import dwpose
@@ -195,7 +196,7 @@ def _identify(
         return Finding(path.name, "unknown", f"{detail}, which is not read; leave it where it is")
     shares = [(len(names & tensors) / len(names), row) for row, names in keys]
     share, best = max(shares, key=lambda pair: pair[0], default=(0.0, None))
-    detail = f"{path}: {len(tensors)} tensors of no release known here"
+    detail = f"{path}: {counted(len(tensors), 'tensor')} of no release known here"
     if best is not None and share > 0.5:
         held = found.get(best.name, folder / best.file)
         todo = f"not used, as {held} is there" if held.exists() else "move it there"

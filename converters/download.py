@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from converters import hub, releases
 from dispose_jax import ending, settings
+from dispose_jax.counting import counted
 from dispose_jax.media import output
 from dispose_jax.pose import dwpose
 
@@ -164,7 +165,7 @@ def _tell(wanted: Sequence[Item], known: dict[Item, hub.Remote | ValueError]) ->
     sizes = [r.size for r in known.values() if isinstance(r, hub.Remote) and r.size is not None]
     unknown = len(wanted) - len(sizes)
     rest = f", and {unknown} of unknown size" if unknown else ""
-    print(f"{len(wanted)} files, {hub.size(sum(sizes))} in all{rest}")
+    print(f"{counted(len(wanted), 'file')}, {hub.size(sum(sizes))} in all{rest}")
 
 
 def _check_room(folder: Path, wanted: Sequence[Item], known: dict[Item, hub.Remote]) -> None:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dispose_jax.counting import counted
+
 Path = tuple[str, ...]
 Rule = tuple[str, str]  # regex, replacement: applied Flax -> torch only, in order
 
@@ -116,7 +118,8 @@ def accounting(
     wrong = [k for k in expected if k in found and tuple(found[k].shape) != tuple(expected[k])]
     if not (missing or extra or wrong):
         return
-    counts = f"{len(missing)} tensors missing, {len(extra)} unexpected, {len(wrong)} ill-shaped"
+    lacking = counted(len(missing), "tensor")
+    counts = f"{lacking} missing, {len(extra)} unexpected, {len(wrong)} ill-shaped"
     lines = [f"{source}: {counts}"]
     for key in missing[:10]:
         lines.append(f"  - {key} {list(expected[key])}{_closest(key, expected[key], extra, found)}")

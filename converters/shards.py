@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dispose_jax.counting import counted
+
 _ENDINGS = r"safetensors|bin|pth|pt"
 _INDEX = re.compile(rf"(.+?)\.({_ENDINGS})\.index(\.\w+)?\.json")
 _PART = re.compile(rf"(.+?)-(\d{{5}})-of-(\d{{5}})((?:\.\w+)?)\.({_ENDINGS})")
@@ -71,8 +73,8 @@ def read(path: Path, read_part: Callable[[Path], dict[str, np.ndarray]]) -> dict
         absent = [key for key in _weight_map(path) if key not in tensors]
         if absent:
             raise ValueError(
-                f"{path}: its parts lack {len(absent)} tensors that it names, such as {absent[0]}; "
-                "get index and parts from one place"
+                f"{path}: its parts lack {counted(len(absent), 'tensor')} that it names, "
+                f"such as {absent[0]}; get index and parts from one place"
             )
     return tensors
 

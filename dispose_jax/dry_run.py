@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 
 from dispose_jax import control_signals
 from dispose_jax.correspondence import dift
+from dispose_jax.counting import counted
 from dispose_jax.diffusion import guidance
 from dispose_jax.diffusion.plan import plan
 from dispose_jax.flops import flops, flops_by_module, in_bytes, in_flops, line, live_bytes, size
@@ -75,8 +76,9 @@ def report(config, num_frames: int, height: int, width: int, dtype: DTypeLike) -
         if trace is not None
     }
     largest = max(needs, key=needs.get)
+    both = "both halves" if halves > 1 else "one half"
     lines = [
-        f"{num_frames - 1} frames and the reference at {width} x {height}, "
+        f"{counted(num_frames - 1, 'frame')} and the reference at {width} x {height}, "
         f"computing in {jnp.dtype(dtype).name}",
         "",
         *_weights(stages, built, params),
@@ -92,9 +94,9 @@ def report(config, num_frames: int, height: int, width: int, dtype: DTypeLike) -
         "Arithmetic: convolutions and matrix products, multiply + add = 2",
         line("one denoising call", in_flops(once), f"{window} frames, one half of guidance"),
         *(line(f"  {name}", in_flops(amount)) for name, amount in by_network.items()),
-        line("one step", in_flops(step), f"{num_windows} windows, {halves} halves"),
+        line("one step", in_flops(step), f"{counted(num_windows, 'window')}, {both}"),
         *(line(name, in_flops(amount)) for name, amount in work.items()),
-        line("in all", in_flops(sum(work.values())), f"{sample.steps} steps"),
+        line("in all", in_flops(sum(work.values())), counted(sample.steps, "step")),
         line("per new frame", in_flops(sum(work.values()) / (num_frames - 1))),
     ]
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dispose_jax.clip import Clip, Skeletons
+from dispose_jax.counting import counted
 from dispose_jax.media import image, video
 from dispose_jax.media.sound import Sound, has_sound
 from dispose_jax.pose import checks, detected, draw, files, follow, people, retarget
@@ -235,7 +236,7 @@ def _driving(sources: Sources, stride: int, max_frames: int, detector: Detector)
         if file.pose.num_frames != info.num_frames:
             raise ValueError(
                 f"{of}: {file.pose.num_frames} entries, but {name} has "
-                f"{info.num_frames} frames; one entry per frame of the video is needed"
+                f"{counted(info.num_frames, 'frame')}; one entry per frame of the video is needed"
             )
         check_aspect(of, file, name, info.height, info.width)
         chosen = _choose(sources, stride, max_frames)

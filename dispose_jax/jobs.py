@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 
 from dispose_jax import inputs, job, memory, provenance, settings
+from dispose_jax.counting import counted
 from dispose_jax.job import Job
 from dispose_jax.media import output
 
@@ -183,8 +184,8 @@ def run(
     if failed:
         numbers = ", ".join(map(str, failed))
         raise ValueError(
-            f"{len(failed)} of {len(lines)} jobs failed, of lines {numbers}; the others are done, "
-            "and the same command tries these again"
+            f"{len(failed)} of {counted(len(lines), 'job')} failed, of lines {numbers}; the "
+            "same command tries again what failed"
         )
 
 

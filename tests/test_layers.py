@@ -25,6 +25,7 @@ ROWS = [
     {
         "dispose_jax.types",
         "dispose_jax.ops",
+        "dispose_jax.counting",
         "dispose_jax.flops",
         "dispose_jax.ending",
         "dispose_jax.memory",

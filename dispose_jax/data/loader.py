@@ -16,6 +16,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from dispose_jax.counting import counted
 from dispose_jax.data import examples, records
 from dispose_jax.data.records import PreparedClips, Record
 from dispose_jax.types import Batch, Impulses
@@ -103,8 +104,8 @@ class PreparedBatches:
             kept = f", of which {left}" if back.any() else ""
             lower = "train.batch or data.held_out" if kept else "train.batch"
             raise ValueError(
-                f"{folder}: holds {len(clips)} clips{kept}, less than a batch of {batch}; prepare "
-                f"more videos, raise data.clips_per_video, or lower {lower}"
+                f"{folder}: holds {counted(len(clips), 'clip')}{kept}, less than a batch of "
+                f"{batch}; prepare more videos, raise data.clips_per_video, or lower {lower}"
             )
         if not len(chosen):
             chosen = np.arange(len(clips))

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from dispose_jax import cli, control_signals, settings
 from dispose_jax.correspondence import dift, keypoints
+from dispose_jax.counting import counted
 from dispose_jax.data import clip_extraction, examples, records
 from dispose_jax.media import output, video
 from dispose_jax.models import bundle, networks
@@ -115,7 +116,7 @@ def prepare(
             bar.set_postfix(clips=summary.clips, skipped=len(summary.skipped))
     if names and not summary.clips:
         raise ValueError(
-            f"{videos}: none of {len(names)} videos could be used; the first: "
+            f"{videos}: none of {counted(len(names), 'video')} could be used; the first: "
             f"{summary.skipped[names[0]]} (all reasons are in {skipped})"
         )
     return summary
@@ -252,8 +253,9 @@ def main(config) -> None:
         latents=given.latents,
     )
     print(
-        f"{summary.clips} clips of {summary.made + summary.kept} videos in {out}, {summary.kept} "
-        f"of them from before; {len(summary.skipped)} of {summary.videos} videos skipped"
+        f"{counted(summary.clips, 'clip')} of {counted(summary.made + summary.kept, 'video')} in "
+        f"{out}, {summary.kept} of them from before; "
+        f"{len(summary.skipped)} of {counted(summary.videos, 'video')} skipped"
     )
     for name, reason in [*summary.skipped.items()][:SHOWN]:
         print(f"  {name}: {reason}")

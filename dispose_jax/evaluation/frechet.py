@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dispose_jax.counting import counted
+
 DRAWS, HALVINGS = 200, 20  # of the interval, and of the floor
 
 
@@ -113,7 +115,7 @@ def caution(num_clips: int, dimensions: int) -> str | None:
     """Why a distance of so few clips cannot be compared with others', None if it can."""
     if num_clips >= 2 * dimensions:
         return None
-    clips = "1 clip" if num_clips == 1 else f"{num_clips} clips"
+    clips = counted(num_clips, "clip")
     if num_clips > dimensions:
         return f"{clips} for {dimensions} dimensions: biased upwards, compare equal counts"
     return (

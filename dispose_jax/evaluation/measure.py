@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from dispose_jax.counting import counted
 from dispose_jax.evaluation import features, frame_metrics, frechet, vbench, videos
 from dispose_jax.evaluation.cache import Cache
 from dispose_jax.evaluation.metrics import METRICS, Metric, clip_value, parse, set_value
@@ -206,7 +207,8 @@ def _reason(metric: Metric, request: Request, held, fake, real) -> str | None:
     for clip in (*fake.values(), *real.values()):
         between = vbench.flow_interval(clip.fps) if metric.kind == "moving" else 1
         if clip.num_frames <= (least - 1) * between:
-            return f"{clip.path} has {clip.num_frames} frames, it needs {1 + (least - 1) * between}"
+            has, needs = counted(clip.num_frames, "frame"), 1 + (least - 1) * between
+            return f"{clip.path} has {has}, it needs {needs}"
     compared = [(clip, real.get(name)) for name, clip in fake.items()]
     for clip, truth in (*compared, *((clip, None) for clip in real.values())):
         size = _size(request, clip, truth)
@@ -244,7 +246,7 @@ def _rows(
     found = cache.read(kind, depends_on)
     if found is not None:
         return found
-    say(f"{kind} of {side} {clip.name} ({clip.num_frames} frames)")
+    say(f"{kind} of {side} {clip.name} ({counted(clip.num_frames, 'frame')})")
     frames = videos.frames(clip, size)
     if is_pair:
         pairs = zip(videos.frames(plan.real[clip.name], size), frames, strict=True)

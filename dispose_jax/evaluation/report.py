@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 
 from dispose_jax import provenance
+from dispose_jax.counting import counted
 from dispose_jax.evaluation.measure import Results, Score
 from dispose_jax.evaluation.metrics import METRICS, STILL, Metric
 from dispose_jax.media import output
@@ -115,7 +116,7 @@ def _about(metric: Metric, score: Score) -> str:
     """A row's last cell; for a Fréchet metric with what a number of it is worth."""
     if metric.kind != "frechet":
         return metric.about
-    parts = [metric.about, f"{score.clips} clips, {score.windows} windows"]
+    parts = [metric.about, f"{counted(score.clips, 'clip')}, {counted(score.windows, 'window')}"]
     if score.floor is not None:
         parts.append(f"real against real by halves {score.floor:.{metric.digits}f}")
     if score.caution:

@@ -19,6 +19,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
+from dispose_jax.counting import counted
 from dispose_jax.media import decoding, output, timeline
 from dispose_jax.media.sound import Sound, beside
 
@@ -80,7 +81,7 @@ def count_used(path: str | os.PathLike, num_frames: int, stride: int) -> int:
     used = -(-num_frames // stride)
     if num_frames < SMALLEST_COUNT:
         raise ValueError(
-            f"{path}: holds {_frames(num_frames)},"
+            f"{path}: holds {counted(num_frames, 'frame')},"
             f" expected a moving picture of {SMALLEST_COUNT} or more"
         )
     if used < SMALLEST_COUNT:
@@ -324,8 +325,3 @@ def _to_yuv(picture: av.VideoFrame) -> av.VideoFrame:
     return picture.reformat(
         format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
     )
-
-
-def _frames(count: int) -> str:
-    """1 frame, 2 frames."""
-    return f"{count} frame{'s' if count != 1 else ''}"

@@ -19,6 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dispose_jax import ending, settings
+from dispose_jax.counting import counted
 from dispose_jax.media import image, output, video
 from dispose_jax.pose import estimate, files
 
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         models = estimate.open_models(options.weights)
         for source, target in zip(options.sources, places):
             count = extract(source, target, models)
-            print(f"{target}: {count} frame{'s' if count > 1 else ''} of {source}")
+            print(f"{target}: {counted(count, 'frame')} of {source}")
     except (ValueError, OSError) as error:
         print(f"extract: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

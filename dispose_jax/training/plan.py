@@ -22,6 +22,7 @@ from jax.extend.core import Literal
 from jax.sharding import AbstractMesh
 
 from dispose_jax import flops
+from dispose_jax.counting import counted
 from dispose_jax.flops import Work, in_bytes, in_flops, line
 from dispose_jax.models import networks
 from dispose_jax.training import (
@@ -285,15 +286,16 @@ def _compiled(config) -> Iterator[str]:
 def _lines(config, plan: StepPlan) -> Iterator[str]:
     train = config.train
     data, fsdp, over_frames = plan.mesh
+    clips = counted(plan.clips, "clip")
     yield (
-        f"A training step of {train.batch} clips of {train.frames} frames, "
+        f"A training step of {counted(train.batch, 'clip')} of {counted(train.frames, 'frame')}, "
         f"{train.width} x {train.height}, computing in {plan.dtype}, remat {train.remat}"
     )
     if train.dtype == "auto" and plan.dtype == "float32":
         yield "(this is a CPU: --config.train.dtype=bfloat16 plans for an accelerator)"
     yield (
-        f"{prod(plan.mesh)} devices: data {data}, fsdp {fsdp}, frames {over_frames}; each works on "
-        f"{plan.clips} clips at a time, {plan.accumulate} times per step"
+        f"{counted(prod(plan.mesh), 'device')}: data {data}, fsdp {fsdp}, frames {over_frames}; "
+        f"each works on {clips} at a time, {counted(plan.accumulate, 'time')} per step"
     )
     for title, trainable in (("Trained", True), ("Frozen", False)):
         chosen = {n: held for n, held in plan.networks.items() if held.trainable == trainable}
@@ -326,7 +328,7 @@ def _lines(config, plan: StepPlan) -> Iterator[str]:
         need = in_bytes(plan.static + picture)
         yield line("a picture of the progress", need, "in all; left out where it does not fit")
     yield ""
-    yield f"Arithmetic of {plan.clips} clips: convolutions and matrix products, multiply + add = 2"
+    yield f"Arithmetic of {clips}: convolutions and matrix products, multiply + add = 2"
     modules = dict.fromkeys(module for module, _ in plan.work)
     for module in modules:
         forward, backward = (

@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from dispose_jax.counting import counted
+
 AXES = ("data", "fsdp", "frames")
 _CLIPS = ("data", "fsdp")
 
@@ -26,8 +28,8 @@ def make_mesh(config) -> Mesh:
     shape = f"data={data}, fsdp={fsdp}, frames={frames}"
     if data * fsdp * frames != count:
         raise ValueError(
-            f"train.mesh is {shape}: {data * fsdp * frames} devices, there are {count}; set "
-            "--config.train.mesh.data, .fsdp and .frames so that their product is that"
+            f"train.mesh is {shape}: {counted(data * fsdp * frames, 'device')}, there are {count}; "
+            "set --config.train.mesh.data, .fsdp and .frames so that their product is that"
         )
     check_shares(config, sizes)
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3)

@@ -69,7 +69,7 @@ def test_parts_that_do_not_belong_together_are_refused(tmp_path):
     content = json.loads(path.read_text())
     for change, message in (
         (lambda: files.write(second, tensors()), "conv_in.weight is in two of its parts"),
-        (lambda: files.write(second, {"x": np.ones(2)}), "its parts lack 1 tensors that it names"),
+        (lambda: files.write(second, {"x": np.ones(2)}), "its parts lack 1 tensor that it names"),
         (second.unlink, "1 of its 2 parts are missing, such as model-00002-of-00002"),
         (lambda: path.write_text("{"), "cannot be read as JSON"),
         (lambda: path.write_text("[]"), "no index of tensors"),

@@ -235,7 +235,7 @@ def test_the_doctor_says_what_is_missing_wrong_or_unknown(capsys, tmp_path, rele
     assert str(weights / "MimicMotion_1-1.pth") in lines["mimicmotion"]
     assert "huggingface.co/tencent/MimicMotion" in lines["mimicmotion"]
     assert "100% of the tensors of MimicMotion_1-1.pth; move it there" in lines["mm.pth"]
-    assert "1 tensors of no release known here" in lines["lora.safetensors"]
+    assert "1 tensor of no release known here" in lines["lora.safetensors"]
     assert "replace the files marked wrong" in out
     (weights / "DisPose.pth").unlink()
     out = run(capsys, "check", weights)[1]

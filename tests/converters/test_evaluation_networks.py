@@ -79,7 +79,7 @@ def test_a_missing_and_a_misshaped_tensor_are_errors_that_name_them():
     convert = lambda given: checkpoints.to_flax(
         releases.release("lpips_alex"), given, shapes_of("lpips_alex"), "alex.pth"
     )
-    with pytest.raises(ConversionError, match="(?s)1 tensors missing.*- lin2.model.1.weight"):
+    with pytest.raises(ConversionError, match="(?s)1 tensor missing.*- lin2.model.1.weight"):
         convert({k: v for k, v in tensors.items() if not k.startswith("lin2")})
     with pytest.raises(ConversionError, match="(?s)1 ill-shaped.*! lin3.model.1.weight"):
         convert(tensors | {"lin3.model.1.weight": np.zeros((1, 255, 1, 1), np.float32)})

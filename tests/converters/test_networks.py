@@ -79,7 +79,7 @@ def test_one_missing_one_added_one_reshaped_tensor_is_an_error_that_names_it(man
     weights = [k for k in tensors if not k.endswith((".num_batches_tracked", ".pos_encoder.pe"))]
     for key in weights[:: len(weights) // 7]:
         spelt = key.removeprefix(row.module)
-        with pytest.raises(ConversionError, match="1 tensors missing, 0 unex") as error:
+        with pytest.raises(ConversionError, match="1 tensor missing, 0 unex") as error:
             convert({k: v for k, v in tensors.items() if k != key})
         assert f"- {spelt} " in str(error.value) and "file.pth" in str(error.value)
         with pytest.raises(ConversionError, match="0 tensors missing, 1 unex") as error:

@@ -209,7 +209,7 @@ def test_folders_that_hold_nothing_usable_are_errors(tmp_path):
     with pytest.raises(ValueError, match=r"holds no videos; expected files that end in .mp4, .m4v"):
         run(tmp_path / "empty", tmp_path / "set")
     clipped.film(tmp_path / "short", "a.mp4", 3)
-    with pytest.raises(ValueError, match="none of 1 videos could be used; the first: .*3 frames"):
+    with pytest.raises(ValueError, match="none of 1 video could be used; the first: .*3 frames"):
         run(tmp_path / "short", tmp_path / "set")
     clipped.film(tmp_path / "videos", "a.mp4", 20)
     with pytest.raises(ValueError, match="is a folder|cannot make|not a folder"):
@@ -366,7 +366,7 @@ def test_the_command_reports_and_fails_in_one_line(tmp_path):
         [*command, f"--videos={tmp_path / 'videos'}"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"2 clips of 1 videos in {tmp_path / 'set'}, 0 of them from bef")
+    assert done.stdout.startswith(f"2 clips of 1 video in {tmp_path / 'set'}, 0 of them from bef")
     assert "  b.mp4: " in done.stdout and "3 frames" in done.stdout
     done = subprocess.run([*command, "--config.data.stride=1"], cwd=ROOT, capture_output=True)
     assert (done.returncode, done.stdout) == (1, b"")

@@ -193,7 +193,7 @@ def test_the_report_adds_up_and_the_compiler_has_its_say(monkeypatch):
     parts = ("weights", "optimizer", "batch", "intermediate results, at most")
     total = sum(numbers(text, part) for part in parts)
     assert numbers(text, "in all, at most") == pytest.approx(total, rel=0.01)
-    assert "8 devices: data 8, fsdp 1, frames 1; each works on 1 clips" in text
+    assert "8 devices: data 8, fsdp 1, frames 1; each works on 1 clip" in text
     held = plan.make(made)
     assert numbers(text, "arguments") == pytest.approx(held.static + held.batch, rel=0.02)
 
