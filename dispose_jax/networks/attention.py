@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from dispose_jax.networks.by_tokens import by_tokens
-from dispose_jax.networks.layers import FeedForward, GroupNorm, dense, layer_norm
+from dispose_jax.networks.layers import FeedForward, GroupNorm, dense, layer_norm, spread
 from dispose_jax.ops import attention as ops
 
 Array = jax.Array
@@ -151,7 +151,7 @@ class TransformerBlock(nn.Module):
         x = x + y.reshape(x.shape)
         attn2 = Attention(self.heads, dtype=self.dtype, name="attn2")
         if is_constant(self, context):
-            x = x + attn2(None, context, c)[:, None, None]
+            x = x + spread(attn2(None, context, c)[:, None, None], x)
         else:
             y = norm("norm2")(x).reshape(b, f * s, c)
             x = x + attn2(y, context).reshape(x.shape)

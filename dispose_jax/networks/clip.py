@@ -196,7 +196,8 @@ class VisionEmbeddings(nn.Module):
         first = self.param("class_embedding", _small_normal, (width,)).astype(x.dtype)
         x = jnp.concatenate([jnp.broadcast_to(first, (b, 1, width)), x], axis=1)
         length = x.shape[1]
-        return x + _embedding(length, width, "position_embedding", self.dtype)(jnp.arange(length))
+        positions = _embedding(length, width, "position_embedding")
+        return x + positions(jnp.arange(length)).astype(x.dtype)
 
 
 class TextEmbeddings(nn.Module):
@@ -210,9 +211,9 @@ class TextEmbeddings(nn.Module):
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
         """tokens (b, l) int -> (b, l, width)."""
-        x = _embedding(self.vocabulary, self.width, "token_embedding", self.dtype)(tokens)
-        positions = _embedding(self.positions, self.width, "position_embedding", self.dtype)
-        return x + positions(jnp.arange(tokens.shape[1]))
+        x = _embedding(self.vocabulary, self.width, "token_embedding")(tokens).astype(self.dtype)
+        positions = _embedding(self.positions, self.width, "position_embedding")
+        return x + positions(jnp.arange(tokens.shape[1])).astype(self.dtype)
 
 
 class Transformer(nn.Module):
@@ -296,5 +297,7 @@ class Perceptron(nn.Module):
         return dense(x.shape[-1], name="fc2", dtype=self.dtype)(y)
 
 
-def _embedding(rows: int, width: int, name: str, dtype: DTypeLike) -> nn.Embed:
-    return nn.Embed(rows, width, embedding_init=_small_normal, dtype=dtype, name=name)
+def _embedding(rows: int, width: int, name: str) -> nn.Embed:
+    """A table whose rows are read in its own type, to be cast when they are read: so the gradient
+    of a row that is read often, as that of the prompt's padding is, is summed in that type."""
+    return nn.Embed(rows, width, embedding_init=_small_normal, dtype=None, name=name)

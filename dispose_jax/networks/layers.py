@@ -45,12 +45,67 @@ class Given:
         return super().param(name, init_fn, shape, *dtype)  # says what is wrong with the shape
 
 
-class Conv(Given, nn.Conv):
-    pass
+def spread(values: Array, like: Array) -> Array:
+    """Values broadcast to the shape of another array, in its type; their gradient is summed in
+    float32.
+
+    What is the same at many positions gets the sum of their gradients, of millions for a bias next
+    to pictures. A sum in bfloat16, which is that of a plain broadcast, loses its digits.
+    """
+    return jnp.broadcast_to(values.astype(jnp.float32), like.shape).astype(like.dtype)
 
 
-class Dense(Given, nn.Dense):
-    pass
+class Conv(Given, nn.Module):
+    """Convolution over the two axes before the channels; see `conv` and `temporal_conv`."""
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    dilation: tuple[int, int] = (1, 1)
+    use_bias: bool = True
+    kernel_init: Initializer = torch_kernel
+    bias_init: Initializer = zeros
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (..., h, w, in) -> (..., h', w', features)."""
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        y = jax.lax.conv_general_dilated(
+            x.reshape(-1, *x.shape[-3:]).astype(self.dtype),
+            kernel.astype(self.dtype),
+            self.strides,
+            self.padding,
+            rhs_dilation=self.dilation,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,))
+            y = y + spread(bias, y)
+        return y.reshape(*x.shape[:-3], *y.shape[1:])
+
+
+class Dense(Given, nn.Module):
+    """Linear layer on the last axis; see `dense`."""
+
+    features: int
+    use_bias: bool = True
+    kernel_init: Initializer = torch_kernel
+    bias_init: Initializer = zeros
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """x (..., in) -> (..., features)."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        last = (((x.ndim - 1,), (0,)), ((), ()))
+        y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), last)
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,))
+            y = y + spread(bias, y)
+        return y
 
 
 class LayerNorm(Given, nn.LayerNorm):
@@ -83,7 +138,7 @@ def conv(
         (kernel, kernel),
         strides=(stride, stride),
         padding=sides,
-        kernel_dilation=(dilation, dilation),
+        dilation=(dilation, dilation),
         use_bias=use_bias,
         kernel_init=kernel_init,
         bias_init=bias_init,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import zeros
 from jax.typing import DTypeLike
 
-from dispose_jax.networks.layers import PixelEncoder, conv
+from dispose_jax.networks.layers import PixelEncoder, conv, spread
 
 Array = jax.Array
 
@@ -64,4 +64,4 @@ class PoseNet(nn.Module):
             x = nn.silu(layer(x))
         x = conv(self.features, 1, name="final_proj", dtype=self.dtype, kernel_init=zeros)(x)
         scale = self.param("output_scale", nn.initializers.constant(2.0), (1,))
-        return x * scale.astype(self.dtype)
+        return x * spread(scale, x)

@@ -14,7 +14,15 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from dispose_jax.networks.by_tokens import by_tokens
-from dispose_jax.networks.layers import Given, GroupNorm, conv, dense, group_moments, temporal_conv
+from dispose_jax.networks.layers import (
+    Given,
+    GroupNorm,
+    conv,
+    dense,
+    group_moments,
+    spread,
+    temporal_conv,
+)
 
 Array = jax.Array
 
@@ -35,7 +43,7 @@ class ResnetBlock(nn.Module):
         y = conv(self.features, name="conv1", dtype=self.dtype)(y)
         if emb is not None:
             shift = dense(self.features, name="time_emb_proj", dtype=self.dtype)(nn.silu(emb))
-            y = y + jnp.expand_dims(shift, tuple(range(1, x.ndim - 1)))
+            y = y + spread(jnp.expand_dims(shift, tuple(range(1, x.ndim - 1))), y)
         y = nn.silu(GroupNorm(self.epsilon, self.groups, dtype=self.dtype, name="norm2")(y))
         y = conv(self.features, name="conv2", dtype=self.dtype)(y)
         if x.shape[-1] != self.features:
@@ -56,7 +64,7 @@ class TemporalResnetBlock(nn.Module):
         y = self._layer(1, x)
         if emb is not None:
             shift = dense(x.shape[-1], name="time_emb_proj", dtype=self.dtype)(nn.silu(emb))
-            y = y + shift[:, None, None]
+            y = y + spread(shift[:, None, None], y)
         return x + self._layer(2, y)
 
     def _layer(self, i: int, x: Array) -> Array:

@@ -27,6 +27,7 @@ from dispose_jax.networks.layers import (
     dense,
     layer_norm,
     sinusoid,
+    spread,
 )
 from dispose_jax.networks.resnet import AlphaBlender
 
@@ -70,7 +71,8 @@ class TemporalTransformerBlock(nn.Module):
         x = x + Attention(self.heads, True, self.dtype, name="attn1")(y, y)
         attn2 = Attention(self.heads, dtype=self.dtype, name="attn2")
         if is_constant(self, context):
-            x = x + context_of_positions(attn2(None, context, c), s, self.context_group)
+            values = context_of_positions(attn2(None, context, c), s, self.context_group)
+            x = x + spread(values, x)
         elif self.context_group == 1 or self.is_initializing():
             y = norm("norm2")(x).reshape(b, f * s, c)
             x = x + attn2(y, context).reshape(x.shape)
@@ -108,7 +110,10 @@ class SpatioTemporalTransformer(nn.Module):
                 self.heads, self.context_group, self.dtype, name="temporal_transformer_blocks_0"
             )
             blend = AlphaBlender(name="time_mixer")
-            layer = lambda block, blend, y, shift, context: blend(y, block(y + shift, context))
+
+            def layer(block, blend, y: Array, shift: Array, context: Array) -> Array:
+                return blend(y, block(y + spread(shift, y), context))
+
             # Which context a position reads repeats with the group, which divides every block.
             y = by_tokens(self, layer, (block, blend), y, frames[:, None], context)
         return x + dense(c, name="proj_out", dtype=self.dtype)(y).reshape(x.shape)

@@ -8,6 +8,7 @@ import pytest
 from dispose_jax.networks.clip import (
     PIXEL_MEAN,
     PIXEL_STD,
+    TextEmbeddings,
     TextTransformer,
     VisionTransformer,
     clip_pixels,
@@ -109,3 +110,15 @@ def test_text_tokens_do_not_see_later_ones():
     first, second = module.apply(params, tokens), module.apply(params, other)
     np.testing.assert_allclose(first[:, :3], second[:, :3], atol=1e-6)
     assert np.abs(first[:, 3:] - second[:, 3:]).max() > 1e-3
+
+
+def test_the_gradient_of_a_word_that_returns_keeps_its_digits_in_bfloat16():
+    tokens = np.full((1, 512), 3)
+    module = TextEmbeddings(vocabulary=5, width=6, positions=512, dtype=jnp.bfloat16)
+    params = module.init(jax.random.key(0), tokens)["params"]
+    above = np.random.default_rng(0).normal(size=(1, 512, 6)).astype(jnp.bfloat16)
+    _, pull = jax.vjp(lambda params: module.apply({"params": params}, tokens), params)
+    found = np.asarray(pull(above)[0]["token_embedding"]["embedding"])
+    exact = np.zeros((5, 6))
+    exact[3] = above.astype(np.float64).sum((0, 1))
+    np.testing.assert_allclose(found, exact, atol=1e-3)  # of a size of 22

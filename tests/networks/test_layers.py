@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import errors
+from flax import linen as nn
 from scipy.special import erf
 
 from dispose_jax.networks import layers
@@ -176,3 +177,41 @@ def test_a_parameter_of_another_shape_is_an_error_that_names_it(layer):
     wrong = params | {"bias": np.ones(1, np.float32)}  # would be broadcast
     with pytest.raises(errors.ScopeParamShapeError, match=r'"bias".*\(4,\).*\(1,\)'):
         layer.apply({"params": wrong}, x)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_convolutions_and_linear_layers_are_those_of_flax_bit_for_bit(dtype, use_bias):
+    shared = {"use_bias": use_bias, "dtype": dtype}
+    padding = ((0, 2), (3, 1))
+    wide = {"padding": padding, "dilation": 2, **shared}
+    plain = {"padding": padding, "kernel_dilation": 2, **shared}
+    alike = [
+        (layers.conv(5, 3, 2, **wide), nn.Conv(5, (3, 3), strides=2, **plain)),
+        (layers.dense(5, **shared), nn.Dense(5, **shared)),
+    ]
+    if use_bias:
+        over_frames = nn.Conv(5, (3, 1), padding=((1, 1), (0, 0)), dtype=dtype)
+        alike.append((layers.temporal_conv(5, name=None, dtype=dtype), over_frames))
+    x = draw(2, 3, 9, 8, 6)
+    for ours, theirs in alike:
+        params = random_params(theirs, x)
+        found = ours.apply({"params": params}, x)
+        expected = theirs.apply({"params": params}, x)
+        assert found.dtype == expected.dtype == dtype
+        np.testing.assert_array_equal(found, expected)
+        start = [layer.init(jax.random.key(0), x)["params"] for layer in (ours, theirs)]
+        assert jax.tree.map(jnp.shape, start[0]) == jax.tree.map(jnp.shape, start[1])
+
+
+@pytest.mark.parametrize("layer", ["conv", "dense"])
+def test_the_gradient_of_a_bias_keeps_its_digits_in_bfloat16(layer):
+    x = draw(4, 64, 64, 3)
+    module = getattr(layers, layer)(6, dtype=jnp.bfloat16)
+    params = random_params(module, x)
+    above = jnp.asarray(draw(4, 64, 64, 6, seed=2), jnp.bfloat16)  # zero mean, 16384 terms
+    _, pull = jax.vjp(lambda params: module.apply({"params": params}, x), params)
+    found = np.asarray(pull(above)[0]["bias"])
+    exact = np.asarray(above, np.float64).sum((0, 1, 2))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, exact, atol=1e-3)  # of a size of 128

@@ -1,5 +1,10 @@
-"""What learns is kept in float32 from the file on; what is frozen is cast once, and stays."""
+"""What learns is kept in float32 from the file on; what is frozen is cast once, and stays.
 
+Nor does a gradient lose its digits on the way: products are in bfloat16, sums are not.
+"""
+
+import math
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import jax
@@ -7,11 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.extend.core import jaxprs_in_params
+from jax.sharding import AxisType
 
 from dispose_jax.models import bundle, networks
 from dispose_jax.models.networks import Network
-from dispose_jax.training import loop, objectives, start, step
+from dispose_jax.training import loop, objectives, plan, sharding, start, step
 from dispose_jax.training.objectives import Objective
+from tests import small
 from tests.training import toy
 
 
@@ -86,3 +94,39 @@ def test_what_is_frozen_is_cast_once_and_lies_in_shares(begun):
     expected = begun.file["cmp"]["layer"]["kernel"].astype(jnp.bfloat16)
     np.testing.assert_array_equal(frozen, expected)
     assert frozen.addressable_shards[0].data.shape == (8, 8), "a share of fsdp on each device"
+
+
+NETWORKS = {
+    "svd": ("unet", "pose_encoder", "image_encoder"),
+    "sd15": ("unet", "motion_modules", "reference", "pose_encoder"),
+}
+
+
+def narrow_sums(jaxpr, clips: int) -> Iterator[str]:
+    """Where a program sums more numbers than there are clips in bfloat16."""
+    for eqn in jaxpr.eqns:
+        for body in jaxprs_in_params(eqn.params):
+            yield from narrow_sums(body, clips)
+        name, given = eqn.primitive.name, eqn.invars[0].aval if eqn.invars else None
+        if name in ("reduce_sum", "cumsum") and given.dtype == jnp.bfloat16:
+            count = math.prod(given.shape) / math.prod(eqn.outvars[0].aval.shape)
+            if name == "cumsum" or count > clips:
+                yield f"{count:.0f} numbers at {eqn.source_info.name_stack}"
+
+
+@pytest.mark.parametrize("base", ["svd", "sd15"])
+@pytest.mark.parametrize("stage", ["dispose", "all", "image"])
+def test_a_step_in_bfloat16_sums_no_gradient_in_it(base, stage):
+    made = small.config(base=base)
+    height, width = small.SIZE
+    made.train.update(dtype="bfloat16", batch=2, frames=3, height=height, width=width)
+    made.data.source = "synthetic"
+    if stage == "image":
+        made.train.update(stage="image", objective="image")
+        made.train.trainable = ("dift_unet", "dift_text_encoder")
+    else:
+        more = NETWORKS[base] if stage == "all" else ()
+        made.train.trainable = ("controlnet", "motion_encoder", "point_encoder", *more)
+    automatic = {"axis_types": (AxisType.Auto,) * 3, "devices": jax.devices()[:1]}
+    traced = plan.traced(made, jax.make_mesh((1, 1, 1), sharding.AXES, **automatic))
+    assert [*narrow_sums(traced.jaxpr.jaxpr, made.train.batch)] == []
