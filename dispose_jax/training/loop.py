@@ -33,13 +33,15 @@ FINISH_BATCHES = 16  # that the last touch of a stage may look at
 def train(run: Run) -> None:
     """Train to the last step, or until the process is told to end.
 
-    Raises OutOfMemory with what helps; of several processes all end then, with that sentence.
+    Raises ValueError or OSError with one sentence, OutOfMemory with what helps; of several
+    processes all end then, with that sentence.
     """
     config, train = run.config, run.config.train
-    source = open_source(config, sharding.rows(run.mesh, train.batch))
-    weights = start.open_weights(run)
-    digests = {} if weights is None else weights.digests
-    check_weights(source, config, digests)
+    with multihost.ending_all():  # a host may lack the set or the weights
+        source = open_source(config, sharding.rows(run.mesh, train.batch))
+        weights = start.open_weights(run)
+        digests = {} if weights is None else weights.digests
+        check_weights(source, config, digests)
     with ExitStack() as leaving:
         leaving.callback(source.close)
         lock = multihost.by_lead(partial(rundir.claim, run.workdir, config, digests))
@@ -47,7 +49,7 @@ def train(run: Run) -> None:
             leaving.enter_context(lock)
         checkpoints = Checkpoints(run.workdir / "checkpoints", train.keep)
         leaving.callback(checkpoints.close)
-        leaving.enter_context(multihost.ending_all(memory.OutOfMemory))
+        leaving.enter_context(multihost.ending_all())  # first of all: closing waits for the others
         leaving.enter_context(memory.explained("training", _what_helps(train)))
         current, frozen = start.start(run, weights, checkpoints, source)
         batches = leaving.enter_context(closing(Prefetcher(source)))

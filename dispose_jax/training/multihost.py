@@ -73,6 +73,10 @@ def start(
     threading.Thread(target=_listen, daemon=True).start()
 
 
+class KnownToAll(ValueError):
+    """An error that every process of the run raises at once, so that nobody waits for another."""
+
+
 def is_lead() -> bool:
     return jax.process_index() == 0
 
@@ -80,7 +84,7 @@ def is_lead() -> bool:
 def by_lead(function: Callable[[], Result]) -> Result | None:
     """What the lead's call gives, None in the others, which wait for it.
 
-    Raises the lead's ValueError or OSError there and a ValueError elsewhere, so that all end.
+    Raises KnownToAll for the lead's ValueError or OSError, with its message there.
     """
     if jax.process_count() == 1:
         return function()
@@ -92,9 +96,9 @@ def by_lead(function: Callable[[], Result]) -> Result | None:
             problem = error
     failed = bool(ask(problem is not None))
     if problem is not None:
-        raise problem
+        raise KnownToAll(str(problem)) from problem
     if failed:
-        raise ValueError("the first process of this run had to stop; its message says why")
+        raise KnownToAll("the first process of this run had to stop; its message says why")
     return result
 
 
@@ -109,16 +113,16 @@ def ask(flag: bool):
 
 
 @contextmanager
-def ending_all(kind: type[Exception]) -> Iterator[None]:
-    """If an error of a kind leaves the block in one of several processes, all of them end.
+def ending_all() -> Iterator[None]:
+    """If a ValueError or OSError leaves the block in one of several processes, all of them end.
 
     The others may wait for this one within a computation, where nothing else would reach them; each
     prints the error's message in one line and ends with exit code 1.
     """
     try:
         yield
-    except kind as error:
-        if jax.process_count() == 1:
+    except (ValueError, OSError) as error:
+        if jax.process_count() == 1 or isinstance(error, KnownToAll):
             raise
         try:
             text = f"{jax.process_index()} {' '.join(str(error).split())}"

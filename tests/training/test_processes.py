@@ -75,18 +75,30 @@ def test_what_stops_the_first_process_stops_the_others(pair, tmp_path):
 
 @pytest.mark.full
 @pytest.mark.parametrize("process", [0, 1])
-def test_a_process_without_memory_ends_all_with_one_sentence(pair, monkeypatch, process):
-    monkeypatch.setenv("TOY_OUT_OF_MEMORY", f"{process},4")
+@pytest.mark.parametrize(
+    "trouble, step, sentence",
+    [
+        ("memory", 4, "out of memory while training: raise --config.train.accumulate (now 1)"),
+        ("file", 4, "frames.bin: is damaged"),
+        ("file", 0, "frames.bin: is damaged"),
+    ],
+)
+def test_what_one_process_meets_ends_all_with_one_sentence(
+    pair, monkeypatch, process, trouble, step, sentence
+):
+    monkeypatch.setenv("TOY_MEETS", f"{trouble},{process},{step}")
     both = pair("full", "--config.train.save_every=2")
-    start = time.monotonic()
+    while all(one.poll() is None for one in both):
+        time.sleep(0.1)
+    start = time.monotonic()  # before that a busy machine may take its time
     texts = [one.communicate(timeout=200)[1] for one in both]
-    assert time.monotonic() - start < 60, "nobody waits for a timeout"
+    assert time.monotonic() - start < 25, "nobody waits for a timeout"
     assert [one.returncode for one in both] == [1, 1]
     for index, text in enumerate(texts):
         lines = [line for line in text.splitlines() if not line.startswith("step ")]
-        assert len(lines) == 1 and "raise --config.train.accumulate (now 1)" in lines[0], text
-        other = f"toy.py: process {process} of this run had to stop: out of memory while training"
-        own = "toy.py: out of memory while training"
+        assert len(lines) == 1, text
+        other = f"toy.py: process {process} of this run had to stop: {sentence}"
+        own = f"toy.py: {sentence}"
         assert lines[0].startswith(own if index == process else other)
 
 

@@ -126,20 +126,31 @@ def exhausted() -> jax.errors.JaxRuntimeError:
     return jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
 
 
-def run_out_of_memory(process: int, step: int) -> None:
-    """Let one process of several meet a full device after a step."""
-    add = loop.Metrics.add
+TROUBLES = {"memory": exhausted, "file": lambda: OSError("frames.bin: is damaged")}
+
+
+def meet(trouble: str, process: int, step: int) -> None:
+    """Let one process of several meet an error after a step, before the first for step 0."""
+    add, open_source = loop.Metrics.add, loop.open_source
+
+    def meeting(done: int) -> None:
+        if done == step and jax.process_index() == process:
+            raise TROUBLES[trouble]()
 
     def measured(self, done, scalars):
-        if done == step and jax.process_index() == process:
-            raise exhausted()
+        meeting(done)
         add(self, done, scalars)
 
-    loop.Metrics.add = measured
+    def opened(*arguments):
+        meeting(0)
+        return open_source(*arguments)
+
+    loop.Metrics.add, loop.open_source = measured, opened
 
 
 if __name__ == "__main__":
     install()
-    if "TOY_OUT_OF_MEMORY" in os.environ:
-        run_out_of_memory(*map(int, os.environ["TOY_OUT_OF_MEMORY"].split(",")))
+    if "TOY_MEETS" in os.environ:
+        trouble, *where = os.environ["TOY_MEETS"].split(",")
+        meet(trouble, *map(int, where))
     cli.run(train.main)
