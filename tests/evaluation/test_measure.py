@@ -374,7 +374,7 @@ def test_everything_that_is_wrong_is_one_sentence_before_any_network(start, fold
         ("--fake=FOLDER/nothing", "no such folder"),
         ("--fake=FOLDER", "FOLDER/real: a folder without pictures"),
         ("--fake=FOLDER/fake --metrics=psnr", "psnr: compares with the truth, and there is no"),
-        ("--fake=FOLDER/fake --metrics=", "--metrics is empty"),
+        ("--fake=FOLDER/fake --metrics=,", "--metrics is empty"),
         ("--fake=FOLDER/fake --size=big", "--size big: expected HEIGHTxWIDTH"),
         ("--fake=FOLDER/fake --stride=0", "--stride 0"),
         ("--fake=FOLDER/fake --weights=FOLDER/fake", "no bundle.json in it"),

@@ -300,7 +300,7 @@ def refusing(function, name):
     """open, except that writing to files of that name finds no room."""
 
     def wrapped(file, mode="r", *rest, **named):
-        if str(file).endswith(name) and mode == "a":
+        if str(file).endswith(name) and "a" in mode:
             full_disk()
         return function(file, mode, *rest, **named)
 
