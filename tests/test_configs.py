@@ -177,7 +177,13 @@ def test_small_and_tiny_have_the_same_networks_for_pictures_of_other_sizes(base)
         if value != tiny[name][key]
     }
     sizes = {("sample", "resolution"), *((s, k) for s in ("train", "sample") for k in SIDES)}
-    assert different == {*sizes, ("motion", "sigma"), ("motion", "kernel"), ("data", "heights")}
+    others = (
+        ("motion", "sigma"),
+        ("motion", "kernel"),
+        ("data", "heights"),
+        ("sample", "guidance_scale"),
+    )
+    assert different == {*sizes, *others}
 
 
 def test_values_left_out_of_the_argument_are_the_first_choices():
