@@ -10,6 +10,7 @@ import errno
 import glob
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from pathlib import Path
 FORGOTTEN = 3600.0  # seconds without a change, after which a temporary file may be a dead process's
 # Numbers of processes repeat: in every container the first one is 1.
 _OURS = os.urandom(4).hex()
+_MARK = re.compile(r"([0-9]+)-[0-9a-f]{8}")  # of any process, as of `_mark`
 
 
 def prepare(path: str | os.PathLike, *suffixes: str) -> Path:
@@ -108,13 +110,15 @@ def _remove_left_behind(place: Path, ending: str = "") -> None:
     their process; ending: of these names."""
     start = place.name.removesuffix(_mark() + ending)
     for left in place.parent.glob(f"{glob.escape(start)}*{glob.escape(ending)}"):
-        number = left.name.removeprefix(start).removesuffix(ending).partition("-")[0]
-        if left == place or not number.isdecimal():
+        # Nothing else: a hidden file or folder may be the user's, such as .a.2024-05-01.json.
+        mark = _MARK.fullmatch(left.name.removeprefix(start).removesuffix(ending))
+        if left == place or not mark:
             continue
+        number = int(mark[1])
         with suppress(OSError):  # another process may be quicker
             # One of another machine is not known here, but would have written since.
             is_old = time.time() - _last_change(left) > FORGOTTEN
-            if is_old and (int(number) == os.getpid() or not is_alive(int(number))):
+            if is_old and (number == os.getpid() or not is_alive(number)):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 

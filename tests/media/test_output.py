@@ -22,7 +22,7 @@ def forget(*paths):
 
 
 def test_what_a_killed_process_left_is_removed_when_the_file_is_written_again(tmp_path, dead):
-    numbers = (f"{dead}-0123abcd", f"{os.getppid()}-0123abcd", f"{dead}0000000-0123abcd", dead)
+    numbers = (f"{dead}-0123abcd", f"{os.getppid()}-0123abcd", f"{dead}0000000-0123abcd")
     left = [tmp_path / f".a.{number}.bin" for number in numbers]
     others = [f".b.{dead}-0123abcd.bin", ".a.mine.bin", f".a.{dead}-0123abcd.txt"]
     others = [tmp_path / name for name in others]
@@ -32,8 +32,24 @@ def test_what_a_killed_process_left_is_removed_when_the_file_is_written_again(tm
     assert all(path.exists() for path in left), "one may be written at this moment, elsewhere"
     forget(*left, *others)
     output.write_bytes(tmp_path / "a.bin", b"2")
-    assert [path.exists() for path in left] == [False, True, False, False]
+    assert [path.exists() for path in left] == [False, True, False]
     assert all(path.exists() for path in others)
+
+
+def test_hidden_files_and_folders_of_the_users_own_stay(tmp_path, dead):
+    """Dated copies above all, whose names begin with a number."""
+    names = (f".a.{dead}-05-01.json", f".a.{dead}.json", ".a.2023-backup.json", f".b.{dead}-kept")
+    own = [tmp_path / name for name in names]
+    for folder in own[2:]:
+        folder.mkdir()
+        (folder / "kept").touch()
+        forget(folder / "kept")
+    for path in own[:2]:
+        path.touch()
+    forget(*own)
+    output.write_bytes(tmp_path / "a.json", b"{}")
+    output.write_bytes(tmp_path / "b", b"1")
+    assert all(path.exists() for path in own)
 
 
 def test_what_a_process_of_our_number_left_in_another_container_is_removed(tmp_path):
