@@ -7,6 +7,7 @@ python -m dispose_jax.page --weights BUNDLE --host 0.0.0.0 --auth ann:PASSWORD
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import signal
@@ -61,10 +62,12 @@ def accounts(given: Sequence[str]) -> list[tuple[str, str]]:
 def check_place(host: str, port: int) -> None:
     """Raise ValueError with one sentence if no server can listen there, before weights are read."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(address)
+        places = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        errors = [error for place in places if (error := _obstacle(*place)) is not None]
+        # A name may have an address that this machine lacks beside others, as localhost has ::1.
+        taken = [error for error in errors if error.errno != errno.EADDRNOTAVAIL]
+        if taken or len(errors) == len(places):
+            raise (taken or errors)[0]
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(
@@ -72,9 +75,21 @@ def check_place(host: str, port: int) -> None:
         ) from error
 
 
+def _obstacle(family: int, kind: int, protocol: int, _: str, address: tuple) -> OSError | None:
+    """What keeps a server from one of the places of getaddrinfo."""
+    try:
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        return error
+    return None
+
+
 def main(_) -> None:
     given = flags.FLAGS
     people = accounts(given.auth or [])
+    given.host = given.host.removeprefix("[").removesuffix("]")  # as in a browser's address
     if not is_local(given.host) and not people:
         raise ValueError(
             f"--host {given.host}: others can reach the page there; say who may use it with "

@@ -67,6 +67,33 @@ def test_a_place_where_nothing_can_listen_is_told_before_weights_are_read():
         command.check_place("192.0.2.1", 7860)  # of no machine
 
 
+def test_of_a_name_with_several_addresses_those_that_are_here_count(monkeypatch):
+    absent, here = (
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in ("192.0.2.1", "127.0.0.1")
+    )
+    found = [absent, here]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    command.check_place("name", 7860)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        found[1] = (*here[:4], taken.getsockname())
+        with pytest.raises(ValueError, match="--host name --port 7860: .*in use"):
+            command.check_place("name", 7860)
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_address_is_taken_as_browsers_write_it(monkeypatch, host):
+    def checked(host, port):
+        raise ValueError(f"asked for {host} {port}")
+
+    given = SimpleNamespace(host=host, port=7860, auth=None)
+    monkeypatch.setattr(command, "flags", SimpleNamespace(FLAGS=given))
+    monkeypatch.setattr(command, "check_place", checked)
+    with pytest.raises(ValueError, match="^asked for ::1 7860$"):
+        command.main(None)
+
+
 @pytest.mark.parametrize(("host", "named"), [("::1", "[::1]"), ("127.0.0.1", "127.0.0.1")])
 def test_an_address_with_colons_stands_in_brackets_before_a_port(monkeypatch, host, named):
     pytest.importorskip("starlette")
