@@ -94,7 +94,7 @@ def test_the_default_track_is_shown(tmp_path):
                 for frames in films_of
             ]
             for i, track in enumerate(tracks):
-                track.disposition = av.stream.Disposition.default if i == default else 0
+                track.disposition = int(i == default)  # 1: the default one
             for track, frames in zip(tracks, films_of):
                 films.encode(container, track, frames)
         info = video.probe(tmp_path / "a.mkv")
