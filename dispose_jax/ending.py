@@ -29,7 +29,8 @@ def say_at_once() -> None:
     """Let standard output take every text, and pass it on line by line."""
     # Names of files may hold bytes that are not UTF-8. By lines, so that a log of a long run tells
     # how far it is, and what was said is there if the run is killed.
-    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
+    if sys.stdout is not None:  # closed, as of a service: then nothing is said
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
 
 
 @contextmanager

@@ -60,3 +60,11 @@ def test_a_folder_whose_name_is_no_text_is_looked_into(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True)
     assert b"next: python -m converters.download --to" in done.stdout
     assert b"caf\\udce9" in done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["-m", "converters.download", "--to=x"], ["sample.py"]])
+def test_a_command_needs_nobody_to_speak_to(arguments):
+    command = ["sh", "-c", '"$@" >&-', "sh", sys.executable, *arguments, "--nothing"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "nothing" in done.stderr  # as with somebody
+    assert "Traceback" not in done.stderr

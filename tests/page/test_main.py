@@ -68,16 +68,14 @@ def test_a_place_where_nothing_can_listen_is_told_before_weights_are_read():
 
 
 def test_of_a_name_with_several_addresses_those_that_are_here_count(monkeypatch):
-    absent, here = (
-        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in ("192.0.2.1", "127.0.0.1")
-    )
-    found = [absent, here]
+    kind = socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, ""
+    found = [(*kind, ("192.0.2.1", 0)), (*kind, ("127.0.0.1", 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     command.check_place("name", 7860)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        found[1] = (*here[:4], taken.getsockname())
+        found[1] = (*kind, taken.getsockname())
         with pytest.raises(ValueError, match="--host name --port 7860: .*in use"):
             command.check_place("name", 7860)
 
