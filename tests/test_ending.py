@@ -53,7 +53,7 @@ def test_commands_end_so(path):
 
 
 def test_a_folder_whose_name_is_no_text_is_looked_into(tmp_path):
-    """Its name was an error of its own: Python cannot print it as it is."""
+    """Though Python cannot print such a name as it is."""
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     folder.mkdir()
     command = [sys.executable, "-m", "converters.convert", "check", folder]
