@@ -259,8 +259,8 @@ def group_mean(x: Array, groups: int, over: int) -> Array:
     """
     mean = x.mean(tuple(range(x.ndim - 1 - over, x.ndim - 1)), keepdims=True)
     grouped = mean.reshape(*mean.shape[:-1], groups, -1).mean(-1, keepdims=True)
-    spread = jnp.broadcast_to(grouped, (*grouped.shape[:-1], x.shape[-1] // groups))
-    return spread.reshape(mean.shape)
+    wide = jnp.broadcast_to(grouped, (*grouped.shape[:-1], x.shape[-1] // groups))
+    return wide.reshape(mean.shape)
 
 
 class BatchNorm(Given, nn.Module):
