@@ -37,7 +37,7 @@ from dispose_jax.types import Impulses, Pose
 from dispose_jax.weights import RANDOM, Weights
 
 SKIPPED = "skipped{}.jsonl"
-SHOWN = 5  # skipped videos that the summary names
+SHOWN = 5  # skipped or changed videos that are named
 DIFT_NETWORKS = ("dift_vae", "dift_unet", "dift_text_encoder")
 
 
@@ -86,7 +86,7 @@ def prepare(
     suffix = f"-{shard[0]:05d}-of-{shard[1]:05d}" if shard[1] > 1 else ""
     skipped = out / SKIPPED.format(suffix)
     skipped.unlink(missing_ok=True)
-    todo = []
+    todo, changed = [], []
     for name in names:
         count = records.existing(out, name)
         if count is None:
@@ -95,10 +95,9 @@ def prepare(
         summary.kept, summary.clips = summary.kept + 1, summary.clips + count
         made = out / records.file_name(name, count)
         if newer := _newer(clip_extraction.sources(videos, name), made):
-            say(
-                f"warning: {newer} was changed after clips were made of it, which stay as they "
-                f"are; delete {made} and run this again to make others"
-            )
+            changed.append((name, newer, made))
+    if changed:
+        say(_told_of_changes(changed))
     with tqdm(total=len(names), initial=summary.kept, unit="video") as bar:
         for name in todo:
             try:
@@ -138,6 +137,25 @@ def _newer(sources: Sequence[Path], made: Path) -> Path | None:
     """The first of the sources that was changed after a file was made of them."""
     time = made.stat().st_mtime
     return next((source for source in sources if source.stat().st_mtime > time), None)
+
+
+def _told_of_changes(changed: Sequence[tuple[str, Path, Path]]) -> str:
+    """One warning, however many they are: after a copy that kept no times it is all of them.
+
+    changed: (video, its source that was changed, the file of its clips), at least one.
+    """
+    (_, newer, made), *others = changed
+    told = (
+        f"warning: {newer} was changed after clips were made of it, which stay as they are; delete "
+        f"{made} and run this again to make others"
+    )
+    if others:
+        names = [name for name, *_ in others]
+        dots = ", ..." if len(names) > SHOWN else ""
+        told += (
+            f"; the same of {counted(len(names), 'more video')}: {', '.join(names[:SHOWN])}{dots}"
+        )
+    return told
 
 
 def _tools(

@@ -138,6 +138,19 @@ def test_clips_of_what_was_changed_since_are_kept_and_that_is_told(videos, tmp_p
     assert content(out) == before
 
 
+def test_however_many_videos_were_changed_since_that_is_one_line(videos, tmp_path):
+    """As of a folder that was copied without its times."""
+    out, said = tmp_path / "set", []
+    run(videos, out)
+    later = max(path.stat().st_mtime for path in out.iterdir()) + 1
+    for path in videos.rglob("*.mp4"):
+        os.utime(path, (later, later))
+    run(videos, out, say=said.append)
+    (line,) = said
+    assert line.startswith(f"warning: {videos / 'a.mp4'} was changed after")
+    assert line.endswith("; the same of 2 more videos: b.mp4, in/c.mp4")
+
+
 def test_a_run_killed_while_it_writes_leaves_whole_files_and_is_resumed(
     videos, tmp_path, monkeypatch
 ):
