@@ -47,6 +47,8 @@ def train(run: Run) -> None:
         lock = multihost.by_lead(partial(rundir.claim, run.workdir, config, digests))
         if lock is not None:
             leaving.enter_context(lock)
+        with multihost.ending_all():
+            rundir.see(run.workdir)
         checkpoints = Checkpoints(run.workdir / "checkpoints", train.keep)
         leaving.callback(checkpoints.close)
         leaving.enter_context(multihost.ending_all())  # first of all: closing waits for the others

@@ -18,6 +18,7 @@ from dispose_jax.data import records
 from dispose_jax.media import output
 
 CONFIG, ABOUT, LOCK = "config.json", "run.json", ".lock"
+SEE_SECONDS = 20  # that a shared disk may take to show one process what another wrote
 # May change when a run is continued: none of them changes a number beyond rounding. Except
 # train.steps, so that a run can be prolonged: a cosine of the learning rate then gets longer too.
 FREE = (
@@ -59,6 +60,21 @@ def claim(workdir: Path, config, weights: Mapping[str, str]) -> IO:
             lock.close()
             raise
     return lock
+
+
+def see(workdir: Path) -> None:
+    """Wait until this process, too, sees the directory that the first one claimed.
+
+    Raises ValueError if it does not: saving would wait for ever for files that never come.
+    """
+    end = time.monotonic() + SEE_SECONDS
+    while not (workdir / CONFIG).exists():
+        if time.monotonic() > end:
+            raise ValueError(
+                f"--workdir {workdir}: {CONFIG}, which the first process wrote there, is not seen "
+                "by another one; name a directory that all processes share"
+            )
+        time.sleep(0.5)
 
 
 def _set(config) -> str | None:

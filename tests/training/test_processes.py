@@ -25,14 +25,15 @@ def free_port() -> str:
 
 @pytest.fixture
 def pair(start):
-    """pair(name, *flags) -> two processes of one toy run with four devices each."""
+    """pair(name, *flags) -> two processes of one toy run with four devices each; own: more flags
+    of each."""
     mesh = ("--config.train.mesh.fsdp=2", "--config.train.mesh.frames=2")
     shared = (*mesh, "--config.train.mesh.smallest=0", "--num_processes=2")
 
-    def go(name, *flags, stay=10_000):
+    def go(name, *flags, stay=10_000, own=((), ())):
         where = f"--coordinator=localhost:{free_port()}"
         one = lambda i: start(
-            name, *shared, where, f"--process_id={i}", *flags, devices=4, stay=stay
+            name, *shared, where, f"--process_id={i}", *flags, *own[i], devices=4, stay=stay
         )
         return one(0), one(1)
 
@@ -71,6 +72,16 @@ def test_what_stops_the_first_process_stops_the_others(pair, tmp_path):
     assert first.returncode == second.returncode == 1
     assert texts[0].count("holds something that is no run; name another") == 1
     assert "its message says why" in texts[1] and "Traceback" not in texts[0] + texts[1]
+
+
+@pytest.mark.full
+def test_a_directory_that_only_one_process_sees_is_told_instead_of_waited_for(pair, tmp_path):
+    first, second = pair("here", own=[(), (f"--workdir={tmp_path / 'there'}",)])
+    texts = [process.communicate(timeout=200)[1] for process in (first, second)]
+    assert first.returncode == second.returncode == 1
+    for text in texts:
+        assert f"--workdir {tmp_path / 'there'}: config.json, which the first process" in text
+        assert "Traceback" not in text
 
 
 @pytest.mark.full
