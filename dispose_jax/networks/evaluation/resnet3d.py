@@ -7,7 +7,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
-from dispose_jax.networks.evaluation.layers import conv3d, max_pool
+from dispose_jax.networks.evaluation.layers import Conv3D, conv3d, max_pool
 from dispose_jax.networks.layers import BatchNorm, dense
 
 Array = jax.Array
@@ -17,7 +17,7 @@ _WIDTHS = (64, 128, 256, 512)
 _GROWTH = 4  # a block's output is so many times as wide as its inner convolutions
 
 
-def _conv(features: int, kernel: int, stride: int, name: str) -> nn.Conv:
+def _conv(features: int, kernel: int, stride: int, name: str) -> Conv3D:
     side = kernel // 2
     return conv3d(features, (kernel,) * 3, (stride,) * 3, [(side, side)] * 3, name=name)
 
