@@ -46,8 +46,8 @@ class Given:
 
 
 def spread(values: Array, like: Array) -> Array:
-    """Values broadcast to the shape of another array, in its type; their gradient is summed in
-    float32.
+    """Values (...) broadcast to the shape of another array, which may have more and longer axes,
+    in its type; their gradient is summed in float32.
 
     What is the same at many positions gets the sum of their gradients, of millions for a bias next
     to pictures. A sum in bfloat16, which is that of a plain broadcast, loses its digits.

@@ -98,10 +98,10 @@ def test_the_picture_is_shown_while_it_forms_and_no_longer():
 
 def test_results_are_offered_under_addresses_that_a_browser_has_not_seen():
     files = ("animation.mp4", "animation.explain.png", "animation.explain.mp4", "animation.json")
-    read = Read(words.result(Path("/tmp/a b"), files, 7))
+    read = Read(words.result(Path("/made up"), files, 7))
     assert len(read.sources) == 6  # all four, and two of them are shown
     assert {source.partition("?")[0] for source in read.sources} == {
-        f"gradio_api/file=/tmp/a%20b/{name}" for name in files
+        f"gradio_api/file=/made%20up/{name}" for name in files
     }
     assert all(source.endswith("?turn=7") for source in read.sources)
     assert words.result(Path("/tmp"), (), 7) == ""

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from dispose_jax import provenance
+from dispose_jax.counting import counted
 from dispose_jax.evaluation import statistics
 from dispose_jax.evaluation.ablation import contact_sheet
 from dispose_jax.evaluation.ablation.clips import SETS
@@ -125,11 +126,10 @@ def _differences(found: list[Contrast]) -> list[str]:
     ]
     fewest = min(one.difference.seeds for one in found)
     if fewest < statistics.FEWEST_SEEDS:
-        counted = "One training seed" if fewest == 1 else f"{fewest} training seeds"
         lines += [
-            f"**{counted}** in some rows: what is separated there is about these weights, not "
-            "about the method, for which few seeds agree by chance; at least "
-            f"{statistics.FEWEST_SEEDS} are wanted.",
+            f"**{counted(fewest, 'training seed')}** in some rows: what is separated there is "
+            "about these weights, not about the method, for which few seeds agree by chance; at "
+            f"least {statistics.FEWEST_SEEDS} are wanted.",
             "",
         ]
     lines += [

@@ -128,7 +128,7 @@ def test_one_seed_is_said_to_be_one(sets, monkeypatch):
     arms = [Oracle("full"), Oracle("no_point")]
     results = run.run(arms, CLIPS, lambda text: None)
     table = report.table(results, run.contrasts(results))
-    assert "**One training seed**" in table and "is about these weights" in table
+    assert "**1 training seed**" in table and "is about these weights" in table
     assert run.dropped(results) == [], "no base to compare the copy with"
 
 
