@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dispose_jax import control_signals, dry_run, sampling, windowed
+from dispose_jax import control_signals, decoding, dry_run, sampling, windowed
 from dispose_jax.models import networks, registry
 from dispose_jax.models.protocol import generated
 from dispose_jax.networks.cmp import CMP
@@ -125,7 +125,7 @@ class Sampling:
         params = self._params(self.model.stages["decoding"])
         chunk = self.config.sample.decode_chunk
         latents = self._rows((chunk, *self.model.latent_shape(*self.size)))
-        return sampling._decode.trace(self.model, self.place.whole, params, latents)
+        return decoding._decode.trace(self.model, self.place.whole, params, latents)
 
 
 SAMPLING = ("step", "reference", "condition", "features", "signals", "decode")

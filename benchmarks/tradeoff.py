@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure
-from dispose_jax import control_signals, dry_run, sampling, settings
+from dispose_jax import control_signals, decoding, dry_run, sampling, settings
 from dispose_jax.evaluation import statistics
 from dispose_jax.evaluation.ablation import clips as drawn_clips
 from dispose_jax.evaluation.ablation import metrics
@@ -114,7 +114,7 @@ def run(
                 model, params, conditioning, noise, sampling.Sampler.of(own.sample), devices=devices
             )
             sampled = time.process_time() - start
-            parts = sampling.decode(
+            parts = decoding.decode(
                 model,
                 params,
                 latents,

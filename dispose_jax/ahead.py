@@ -14,7 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from dispose_jax import dry_run, sampling, windowed
+from dispose_jax import decoding, dry_run, windowed
 from dispose_jax.models.networks import Network
 from dispose_jax.models.protocol import Model, generated
 
@@ -89,4 +89,4 @@ def _compile(model: Model, networks, config, num_frames: int, size, devices) -> 
     chunk = sample.decode_chunk
     if generated(model, num_frames) >= chunk or sample.decode_rest == "whole":
         decoder = shapes(model.stages["decoding"])
-        sampling.compile_decode(model, decoder, latent, chunk, devices)
+        decoding.compile_ahead(model, decoder, latent, chunk, devices)

@@ -25,6 +25,7 @@ import numpy as np
 from dispose_jax import (
     ahead,
     control_signals,
+    decoding,
     inputs,
     memory,
     sampling,
@@ -229,7 +230,7 @@ class Animator:
         sample = self.config.sample
         helps = f"lower --config.sample.decode_chunk (now {sample.decode_chunk})"
         with memory.explained("decoding", helps):
-            parts = sampling.decode(
+            parts = decoding.decode(
                 self.model,
                 self._load(self.model.stages["decoding"]),
                 latents,
@@ -356,7 +357,7 @@ class Animator:
         def watch(step: int, _, clean: np.ndarray) -> None:
             count = min(PREVIEWED, num_frames)
             numbers = np.rint(np.linspace(first, first + num_frames - 1, count)).astype(int)
-            pictures = sampling.decode_pictures(self.model, params, clean[0, numbers], device)
+            pictures = decoding.decode_pictures(self.model, params, clean[0, numbers], device)
             preview(step, np.concatenate(pictures, axis=1))
 
         return watch

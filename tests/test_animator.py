@@ -14,7 +14,7 @@ import pytest
 
 import dispose_jax
 from dispose_jax import animator as animator_module
-from dispose_jax import memory, sampling
+from dispose_jax import decoding, memory
 from dispose_jax.animator import STAGES, Animator
 from dispose_jax.clip import Skeletons
 from dispose_jax.models.protocol import generated
@@ -87,7 +87,7 @@ def test_a_preview_shows_some_frames_after_every_step(first):
     # After the last step nothing is left of the noise: each is a frame, decoded alone.
     latents = np.asarray(first.animator.latents(first.clip))[0, [1, 2, 4, 5]]
     params = first.animator.weights.load(["vae"])
-    alone = sampling.decode_pictures(first.animator.model, params, latents, jax.devices()[0])
+    alone = decoding.decode_pictures(first.animator.model, params, latents, jax.devices()[0])
     np.testing.assert_array_equal(first.seen[-1][1], np.concatenate(alone, axis=1))
 
 
@@ -174,7 +174,7 @@ def test_padded_windows_end_with_the_clip(base):
 def test_a_preview_shows_frames_of_the_video_alone(animator, monkeypatch):
     shown = []
     model = animator.model
-    monkeypatch.setattr(animator_module.sampling, "decode_pictures", lambda m, p, x, d: [*x])
+    monkeypatch.setattr(animator_module.decoding, "decode_pictures", lambda m, p, x, d: [*x])
     watch = animator._watch(lambda step, picture: shown.append(picture[0, :, 0, 0]), 5)
     clean = np.arange(12, dtype=np.float32).reshape(1, 12, 1, 1, 1)
     watch(0, None, np.broadcast_to(clean, (1, 12, 2, 1, 3))[..., None])
@@ -191,7 +191,7 @@ def test_a_preview_is_decoded_on_one_of_the_animator_s_own_devices(animator, mon
         where.append((held, device))
         return [*latents]
 
-    monkeypatch.setattr(animator_module.sampling, "decode_pictures", decode)
+    monkeypatch.setattr(animator_module.decoding, "decode_pictures", decode)
     other._watch(lambda *_: None, 5)(0, None, np.zeros((1, 6, 2, 1, 3)))
     assert where == [({own[0]}, own[0])]
 
@@ -328,11 +328,3 @@ def test_importing_the_package_loads_no_library_and_no_device():
     assert dispose_jax.Animator is Animator
     with pytest.raises(AttributeError, match="no attribute 'Anime'"):
         _ = dispose_jax.Anime
-
-
-def test_decoding_is_cut_into_whole_chunks():
-    pieces = lambda *size: [(list(n), list(n[new])) for n, new in sampling.pieces(*size)]
-    assert pieces(6, 3, "short") == [([0, 1, 2], [0, 1, 2]), ([3, 4, 5], [3, 4, 5])]
-    assert pieces(4, 3, "short")[1] == ([3], [3])
-    assert pieces(4, 3, "whole")[1] == ([1, 2, 3], [3])
-    assert pieces(2, 3, "whole") == [([0, 1, 1], [0, 1])]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import sample
-from dispose_jax import inputs, job, memory, provenance, sampling
+from dispose_jax import decoding, inputs, job, memory, provenance, sampling
 from dispose_jax.media import image, output, video
 from dispose_jax.models import networks
 from dispose_jax.pose import files
@@ -77,7 +77,7 @@ def broken_off(tmp_path_factory, whole):
     """A folder where the same job failed to decode."""
     folder = tmp_path_factory.mktemp("broken_off")
     with pytest.MonkeyPatch.context() as broken:
-        broken.setattr(sampling, "decode", refuse)
+        broken.setattr(decoding, "decode", refuse)
         with pytest.raises(OSError, match="broken"):
             job.run(prepared(folder)[0])
     return folder
@@ -99,7 +99,7 @@ def without_room(*_, **__):
 
 def test_decoding_that_does_not_fit_names_its_chunk_and_keeps_the_latents(failed, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(sampling, "decode", without_room)
+        patch.setattr(decoding, "decode", without_room)
         with pytest.raises(memory.OutOfMemory) as error:
             job.run(prepared(failed)[0])
     message = str(error.value)
@@ -262,14 +262,14 @@ def test_a_full_disk_while_the_video_is_written_leaves_the_latents_alone(
     failed, whole, monkeypatch
 ):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    decode = sampling.decode
+    decode = decoding.decode
 
     def fill_the_disk(*arguments, **options):
         yield from decode(*arguments, **options)
         half = (whole / "a.mp4").stat().st_size // 2  # the log has room, the video has not
         resource.setrlimit(resource.RLIMIT_FSIZE, (half, hard))
 
-    monkeypatch.setattr(sampling, "decode", fill_the_disk)
+    monkeypatch.setattr(decoding, "decode", fill_the_disk)
     monkeypatch.setattr(provenance, "describe", lambda *_: {})  # a record that has room, too
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
@@ -293,7 +293,7 @@ def test_latents_that_cannot_be_kept_are_decoded_all_the_same(tmp_path, whole, m
 def test_a_failed_run_keeps_the_older_video_and_its_record(tmp_path, whole, monkeypatch):
     for name in ("a.mp4", "a.json"):
         (tmp_path / name).write_bytes((whole / name).read_bytes())
-    monkeypatch.setattr(sampling, "decode", refuse)
+    monkeypatch.setattr(decoding, "decode", refuse)
     other = config()
     other.seed = 1
     with pytest.raises(OSError, match="broken"):

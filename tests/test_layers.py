@@ -44,6 +44,7 @@ ROWS = [
     {"dispose_jax.windowed"},
     {
         "dispose_jax.sampling",
+        "dispose_jax.decoding",
         "dispose_jax.explain",
         "dispose_jax.dry_run",
         "dispose_jax.provenance",

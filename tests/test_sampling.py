@@ -3,8 +3,7 @@ hoisted."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
@@ -13,61 +12,10 @@ import numpy as np
 import pytest
 
 from dispose_jax import sampling
-from dispose_jax.diffusion import solvers, windows
-from dispose_jax.diffusion.samplers import Euler
-from dispose_jax.networks.temporal import context_of_positions
-from dispose_jax.types import Conditioning, Deep
+from dispose_jax.diffusion import solvers
+from dispose_jax.types import Deep
 from tests import small
-
-H, W, C = 3, 4, 2  # latents of the toy
-
-
-@dataclass(frozen=True)
-class Toy:
-    """A model that compiles at once and reads all that a driver brings.
-
-    Frames of a window see each other and their places; rows of a group see each other's context.
-    """
-
-    group: int = 2
-    repeats_noise: bool = True
-    generates_reference: bool = True
-    schedule: Euler = Euler()
-
-    def windows(self, num_frames, window, overlap):
-        return windows.anchored(num_frames, window, overlap)
-
-    def unconditional(self, conditioning, drop):
-        keep = lambda x: jnp.where(drop.reshape(-1, *[1] * (x.ndim - 1)), 0, x)
-        return conditioning.replace(
-            context=keep(conditioning.context),
-            pose_features=jax.tree.map(keep, conditioning.pose_features),
-        )
-
-    def unpaired(self):
-        return replace(self, group=1)
-
-    def hoist(self, params, conditioning):
-        value = conditioning.context[:, 0] @ params["kernel"]
-        return conditioning.replace(cross={"value": value})
-
-    def denoise(self, params, x, t, conditioning, *, deep=None, keep=False):
-        if conditioning.cross is None:
-            conditioning = self.hoist(params, conditioning)
-        b, f = x.shape[:2]
-        features = jnp.cos(2 * x) if deep is None else deep.features
-        values = context_of_positions(conditioning.cross["value"], H * W, self.group)
-        y = x + jnp.broadcast_to(values, (b, 1, H * W, C)).reshape(b, 1, H, W, C)
-        y = y + t[:, None, None, None, None] + conditioning.added_time.mean()
-        y = y + jnp.arange(f)[:, None, None, None] / f + conditioning.image_latents[:, None]
-        y = y + conditioning.pose_features + conditioning.motion + conditioning.points[0]
-        y = y + 0.1 * features
-        y = jnp.tanh(y) + 0.3 * jnp.sin(3 * y).mean(1, keepdims=True)
-        return (y, Deep(features, None)) if keep else y
-
-    def decode(self, params, latents):
-        """Frames of one pixel per latent that depend on those they are decoded with."""
-        return latents[..., :1] + latents[..., 1:].mean(1, keepdims=True) * params["colours"]
+from tests.plain_loop import C, H, Toy, W, assert_same, plain_loop, toy_clip
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,58 +39,6 @@ class Counting(Toy):
         self.rows.append(len(x))
         self.kinds.append("keeps" if keep else "plain" if deep is None else "reuses")
         return super().denoise(params, x, t, conditioning, deep=deep, keep=keep)
-
-
-def toy_clip(num_frames: int, seed: int = 0):
-    """params, conditioning and noise."""
-    rng = np.random.default_rng(seed)
-    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
-    conditioning = Conditioning(
-        context=normal(1, 1, 5),
-        pose_features=normal(1, num_frames, H, W, C),
-        image_latents=normal(1, H, W, C),
-        added_time=normal(1, 3),
-        motion=normal(1, num_frames, H, W, C),
-        points=(normal(1, num_frames, H, W, C),),
-    )
-    return {"kernel": normal(5, C)}, conditioning, normal(1, num_frames, H, W, C)
-
-
-def plain_loop(model, params, conditioning, noise, sampler) -> np.ndarray:
-    """Sampling as the paper's base model describes it, in float64 around the network."""
-    f = noise.shape[1]
-    length, overlap = min(sampler.window, f), sampler.overlap
-    tiles = [[0, *range(s + 1, s + length)] for s in range(0, f - length + 1, length - overlap)]
-    if tiles[-1][-1] < f - 1:
-        tiles.append([0, *range(f - length + 1, f)])
-    middle = (np.arange(length) + 0.5) * 2 / length
-    weights = np.minimum(middle, 2 - middle)[:, None, None, None]
-
-    ramp = np.linspace(0, 1, sampler.steps)
-    high, low = model.schedule.sigma_max ** (1 / 7), model.schedule.sigma_min ** (1 / 7)
-    sigmas = (high + ramp * (low - high)) ** 7
-    scale = np.linspace(*np.broadcast_to(sampler.guidance_scale, 2), f)[:, None, None, None]
-    x = noise[0].astype(np.float64) * np.sqrt(sigmas[0] ** 2 + 1)
-    for sigma, lower in pairwise([*sigmas, 0.0]):
-        fused, total = np.zeros((2, *x.shape)), np.zeros((f, 1, 1, 1))
-        for tile in tiles:
-            pair = jax.tree.map(lambda leaf: jnp.repeat(leaf, 2, axis=0), conditioning.at(tile))
-            pair = model.unconditional(pair, jnp.array([True, False]))
-            seen = np.stack([x[tile] / np.sqrt(sigma**2 + 1)] * 2).astype(np.float32)
-            t = np.full(2, 0.25 * np.log(sigma), np.float32)
-            output = np.asarray(model.denoise(params, seen, t, pair))
-            np.add.at(fused, (slice(None), tile), output * weights)
-            np.add.at(total, tile, weights)
-        unconditional, conditional = fused / total
-        v = unconditional + scale * (conditional - unconditional)
-        clean = x / (sigma**2 + 1) - v * sigma / np.sqrt(sigma**2 + 1)
-        x = x + (x - clean) / sigma * (lower - sigma)
-    return x[None]
-
-
-def assert_same(ours, reference, tolerance=1e-4):
-    difference = np.abs(np.asarray(ours) - reference).max() / reference.std()
-    assert difference < tolerance
 
 
 ARRANGEMENTS = {  # windows at a time, devices
@@ -263,51 +159,6 @@ def test_what_is_not_shared_out_is_computed_on_one_of_the_devices_given(monkeypa
     sampler = sampling.Sampler(2, 4, 2, 2.0)
     sampling.sample(Toy(), params, conditioning, noise, sampler, devices=some)
     assert where and all(devices == {some[0]} for devices in where)
-
-
-@pytest.mark.parametrize("chunk", [1, 3, 20])
-@pytest.mark.parametrize("generates_reference", [True, False])
-def test_frames_are_decoded_chunk_by_chunk_without_a_generated_reference(
-    chunk, generates_reference
-):
-    model = Toy(generates_reference=generates_reference)
-    params = {"colours": np.array([1.0, 0.5, -1.0], np.float32)}
-    latents = np.random.default_rng(1).normal(size=(1, 7, H, W, C)).astype(np.float32)
-    done = []
-    parts = sampling.decode(
-        model,
-        params,
-        latents,
-        chunk,
-        devices=jax.devices()[:1],
-        progress=lambda *counts: done.append(counts),
-    )
-    frames = list(parts)
-    assert all(len(part) and part.dtype == np.uint8 for part in frames)
-    parts = [latents[:, i : i + chunk] for i in range(0, 7, chunk)]
-    expected = np.concatenate([np.asarray(model.decode(params, part))[0] for part in parts])
-    levels = np.floor(np.clip(expected / 2 + 0.5, 0, 1) * 255)
-    levels = levels[1:] if generates_reference else levels
-    assert np.abs(np.concatenate(frames) - levels).max() <= 1  # a rounding in front of a floor
-    assert (np.concatenate(frames) == levels).mean() > 0.99
-    assert done == [(min(i + chunk, 7), 7) for i in range(0, 7, chunk)]
-
-
-def test_frames_left_over_are_decoded_as_the_end_of_a_whole_chunk_where_asked():
-    model = Toy(generates_reference=False)
-    params = {"colours": np.array([1.0, 0.5, -1.0], np.float32)}
-    latents = np.random.default_rng(1).normal(size=(1, 8, H, W, C)).astype(np.float32)
-    ask = lambda part, **options: np.concatenate(
-        list(sampling.decode(model, params, part, 3, **options))
-    )
-    found, released, end = ask(latents, rest="whole"), ask(latents), ask(latents[:, 5:])
-    np.testing.assert_array_equal(found[:6], released[:6])
-    np.testing.assert_array_equal(found[6:], end[1:])
-    assert np.any(released[6:] != end[1:])
-    np.testing.assert_array_equal(ask(latents[:, :6], rest="whole"), ask(latents[:, :6]))
-    # Too few for a chunk: as if its last frame came again.
-    longer = ask(latents[:, [0, 1, 1]])
-    np.testing.assert_array_equal(ask(latents[:, :2], rest="whole"), longer[:2])
 
 
 def test_networks_on_eight_devices_equal_the_plain_loop():

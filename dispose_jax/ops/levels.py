@@ -18,7 +18,7 @@ def to_uint8(pictures: Array | np.ndarray) -> Array | np.ndarray:
     """-1..1 -> the nearest levels, any shape; on the host or the device, as to_float. What lies
     outside becomes 0 or 255.
 
-    Finished frames become levels in another way, the released one, see sampling.decode.
+    Finished frames become levels in another way, the released one, see decoding.pictures.
     """
     module = jnp if isinstance(pictures, Array) else np
     return module.clip(module.rint(127.5 * pictures + 127.5), 0, 255).astype(np.uint8)

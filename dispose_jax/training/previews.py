@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from dispose_jax import explain, flops, sampling, windowed
+from dispose_jax import decoding, explain, flops, sampling, windowed
 from dispose_jax.correspondence import dift
 from dispose_jax.diffusion import guidance, solvers
 from dispose_jax.diffusion.plan import plan
@@ -88,7 +88,7 @@ def animation(
     frames, shape = one.skeletons.shape[1], loss.model.latent_shape(*one.skeletons.shape[2:4])
     noise = sampling.initial_noise(loss.model, noise_key, frames, shape, frames)
     latents = denoised(loss.model, sample, params, conditioning, noise, whole)
-    pieces = sampling.pieces(latents.shape[1], sample.decode_chunk, sample.decode_rest)
+    pieces = decoding.pieces(latents.shape[1], sample.decode_chunk, sample.decode_rest)
     made = np.concatenate(
         [
             np.asarray(_decode(loss.model, whole, params, latents[:, numbers]))[0, new]
@@ -153,7 +153,7 @@ def live_bytes(loss: VideoLoss, sample, params: Params, batch: Batch) -> int:
     programs = (
         program,
         jax.make_jaxpr(call)(params, conditioning, latents),
-        jax.make_jaxpr(partial(sampling.pictures, model))(params, some),
+        jax.make_jaxpr(partial(decoding.pictures, model))(params, some),
     )
     return max(flops.live_bytes(made.jaxpr) for made in programs)
 
@@ -209,7 +209,7 @@ def _move(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _decode(model: Model, whole: NamedSharding, params: Params, latents: Array) -> Array:
-    return _to_all(sampling.pictures(model, params, latents), whole)
+    return _to_all(decoding.pictures(model, params, latents), whole)
 
 
 def _to_all(tree, whole: NamedSharding):

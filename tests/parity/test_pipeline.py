@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from dispose_jax import control_signals, sampling, windowed
+from dispose_jax import control_signals, decoding, sampling, windowed
 from dispose_jax.correspondence import dift, keypoints
 from dispose_jax.media import image
 from dispose_jax.models import networks, registry
@@ -225,7 +225,7 @@ class Whole:
         model = replace(self.model, vae=Tap(self.model.vae, decoded.append))
         chunk = self.case.config["decode_chunk_size"]
         frames = list(
-            sampling.decode(model, self.params, sampled.latents, chunk, devices=jax.devices()[:1])
+            decoding.decode(model, self.params, sampled.latents, chunk, devices=jax.devices()[:1])
         )
         jax.effects_barrier()
         return SimpleNamespace(

@@ -15,7 +15,7 @@ from math import prod
 import jax
 import numpy as np
 
-from dispose_jax import control_signals, sampling
+from dispose_jax import control_signals, decoding, sampling
 from dispose_jax.evaluation.ablation.clips import TrialClip
 from dispose_jax.models import networks, registry
 from dispose_jax.ops.levels import to_float
@@ -172,7 +172,7 @@ class Arm:
     def _decode(self, params: Params, latents) -> np.ndarray:
         chunk, rest = self.config.sample.decode_chunk, self.config.sample.decode_rest
         latents, devices = np.asarray(latents), jax.local_devices()[:1]
-        parts = sampling.decode(self.model, params, latents, chunk, rest=rest, devices=devices)
+        parts = decoding.decode(self.model, params, latents, chunk, rest=rest, devices=devices)
         return np.concatenate(list(parts))
 
     def _key(self, clip: int, purpose: int):
