@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from safetensors.numpy import load_file
 
 from dispose_jax.training import loop
 from tests.training import toy
@@ -116,3 +117,26 @@ def wait_for(process, folder: Path, steps: int, seconds: float = 120) -> None:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < end, "the run takes too long"
         time.sleep(0.02)
+
+
+def stop_after(monkeypatch, step) -> None:
+    """Let this process get SIGTERM when a step has been measured."""
+    add = loop.Metrics.add
+
+    def measured(self, done, scalars):
+        add(self, done, scalars)
+        if done == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Metrics, "add", measured)
+
+
+def steps_saved(folder: Path) -> list[int]:
+    """Steps whose checkpoints a run has, in order."""
+    names = [path.name for path in (folder / "checkpoints").iterdir()]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def trained(folder: Path) -> dict[str, np.ndarray]:
+    """Tensors of the bundle that a run left."""
+    return load_file(folder / "bundle" / "vae.safetensors")
