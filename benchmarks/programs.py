@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dispose_jax import control_signals, decoding, dry_run, sampling, windowed
+from dispose_jax import control_signals, decoding, sampling, traces, windowed
 from dispose_jax.models import networks, registry
 from dispose_jax.models.protocol import generated
 from dispose_jax.networks.cmp import CMP
@@ -54,10 +54,9 @@ class Sampling:
 
     @cached_property
     def _conditioning(self):
-        signals = dry_run.signal_shapes(self.config, self.frames, *self.size)
-        return dry_run.condition_shapes(self.model, self.params, signals, self.frames, *self.size)[
-            0
-        ]
+        signals = traces.signal_shapes(self.config, self.frames, *self.size)
+        whole = self.model, self.params, signals, self.frames, *self.size
+        return traces.conditioning(*whole)[1]
 
     def _key(self):
         return jax.eval_shape(lambda: jax.random.key(0))
@@ -66,7 +65,7 @@ class Sampling:
         """One call of the denoiser: `sample.window_batch` windows on each device, with the halves
         of guidance."""
         model, conditioning = self.model, self._conditioning
-        halves = 2 if dry_run.is_guided(self.config) else 1
+        halves = 2 if traces.is_guided(self.config) else 1
         model = model if halves == 2 else model.unpaired()
         params = self._params(model.stages["sampling"])
         whole = lambda x: self._whole(x.shape, x.dtype)
@@ -89,7 +88,7 @@ class Sampling:
         """The encoders of a chunk of frames on each device."""
         params, chunk = self._params(self.model.stages["frames"]), self.recipe.chunk
         skeletons = self._rows((chunk, *self.size, 3), jnp.uint8)
-        signals = dry_run.signal_shapes(self.config, chunk, *self.size)
+        signals = traces.signal_shapes(self.config, chunk, *self.size)
         signals = jax.tree.map(lambda x: self._rows(x.shape[1:], x.dtype), signals)
         return sampling._condition_frames.trace(
             self.model, self.place.whole, params, skeletons, signals

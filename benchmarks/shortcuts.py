@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure, step
-from dispose_jax import dry_run
+from dispose_jax import traces
 from dispose_jax.models import networks, registry
 from dispose_jax.motion import field
 from dispose_jax.motion.tracks import Impulses
@@ -71,9 +71,9 @@ def _denoiser(setting: Setting):
     built = s.networks
     model = registry.build(s.config, built)
     params = s.params("unet", "controlnet")
-    signals = dry_run.signal_shapes(s.config, s.frames, s.height, s.width)
+    signals = traces.signal_shapes(s.config, s.frames, s.height, s.width)
     weights = step.weight_shapes(built)
-    shapes, _ = dry_run.condition_shapes(model, weights, signals, s.frames, s.height, s.width)
+    _, shapes = traces.conditioning(model, weights, signals, s.frames, s.height, s.width)
     conditioning = measure.random_tree(shapes)
     conditioning = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), conditioning)
     x = s.normal(2, s.frames, s.height // 8, s.width // 8, s.config.model.vae.latent_channels)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import measure
-from dispose_jax import dry_run, flops, sampling, settings
+from dispose_jax import flops, sampling, settings, traces
 from dispose_jax.media.image import target_size
 from dispose_jax.models import networks, registry
 from dispose_jax.models.protocol import generated
@@ -37,8 +37,8 @@ def run(
     every = weight_shapes(built)
     shapes = {name: every[name] for name in model.stages["sampling"] if name in built}
     params = measure.random_tree(shapes)
-    signals = dry_run.signal_shapes(config, num_frames, height, width)
-    conditioning, _ = dry_run.condition_shapes(model, every, signals, num_frames, height, width)
+    signals = traces.signal_shapes(config, num_frames, height, width)
+    _, conditioning = traces.conditioning(model, every, signals, num_frames, height, width)
     made = generated(model, num_frames)
     latents = jax.ShapeDtypeStruct((1, made, *model.latent_shape(height, width)), jnp.float32)
     sampler = sampling.Sampler(
@@ -49,8 +49,8 @@ def run(
         window_batch=config.sample.window_batch,
     )
     plan = model.windows(made, sampler.window, sampler.overlap)
-    halves = 2 if dry_run.is_guided(config) else 1
-    call = dry_run.denoise_jaxpr(model, shapes, conditioning, latents, 1, plan.frames.shape[1])
+    halves = 2 if traces.is_guided(config) else 1
+    call = traces.denoising(model, shapes, conditioning, latents, 1, plan.frames.shape[1])
     work = sum(flops.flops_by_module(call).values()) * len(plan.frames) * halves
 
     marks = [(time.perf_counter(), time.process_time())]

@@ -14,7 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from dispose_jax import decoding, dry_run, windowed
+from dispose_jax import decoding, traces, windowed
 from dispose_jax.models.networks import Network
 from dispose_jax.models.protocol import Model, generated
 
@@ -66,7 +66,7 @@ def _compile(model: Model, networks, config, num_frames: int, size, devices) -> 
     key = jax.eval_shape(lambda: jax.random.key(0))
     reference = shapes(model.stages["reference"])
     shared = jax.eval_shape(model.condition_reference, reference, picture(), key)
-    signals = dry_run.signal_shapes(config, window, *size)
+    signals = traces.signal_shapes(config, window, *size)
     frames = shapes(model.stages["frames"])
     encode = partial(model.condition_frames, signals=None)
     parts = (
@@ -82,7 +82,7 @@ def _compile(model: Model, networks, config, num_frames: int, size, devices) -> 
         latent,
         sample.window_batch,
         place,
-        halves=2 if dry_run.is_guided(config) else 1,
+        halves=2 if traces.is_guided(config) else 1,
     )
     if not threading.main_thread().is_alive():
         return  # the run has ended

@@ -38,11 +38,6 @@ class Work(NamedTuple):
         return self.executed - self.again
 
 
-def flops(function: Callable, *shapes) -> int:
-    """FLOPs of function(*shapes); shapes: trees of jax.ShapeDtypeStruct."""
-    return work(jax.make_jaxpr(function)(*shapes).jaxpr).executed
-
-
 def flops_by_module(jaxpr: Jaxpr) -> Counter[str]:
     """FLOPs by the outermost module that asks for them ("" outside any), in order of appearance."""
     return Counter({k: w.executed for k, w in work_by(jaxpr, module_of).items()})

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from configs.svd import get_config
-from dispose_jax import dry_run, flops
+from dispose_jax import dry_run, flops, traces
 from dispose_jax.models import networks, registry
 from dispose_jax.ops.attention import attention
 from dispose_jax.types import Conditioning
@@ -20,10 +20,12 @@ def shape(*sizes, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(sizes, dtype)
 
 
+def flops_of(function, *shapes):
+    return flops.work(jax.make_jaxpr(function)(*shapes).jaxpr).executed
+
+
 def test_a_product_counts_two_per_multiplication():
-    count = flops.flops(
-        lambda a, b: jnp.einsum("bij,bjk->bik", a, b), shape(3, 5, 7), shape(3, 7, 11)
-    )
+    count = flops_of(lambda a, b: jnp.einsum("bij,bjk->bik", a, b), shape(3, 5, 7), shape(3, 7, 11))
     assert count == 2 * 3 * 5 * 7 * 11
 
 
@@ -35,7 +37,7 @@ def test_a_convolution_counts_its_padding_and_its_groups():
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=2,
     )
-    count = flops.flops(convolve, shape(2, 8, 6, 10), shape(3, 5, 5, 14))
+    count = flops_of(convolve, shape(2, 8, 6, 10), shape(3, 5, 5, 14))
     assert count == 2 * (2 * 4 * 6 * 14) * (3 * 5 * 5)
 
 
@@ -43,22 +45,22 @@ def test_loops_and_inner_functions_are_multiplied_out():
     def loop(x):
         return jax.lax.map(jax.checkpoint(jax.jit(lambda row: row @ jnp.ones((7, 4)))), x)
 
-    assert flops.flops(loop, shape(6, 3, 7)) == 6 * 2 * 3 * 7 * 4
+    assert flops_of(loop, shape(6, 3, 7)) == 6 * 2 * 3 * 7 * 4
 
 
 def test_what_each_device_of_a_mesh_does_is_counted_for_all_of_them():
     mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
     halves = partial(jax.shard_map, mesh=mesh, check_vma=False, out_specs=PartitionSpec("a"))
     split = halves(jnp.matmul, in_specs=(PartitionSpec("a"), PartitionSpec()))
-    once = flops.flops(jnp.matmul, shape(8, 3), shape(3, 5))
-    assert flops.flops(split, shape(8, 3), shape(3, 5)) == 2 * once  # axis b repeats the work
+    once = flops_of(jnp.matmul, shape(8, 3), shape(3, 5))
+    assert flops_of(split, shape(8, 3), shape(3, 5)) == 2 * once  # axis b repeats the work
 
 
 def test_every_attention_implementation_counts_alike():
     q = shape(2, 1024, 3, 128, dtype=jnp.bfloat16)  # 128 lanes: nothing is padded on a TPU
     expected = 4 * 2 * 3 * 1024 * 1024 * 128
     for name in ("explicit", "chunked", "tpu"):
-        assert flops.flops(partial(attention, implementation=name), q, q, q) == expected, name
+        assert flops_of(partial(attention, implementation=name), q, q, q) == expected, name
 
 
 def test_live_bytes_are_those_of_results_still_needed():
@@ -77,7 +79,7 @@ def test_the_full_unet_costs_what_the_original_does_less_its_cross_attention():
     unet = networks.build(get_config("variant=base"))["unet"]
     inputs = shape(1, 16, 72, 128, 8), shape(1), shape(1, 1, 1024)
     call = lambda params, ids, *args: unet.module.apply({"params": params}, *args, added_time=ids)
-    count = flops.flops(call, unet.shapes, shape(1, 3), *inputs)
+    count = flops_of(call, unet.shapes, shape(1, 3), *inputs)
     assert count == pytest.approx(51.2e12 * (1 - 0.038), rel=0.005)
 
 
@@ -95,7 +97,7 @@ def test_flops_of_a_denoising_call_are_told_apart_by_network():
         points=(shape(1, 5, 8, 16, 8),),
     )
     count = lambda rows: flops.flops_by_module(
-        dry_run.denoise_jaxpr(model, params, conditioning, shape(1, 5, 8, 16, 4), rows, 3)
+        traces.denoising(model, params, conditioning, shape(1, 5, 8, 16, 4), rows, 3)
     )
     one, two = count(1), count(2)
     assert set(one) == {"UNet", "ControlNet"} and one["UNet"] > one["ControlNet"]
@@ -124,6 +126,18 @@ def test_the_report_adds_up():
     assert numbers(text, "latents") == pytest.approx(11 * 8 * 16 * 4 * 4)
     count = sum(x.size for x in jax.tree.leaves(networks.build(config)["unet"].shapes))
     assert numbers(text, "unet") == pytest.approx(4 * count, rel=1e-2)
+
+
+def test_frames_left_over_are_counted_as_they_are_decoded():
+    config = small.config("base")
+    config.sample.decode_chunk = 4
+
+    def decoding(num_frames, rest):
+        config.sample.decode_rest = rest
+        return numbers(dry_run.report(config, num_frames, 64, 64, jnp.float32), "decoding")
+
+    assert decoding(5, "whole") == decoding(8, "whole") == decoding(8, "short")
+    assert decoding(4, "short") < decoding(5, "short") < decoding(8, "short")
 
 
 def test_the_report_of_a_base_model_has_no_control_and_one_half_without_guidance():

@@ -25,6 +25,7 @@ from dispose_jax import flops
 from dispose_jax.counting import counted
 from dispose_jax.flops import Work, in_bytes, in_flops, line
 from dispose_jax.models import networks
+from dispose_jax.pose.people import NUM_BODY
 from dispose_jax.training import (
     objectives,
     optimizer,
@@ -38,7 +39,6 @@ from dispose_jax.training.losses.video import VideoLoss
 from dispose_jax.training.objectives import Objective
 from dispose_jax.types import Batch, Impulses, Params
 
-_JOINTS = 18
 _struct = jax.ShapeDtypeStruct
 
 
@@ -176,17 +176,17 @@ def batch_shapes(config, clips: int) -> Batch:
         pixels, vectors = (of_frames(kind, count, 2) for kind in (jnp.int32, jnp.float32))
         return Impulses(pixels, vectors, of_frames(jnp.bool_, count))
 
-    guides = _JOINTS if train.guides == "joints" else config.data.max_guides
+    guides = NUM_BODY if train.guides == "joints" else config.data.max_guides
     weighed = train.region != "none"
     return Batch(
         frames=of_frames(jnp.uint8, *size, 3),
         skeletons=of_frames(jnp.uint8, *size, 3),
-        steps=impulses(_JOINTS),
+        steps=impulses(NUM_BODY),
         guides=impulses(guides) if "dense" in config.control.motion else None,
-        cells=of_frames(jnp.int32, _JOINTS, 2),
-        visible=of_frames(jnp.bool_, _JOINTS),
-        joints=_struct((clips, _JOINTS, 2), jnp.float32),
-        seen=_struct((clips, _JOINTS), jnp.bool_),
+        cells=of_frames(jnp.int32, NUM_BODY, 2),
+        visible=of_frames(jnp.bool_, NUM_BODY),
+        joints=_struct((clips, NUM_BODY, 2), jnp.float32),
+        seen=_struct((clips, NUM_BODY), jnp.bool_),
         region=of_frames(jnp.float32, size[0] // 8, size[1] // 8) if weighed else None,
         figure=of_frames(jnp.bool_, *size) if drawn else None,
         flow=of_frames(jnp.float32, *size, 2) if drawn and train.objective == "cmp" else None,
