@@ -124,9 +124,7 @@ class Conditioning:
     """
 
     context: Array  # (b, l, d) cross-attention tokens
-    pose_features: Array | None = (
-        None  # (b, f, h/8, w/8, c), joins after the U-Net's input convolution
-    )
+    pose_features: Array | None = None  # (b, f, h/8, w/8, c) that join after the U-Net's conv_in
     image_latents: Array | None = None  # (b, h/8, w/8, c) of the reference (SVD)
     added_time: Array | None = None  # (b, 3) fps, motion bucket, noise augmentation (SVD)
     reference: dict | None = None  # the reference's tokens by module path, leaves (b, s, c) (SD1.5)

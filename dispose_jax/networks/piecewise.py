@@ -72,7 +72,7 @@ def by_frame(step: Callable, module: nn.Module, x: Array, *shape: int) -> Array:
 
 
 class PiecewiseResnetBlock(nn.Module):
-    """`SpatioTemporalResnetBlock` as the decoder has it (merge "switched", no time embedding).
+    """`SpatioTemporalResnetBlock` as the decoder has it (`switched`, no time embedding).
 
     enlarge: another module's upsampling, applied to each frame before; None for none.
     """

@@ -100,14 +100,14 @@ class AlphaBlender(Given, nn.Module):
 class SpatioTemporalResnetBlock(nn.Module):
     """A picture block, then a clip block on its result, blended (`SpatioTemporalResBlock`).
 
-    merge: "images" as in the U-Net, "switched" as in the VAE decoder. spatial_only returns the
-    picture block's result (the released `image_only_indicator`).
+    switched: see AlphaBlender. spatial_only returns the picture block's result (the released
+    `image_only_indicator`).
     """
 
     features: int
     epsilon: float
     temporal_epsilon: float
-    merge: str = "images"
+    switched: bool = False
     groups: int = 32
     spatial_only: bool = False
     dtype: DTypeLike = jnp.float32
@@ -125,7 +125,7 @@ class SpatioTemporalResnetBlock(nn.Module):
         y = TemporalResnetBlock(
             self.temporal_epsilon, self.groups, self.dtype, name="temporal_res_block"
         )(flat, emb)
-        mixed = AlphaBlender(self.merge == "switched", name="time_mixer")(flat, y)
+        mixed = AlphaBlender(self.switched, name="time_mixer")(flat, y)
         return mixed.reshape(b, f, h, w, c)
 
 

@@ -278,9 +278,8 @@ class UNet(nn.Module):
         """x (b, f, h, w, c), t (b,), context (b, l, e) -> (b, f, h, w, out_channels) float32.
 
         added_time (b, 3); added, per_level: see UNetEncoder; residuals join the skips and the
-        middle.
-        With stop_after_up = i the result is the output of up block i, after its upsampling; without
-        a head that of the last one, (b, f, h, w, channels[0]).
+        middle. With stop_after_up = i the result is the output of up block i, after its upsampling;
+        without a head that of the last one, (b, f, h, w, channels[0]).
 
         keep: (result, Deep) for later calls. With such a deep only the finest level runs, on its
         features and residuals (DeepCache: Ma et al. 2024); residuals are not given then.

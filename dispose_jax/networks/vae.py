@@ -257,7 +257,7 @@ def _resnet(block: PictureUpBlock | PictureMidBlock, features: int, name: str) -
         features,
         epsilon=_EPSILON,
         temporal_epsilon=_TEMPORAL_EPSILON,
-        merge="switched",
+        switched=True,
         groups=block.groups,
         dtype=block.dtype,
         name=name,

@@ -34,9 +34,8 @@ def claim(workdir: Path, config, weights: Mapping[str, str]) -> IO:
     """Make the directory, or check that it belongs to this run, and note that it is worked in.
 
     weights: {network: digest} of those that come from bundles. A prepared set may have moved, but
-    has to be the same one. Returns an open file: closing it
-    frees the directory. Raises ValueError if it holds something else, a run whose settings or
-    weights differ, or one that is going on.
+    has to be the same one. Returns an open file: closing it frees the directory. Raises ValueError
+    if it holds something else, a run whose settings or weights differ, or one that is going on.
     """
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir {workdir}: is a file; name a directory")

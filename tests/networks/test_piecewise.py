@@ -26,7 +26,7 @@ class Enlarged(nn.Module):
         enlarge = Upsample(x.shape[-1], name="enlarge")
         if self.in_pieces:
             return piecewise.PiecewiseResnetBlock(8, **PARTS, enlarge=enlarge, name="block")(x)
-        block = SpatioTemporalResnetBlock(8, **PARTS, merge="switched", name="block")
+        block = SpatioTemporalResnetBlock(8, **PARTS, switched=True, name="block")
         return block(enlarge(x))
 
 

@@ -23,8 +23,6 @@ from dispose_jax.models.protocol import Model, condition, generated_frames
 from dispose_jax.ops.levels import to_float
 from dispose_jax.types import Array, Batch, Conditioning, ControlSignals, Params
 
-DROPOUTS = ("joint", "svd_xtend")
-
 
 @dataclass(frozen=True)
 class VideoLoss:
