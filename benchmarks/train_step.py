@@ -48,11 +48,7 @@ def run(config, repeats: int = 3) -> dict[str, float]:
     current = jax.device_put(current, layout)
     clips = random_batch(plan.batch_shapes(config, train.batch))
     clips = sharding.place_batch(mesh, clips, train.batch, train.frames)
-    jitted = jax.jit(
-        step.make_step(objective.loss, transformation, train.accumulate, train.average),
-        donate_argnums=0,
-        out_shardings=(layout, sharding.replicated(mesh)),
-    )
+    jitted = step.jitted(objective.loss, transformation, train, mesh, layout)
     start = time.perf_counter()
     traced = jitted.trace(current, params, clips, jax.random.key(0))
     work = flops.work(traced.jaxpr.jaxpr)

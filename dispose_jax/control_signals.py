@@ -43,7 +43,7 @@ class Recipe:
     @property
     def dift_networks(self) -> tuple[str, ...]:
         """Names of the networks that diffusion features need: once for each clip."""
-        return ("dift_vae", "dift_unet", "dift_text_encoder") if self.dift else ()
+        return dift.NETWORKS if self.dift else ()
 
     @property
     def cmp_networks(self) -> tuple[str, ...]:

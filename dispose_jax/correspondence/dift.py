@@ -24,13 +24,15 @@ START, END, LENGTH = 49406, 49407, 77  # of CLIP's vocabulary, and the tokens of
 # The words of the two prompts of the released pipeline, so that no tokenizer is needed for them.
 KNOWN_PROMPTS = {"photo of a human": (1125, 539, 320, 2751), "": ()}
 
+NETWORKS = ("dift_vae", "dift_unet", "dift_text_encoder")  # names of those that features need
+
 
 @dataclass(frozen=True)
 class Dift:
     """The networks and numbers that features are read with; defaults are those of the release.
 
-    params of every function here: a dict with "dift_vae" (its decoder is not needed), "dift_unet"
-    and "dift_text_encoder". Raises ValueError for numbers that do not fit each other.
+    params of every function here: a dict of NETWORKS, of "dift_vae" without its decoder. Raises
+    ValueError for numbers that do not fit each other.
     """
 
     vae: VAE

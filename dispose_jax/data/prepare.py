@@ -38,7 +38,6 @@ from dispose_jax.weights import RANDOM, Weights
 
 SKIPPED = "skipped{}.jsonl"
 SHOWN = 5  # skipped or changed videos that are named
-DIFT_NETWORKS = ("dift_vae", "dift_unet", "dift_text_encoder")
 
 
 @dataclass
@@ -171,8 +170,8 @@ def _tools(
     parts = networks.build(config, dtype) | {"raft": networks.flow_network()}
     wanted = {"vae"} if latents else set()
     wanted |= {"raft"} if source == "raft" else set()
-    if config.control.points and held.issuperset(DIFT_NETWORKS):
-        wanted |= {*DIFT_NETWORKS}
+    if config.control.points and held.issuperset(dift.NETWORKS):
+        wanted |= {*dift.NETWORKS}
     if latents and "vae" not in held:
         raise ValueError("--latents needs the autoencoder: give --weights with a vae")
     parts = {name: part for name, part in parts.items() if name in wanted}
@@ -228,7 +227,7 @@ def _guides(config) -> Callable[[np.ndarray, int], Impulses]:
 def _features(config, parts, params) -> Callable[[np.ndarray, Pose, int], np.ndarray]:
     """Diffusion features of a reference at its joints."""
     recipe = control_signals.build(config, parts).dift
-    params = {name: params[name] for name in DIFT_NETWORKS}
+    params = {name: params[name] for name in dift.NETWORKS}
     grid = jax.jit(lambda params, picture, key: dift.features(recipe, params, picture, key))
 
     def features(picture: np.ndarray, pose: Pose, seed: int) -> np.ndarray:

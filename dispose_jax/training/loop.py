@@ -87,11 +87,8 @@ def _steps(
     place_batch = partial(
         sharding.place_batch, run.mesh, clips=train.batch, num_frames=train.frames
     )
-    function = step.make_step(run.objective.loss, run.optimizer, train.accumulate, train.average)
     layout = jax.tree.map(lambda x: x.sharding, current)
-    jitted = jax.jit(
-        function, donate_argnums=0, out_shardings=(layout, sharding.replicated(run.mesh))
-    )
+    jitted = step.jitted(run.objective.loss, run.optimizer, train, run.mesh, layout)
     key = run.key(TRAINING)
     batch = place_batch(next(batches))
     run.say("compiling ...")

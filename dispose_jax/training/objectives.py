@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 from ml_collections import FrozenConfigDict
 
 from dispose_jax import control_signals
+from dispose_jax.correspondence import dift
 from dispose_jax.models import registry
 from dispose_jax.models.networks import Network
 from dispose_jax.training import previews
@@ -54,8 +55,13 @@ def build(
                 f"stage={train.stage} needs the network {name}, which this variant of the model "
                 "does not have; leave variant out of the config's argument"
             )
-    make = OBJECTIVES[train.objective]
-    objective = make(config, networks, share) if make is _video else make(config, networks)
+    makers = {
+        "video": partial(_video, share=share),
+        "autoencoder": _autoencoder,
+        "image": _image,
+        "cmp": _cmp,
+    }
+    objective = makers[train.objective](config, networks)
     if not train.trainable:
         raise ValueError(
             "train.trainable names no network: variant=base has nothing of DisPose that could "
@@ -120,8 +126,7 @@ def _autoencoder(config, networks: Mapping[str, Network]) -> Objective:
 
 def _image(config, networks: Mapping[str, Network]) -> Objective:
     recipe = control_signals.build(config, networks).dift
-    used = ("dift_unet", "dift_vae", "dift_text_encoder")
-    return Objective(used, image.ImageLoss(recipe), partial(previews.features, recipe))
+    return Objective(dift.NETWORKS, image.ImageLoss(recipe), partial(previews.features, recipe))
 
 
 def _cmp(config, networks: Mapping[str, Network]) -> Objective:
@@ -142,5 +147,4 @@ def _cmp(config, networks: Mapping[str, Network]) -> Objective:
 
 # What the ControlNet of a base may start from; "auto": see start.control_start.
 CONTROL_STARTS = {"svd": ("auto", "svd_encoder", "unet"), "sd15": ("dift_unet", "unet")}
-OBJECTIVES = {"video": _video, "autoencoder": _autoencoder, "image": _image, "cmp": _cmp}
 NEEDED = {"image": ("dift_unet",), "cmp": ("cmp",)}  # networks that not every variant has

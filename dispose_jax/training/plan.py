@@ -261,9 +261,8 @@ def traced(config, mesh) -> jax.stages.Traced:
     frozen = _frozen(built, shapes, train.trainable)
     batch = batch_shapes(config, train.batch)
     clips = jax.tree.map(lambda x: sharding.of_clips(mesh, x.shape, train.frames), batch)
-    function = step.make_step(objective.loss, transformation, train.accumulate, train.average)
     layout = place(current)
-    jitted = jax.jit(function, donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh)))
+    jitted = step.jitted(objective.loss, transformation, train, mesh, layout)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return jitted.trace(put(current, layout), put(frozen, place(frozen)), put(batch, clips), key)
 

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
+from dispose_jax.training import sharding
 from dispose_jax.training.state import TrainState, averaged
 from dispose_jax.types import Array, Batch, Params
 
@@ -51,6 +53,16 @@ def make_step(
         }
 
     return train_step
+
+
+def jitted(loss: Loss, optimizer: optax.GradientTransformation, train, mesh: Mesh, layout):
+    """The step of a run over its mesh, jitted: the memory of the state that it takes is given up.
+
+    train: `config.train`. layout: the sharding of each leaf of the TrainState.
+    """
+    function = make_step(loss, optimizer, train.accumulate, train.average)
+    results = layout, sharding.replicated(mesh)
+    return jax.jit(function, donate_argnums=0, out_shardings=results)
 
 
 def _average(evaluate, params: Params, batch: Batch, key: Array, parts: int):

@@ -11,6 +11,7 @@ import pytest
 
 from dispose_jax import cli
 from dispose_jax.correspondence import keypoints
+from dispose_jax.correspondence.dift import NETWORKS
 from dispose_jax.data import prepare, records
 from dispose_jax.media import video
 from dispose_jax.models import bundle, networks
@@ -280,7 +281,7 @@ def weights(tmp_path_factory):
     """A bundle with the autoencoder and Stable Diffusion, random, and the name of RAFT."""
     config = feature_config()
     built = networks.build(config)
-    names = ("vae", *prepare.DIFT_NETWORKS)
+    names = ("vae", *NETWORKS)
     params = networks.random({name: built[name] for name in names}, seed=0)
     params["raft"] = {"kernel": np.zeros(1, np.float32)}
     folder = tmp_path_factory.mktemp("weights") / "bundle"
@@ -308,7 +309,7 @@ def light_networks(monkeypatch):
         return cells.mean((-4, -2))
 
     def features(dift, params, picture, key):
-        assert params.keys() == {*prepare.DIFT_NETWORKS}
+        assert params.keys() == {*NETWORKS}
         return means(picture, 16)
 
     def encode(vae, variables, pictures, method):
@@ -335,7 +336,7 @@ def test_weights_add_point_features_and_latents(tmp_path, weights, light_network
     at_joints = keypoints.embed(grid, record.pose.at([0]), (64, 128))
     np.testing.assert_allclose(record.point_features, at_joints, atol=0.03)
     meta = records.check(out, config)
-    assert meta["weights"].keys() == {"vae", *prepare.DIFT_NETWORKS}
+    assert meta["weights"].keys() == {"vae", *NETWORKS}
     digest = bundle.describe(weights)["networks"]["vae"]["sha256"]
     assert meta["weights"]["vae"] == {
         "sha256": digest,
