@@ -6,6 +6,8 @@ than the limb that they follow; colours of people are lively, those of rooms are
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,99 +50,31 @@ class Room:
     panel_color: Array  # (PANELS, 3)
 
 
+class _Part(NamedTuple):
+    """A shape of a person: on which body part, from where to where, how it looks."""
+
+    depth: float | Array  # what lies over what
+    body: int
+    ends: tuple  # of its axis, two points
+    radii: tuple  # at the ends; a negative one leaves the shape out
+    pattern: str  # one of PATTERNS
+    flatness: float = 1.0
+    shading: float = _PLAIN_SHADING
+
+
 def dress(dice: Dice, build: dict[str, Array]) -> Shapes:
     """The shapes of one person, back to front."""
     patterns = _patterns(dice)
     # Where sleeves, trouser legs and a skirt end, whether there is long hair, which arm is behind.
-    sleeve, leg, skirt, long_hair, fringe, right_arm, left_arm, bulge = dice((8,))
-    sleeves = (jnp.where(sleeve < 0.6, 0.3 + 0.7 * sleeve, 1.0), jnp.where(sleeve > 0.75, 0.95, -1))
-    trousers = (jnp.where(leg < 0.3, 0.5, 1.0), jnp.where(leg < 0.3, -1, 0.9))
-    arm, thigh, neck = build["arm_radius"], build["leg_radius"], build["neck"]
-    torso, r = build["torso"], build["head"]
+    sleeve, leg, skirt, long_hair, fringe, *behind, bulge = dice((8,))
     parts = []
-
-    def add(depth, body, start, end, radii, pattern, *, flatness=1.0, shading=_PLAIN_SHADING):
-        parts.append((depth, body, (start, end), radii, flatness, shading, pattern))
-
-    def along(length, share=1.0):
-        """From a limb's start; nothing when the share is negative."""
-        return (0.0, 0.0), (share * length, 0.0)
-
     for side in range(2):
-        bone = build["thigh"], build["shin"]
-        ankle, cloth = 0.6 * thigh, (1.12 + 0.3 * bulge) * thigh
-        lift = 0.01 * side  # the left leg over the right one
-        add(_LEG + lift, THIGH[side], *along(bone[0]), (thigh, 0.8 * thigh), "skin")
-        add(_LEG + lift, SHIN[side], *along(bone[1]), (0.8 * thigh, ankle), "skin")
-        toe = (bone[1] + 0.9 * build["foot"], SIDES[side] * -0.6 * build["foot"])
-        heel = (bone[1] + 0.2 * build["foot"], 0.0)
-        add(_LEG + 1 + lift, SHIN[side], heel, toe, (0.7 * thigh, 0.6 * thigh), "shoes")
-        for body, length, share, radii in (
-            (THIGH, bone[0], trousers[0], (cloth, 0.9 * cloth)),
-            (SHIN, bone[1], trousers[1], (0.9 * cloth, 0.8 * cloth)),
-        ):
-            radii = tuple(jnp.where(share > 0, radius, -1.0) for radius in radii)
-            end = along(length, share)
-            add(_LEG + 2 + lift, body[side], *end, radii, "trousers", flatness=1.5)
+        parts += _leg(build, side, leg, bulge)
+        parts += _arm(build, side, sleeve, bulge, behind[side])
+    parts += _torso(build, skirt, bulge)
+    parts += _head(build, long_hair, fringe)
 
-        depth = jnp.where((right_arm, left_arm)[side] < 0.2, _ARM_BEHIND, _ARM) + side
-        bone = build["upper_arm"], build["forearm"]
-        wrist, cloth = 0.65 * arm, (1.2 + 0.4 * bulge) * arm
-        add(depth, UPPER_ARM[side], *along(bone[0]), (arm, 0.85 * arm), "skin")
-        add(depth + 0.1, FOREARM[side], *along(bone[1]), (0.85 * arm, wrist), "skin")
-        palm, tip = (bone[1] + 0.3 * build["hand"], 0.0), (bone[1] + build["hand"], 0.0)
-        add(depth + 0.2, FOREARM[side], palm, tip, (0.9 * arm, 0.5 * arm), "skin")
-        for body, length, share in (
-            (UPPER_ARM, bone[0], sleeves[0]),
-            (FOREARM, bone[1], sleeves[1]),
-        ):
-            radii = tuple(jnp.where(share > 0, radius, -1.0) for radius in (cloth, 0.9 * cloth))
-            add(depth + 0.3, body[side], *along(length, share), radii, "shirt", flatness=2.0)
-
-    hips, shoulders = 1.25 * build["hips"] + 0.3 * thigh, build["shoulders"] + 0.3 * arm
-    add(_TORSO, TORSO, (0.06 * torso, 0.0), (-0.05 * torso, 0.0), (hips, hips), "trousers")
-    flat = {"flatness": 2.5, "shading": 0.15}
-    add(
-        _TORSO + 2,
-        TORSO,
-        (0.05 * torso, 0.0),
-        (0.92 * torso, 0.0),
-        (hips, shoulders),
-        "shirt",
-        **flat,
-    )
-    hem = (hips, hips * (1.2 + 0.8 * bulge))
-    hem = tuple(jnp.where(skirt < 0.25, radius, -1.0) for radius in hem)
-    skirt_end = (-(0.25 + skirt) * build["thigh"], 0.0)
-    add(_TORSO + 1, TORSO, (0.1 * torso, 0.0), skirt_end, hem, "trousers", **flat)
-
-    around = {"shading": 0.1}
-    add(_HEAD, HEAD, (0.0, 0.0), (neck - 0.3 * r, 0.0), (0.45 * r, 0.45 * r), "skin", **around)
-    lock = jnp.where(long_hair < 0.5, 1.15 * r, -1.0)
-    crown = (neck + 0.35 * r, 0.0)
-    lower = (neck - (0.2 + 2 * long_hair) * r, 0.0)
-    add(_HAIR_BEHIND, HEAD, crown, lower, (1.15 * r, lock), "hair", **around)
-    chin, brow = (neck - 0.25 * r, 0.0), (neck + 0.3 * r, 0.0)
-    add(_HEAD + 1, HEAD, chin, brow, (0.8 * r, r), "skin", **around)
-    add(
-        _FACE,
-        FACE,
-        (neck - 0.3 * r, 0.0),
-        (neck + 0.1 * r, 0.0),
-        (0.5 * r, 0.6 * r),
-        "skin",
-        shading=0,
-    )
-    for sign in SIDES:
-        eye = (neck + 0.28 * r, sign * 0.36 * r)
-        add(_FACE + 1, FACE, eye, eye, (0.13 * r, 0.13 * r), "dark", shading=0)
-    mouth = [(neck - 0.42 * r, sign * 0.2 * r) for sign in SIDES]
-    add(_FACE + 1, FACE, *mouth, (0.08 * r, 0.08 * r), "lips", shading=0)
-    line = neck + (0.75 + 0.3 * fringe) * r
-    top = [(line, sign * 0.5 * r) for sign in SIDES]
-    add(_FRINGE, HEAD, *top, (0.45 * r, 0.45 * r), "hair", **around)
-
-    depth, body, ends, radii, flatness, shading, pattern = zip(*parts)
+    depth, body, ends, radii, pattern, flatness, shading = zip(*parts)
     order = jnp.argsort(jnp.stack([jnp.asarray(d, jnp.float32) for d in depth]))
     gather = np.array([PATTERNS.index(name) for name in pattern])
     numbers = lambda x: jnp.asarray(x, jnp.float32)
@@ -153,6 +87,99 @@ def dress(dice: Dice, build: dict[str, Array]) -> Shapes:
         **{name: value[gather] for name, value in patterns.items()},
     )
     return jax.tree.map(lambda x: x[order], stacked)
+
+
+def _along(length, share=1.0) -> tuple:
+    """The ends of what covers a share of a limb, from its start."""
+    return (0.0, 0.0), (share * length, 0.0)
+
+
+def _where(there: Array, *radii) -> tuple:
+    """Radii of what is there in some people only."""
+    return tuple(jnp.where(there, radius, -1.0) for radius in radii)
+
+
+def _leg(build: dict[str, Array], side: int, draw: Array, bulge: Array) -> list[_Part]:
+    """A leg, its shoe and trouser leg, which is short or long by a draw of 0..1."""
+    thigh, bone = build["leg_radius"], (build["thigh"], build["shin"])
+    ankle, cloth = 0.6 * thigh, (1.12 + 0.3 * bulge) * thigh
+    depth = _LEG + 0.01 * side  # the left leg over the right one
+    toe = (bone[1] + 0.9 * build["foot"], SIDES[side] * -0.6 * build["foot"])
+    heel = (bone[1] + 0.2 * build["foot"], 0.0)
+    upper, lower = jnp.where(draw < 0.3, 0.5, 1.0), jnp.where(draw < 0.3, -1, 0.9)
+    above, below = (
+        _where(upper > 0, cloth, 0.9 * cloth),
+        _where(lower > 0, 0.9 * cloth, 0.8 * cloth),
+    )
+    return [
+        _Part(depth, THIGH[side], _along(bone[0]), (thigh, 0.8 * thigh), "skin"),
+        _Part(depth, SHIN[side], _along(bone[1]), (0.8 * thigh, ankle), "skin"),
+        _Part(depth + 1, SHIN[side], (heel, toe), (0.7 * thigh, 0.6 * thigh), "shoes"),
+        _Part(depth + 2, THIGH[side], _along(bone[0], upper), above, "trousers", flatness=1.5),
+        _Part(depth + 2, SHIN[side], _along(bone[1], lower), below, "trousers", flatness=1.5),
+    ]
+
+
+def _arm(
+    build: dict[str, Array], side: int, draw: Array, bulge: Array, behind: Array
+) -> list[_Part]:
+    """An arm, its hand and sleeve, whose length follows from a draw of 0..1; behind: another draw,
+    of whether the arm is behind the torso."""
+    arm, bone = build["arm_radius"], (build["upper_arm"], build["forearm"])
+    wrist, cloth = 0.65 * arm, (1.2 + 0.4 * bulge) * arm
+    depth = jnp.where(behind < 0.2, _ARM_BEHIND, _ARM) + side
+    palm, tip = (bone[1] + 0.3 * build["hand"], 0.0), (bone[1] + build["hand"], 0.0)
+    upper, lower = jnp.where(draw < 0.6, 0.3 + 0.7 * draw, 1.0), jnp.where(draw > 0.75, 0.95, -1)
+    above, below = (_where(share > 0, cloth, 0.9 * cloth) for share in (upper, lower))
+    return [
+        _Part(depth, UPPER_ARM[side], _along(bone[0]), (arm, 0.85 * arm), "skin"),
+        _Part(depth + 0.1, FOREARM[side], _along(bone[1]), (0.85 * arm, wrist), "skin"),
+        _Part(depth + 0.2, FOREARM[side], (palm, tip), (0.9 * arm, 0.5 * arm), "skin"),
+        _Part(depth + 0.3, UPPER_ARM[side], _along(bone[0], upper), above, "shirt", flatness=2.0),
+        _Part(depth + 0.3, FOREARM[side], _along(bone[1], lower), below, "shirt", flatness=2.0),
+    ]
+
+
+def _torso(build: dict[str, Array], skirt: Array, bulge: Array) -> list[_Part]:
+    """Hips and shirt, and a skirt by a draw of 0..1."""
+    torso = build["torso"]
+    hips = 1.25 * build["hips"] + 0.3 * build["leg_radius"]
+    shoulders = build["shoulders"] + 0.3 * build["arm_radius"]
+    flat = {"flatness": 2.5, "shading": 0.15}
+    belt, shirt = (0.06 * torso, -0.05 * torso), (0.05 * torso, 0.92 * torso)
+    hanging = 0.1 * torso, -(0.25 + skirt) * build["thigh"]
+    hem = _where(skirt < 0.25, hips, hips * (1.2 + 0.8 * bulge))
+    upright = lambda ends: tuple((end, 0.0) for end in ends)
+    return [
+        _Part(_TORSO, TORSO, upright(belt), (hips, hips), "trousers"),
+        _Part(_TORSO + 2, TORSO, upright(shirt), (hips, shoulders), "shirt", **flat),
+        _Part(_TORSO + 1, TORSO, upright(hanging), hem, "trousers", **flat),
+    ]
+
+
+def _head(build: dict[str, Array], long_hair: Array, fringe: Array) -> list[_Part]:
+    """Neck, head, hair and face; hair by two draws of 0..1."""
+    neck, r = build["neck"], build["head"]
+    around = {"shading": 0.1}
+    lock = jnp.where(long_hair < 0.5, 1.15 * r, -1.0)
+    crown, lower = (neck + 0.35 * r, 0.0), (neck - (0.2 + 2 * long_hair) * r, 0.0)
+    chin, brow = (neck - 0.25 * r, 0.0), (neck + 0.3 * r, 0.0)
+    throat = (0.0, 0.0), (neck - 0.3 * r, 0.0)
+    face = (neck - 0.3 * r, 0.0), (neck + 0.1 * r, 0.0)
+    eyes = [(neck + 0.28 * r, sign * 0.36 * r) for sign in SIDES]
+    mouth = tuple((neck - 0.42 * r, sign * 0.2 * r) for sign in SIDES)
+    line = neck + (0.75 + 0.3 * fringe) * r
+    top = tuple((line, sign * 0.5 * r) for sign in SIDES)
+    eye_radii = 0.13 * r, 0.13 * r
+    return [
+        _Part(_HEAD, HEAD, throat, (0.45 * r, 0.45 * r), "skin", **around),
+        _Part(_HAIR_BEHIND, HEAD, (crown, lower), (1.15 * r, lock), "hair", **around),
+        _Part(_HEAD + 1, HEAD, (chin, brow), (0.8 * r, r), "skin", **around),
+        _Part(_FACE, FACE, face, (0.5 * r, 0.6 * r), "skin", shading=0),
+        *(_Part(_FACE + 1, FACE, (eye, eye), eye_radii, "dark", shading=0) for eye in eyes),
+        _Part(_FACE + 1, FACE, mouth, (0.08 * r, 0.08 * r), "lips", shading=0),
+        _Part(_FRINGE, HEAD, top, (0.45 * r, 0.45 * r), "hair", **around),
+    ]
 
 
 def _patterns(dice: Dice) -> dict[str, Array]:
