@@ -12,12 +12,12 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from dispose_jax import settings
+from dispose_jax.media.image import GRID
 
 SPEEDS = ("exact", "fast", "draft")  # of configs/, exact first
 MOST_STEPS = 100
 MOST_FRAMES = 600  # of a video to make
 USUAL_FRAMES = 96  # that are asked for unless the config says it
-GRID = 64  # sides are multiples of it
 FITS = settings.CHOICES["skeleton.fit"]
 
 

@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from dispose_jax.job import UNITS
 from dispose_jax.page import messages, turns
 from dispose_jax.page.messages import About, Prepared
 from dispose_jax.page.turns import State
@@ -37,12 +38,6 @@ STAGES = {
     "sampling": "Denoising",
     "decoding": "Decoding",
     "explaining": "Explaining",
-}
-UNITS = {
-    "finding keypoints": "frame",
-    "control signals": "frame",
-    "sampling": "step",
-    "decoding": "frame",
 }
 DOWNLOADS = (
     (".mp4", "Video"),

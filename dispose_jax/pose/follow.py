@@ -157,22 +157,25 @@ def _joined(tracks: list[np.ndarray], sizes: list[float]) -> list[np.ndarray]:
     return whole + short
 
 
+def _person(track: np.ndarray, pose: Pose, aspect: float) -> tuple[np.ndarray, np.ndarray]:
+    """Joints (n, 18, 2) of a track's person in picture heights, in the frames where it is, and
+    which are seen (n, 18)."""
+    frames = np.flatnonzero(track >= 0)
+    xy = np.clip(pose.body[frames, track[frames]], -1e6, 1e6) * (aspect, 1.0)
+    return xy, pose.body_score[frames, track[frames]] > 0
+
+
 def _size(track: np.ndarray, pose: Pose, aspect: float) -> float:
     """Median radius of a track's person."""
-    frames = np.flatnonzero(track >= 0)
-    xy = np.clip(pose.body[frames, track[frames]], -1e6, 1e6)
-    seen = pose.body_score[frames, track[frames]] > 0
-    return float(np.median(_radius(xy * (aspect, 1.0), seen)))
+    return float(np.median(_radius(*_person(track, pose, aspect))))
 
 
 def _prominence(track: np.ndarray, pose: Pose, aspect: float) -> float:
     """Mean radius over all frames of the clip, up to doubled for those who move."""
-    frames = np.flatnonzero(track >= 0)
-    xy = np.clip(pose.body[frames, track[frames]], -1e6, 1e6)
-    seen = pose.body_score[frames, track[frames]] > 0
-    radius = _radius(xy * (aspect, 1.0), seen)
+    xy, seen = _person(track, pose, aspect)
+    radius = _radius(xy, seen)
     both = seen[1:] & seen[:-1]
-    step = np.linalg.norm(np.diff(xy * (aspect, 1.0), axis=0), axis=-1)
+    step = np.linalg.norm(np.diff(xy, axis=0), axis=-1)
     motion = step[both].mean() / radius.mean() if both.any() else 0.0
     return float(radius.sum() / len(track) * (1 + min(1.0, motion / LIVELY)))
 

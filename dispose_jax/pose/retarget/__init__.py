@@ -15,7 +15,6 @@ from dispose_jax.types import Pose
 # leaves it alone.
 PROCEDURES = {"mimicmotion": mimicmotion, "musepose": musepose, "moore": unchanged}
 
-
 NECK, SHOULDERS = 1, (2, 5)
 PLACED = 1e-9  # score of a neck that the shoulders place, and nobody is sure of
 
