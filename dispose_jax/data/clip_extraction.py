@@ -1,17 +1,15 @@
 """From one video to its training clips (host code).
 
-Which frames make a clip, its keypoints, its pictures at training size, and the optical flow from
-its reference (training recipe: DisPose section 5.1 and MOFA-Video). The networks that take part
-come in as functions. Every draw follows from the seed and the video's name, so that it does not
-matter which machine makes a clip.
+Keypoints of the chosen frames (clip_choice.py), pictures at training size, and the optical flow
+from the reference. The networks that take part come in as functions. Every draw follows from the
+seed and the video's name, so that it does not matter which machine makes a clip.
 """
 
 from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,36 +17,15 @@ import cv2
 import numpy as np
 
 from dispose_jax import inputs
+from dispose_jax.data import clip_choice
+from dispose_jax.data.clip_choice import Extraction, Size
 from dispose_jax.data.records import Record
-from dispose_jax.media import image, timeline, video
+from dispose_jax.media import image, video
 from dispose_jax.pose import checks, estimate, files, follow, people
 from dispose_jax.pose.detector import Detector
 from dispose_jax.types import Impulses, Pose
 
-Size = tuple[int, int]  # height, width
-
 POSES_SUFFIX = ".poses.json"
-REFERENCES = ("near", "first")
-FEWEST_JOINTS = 4  # of person 0 inside the picture, for a frame to show a person
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """How clips are cut out of a video; see configs/svd.py.
-
-    frames: of a clip, the reference included. stride: every how-many-th frame, times one more per
-    24 fps. reference: one of REFERENCES. flow_size: of the pictures whose flow is looked for, None
-    without flow.
-    """
-
-    size: Size
-    frames: int
-    clips: int
-    stride: int
-    reference: str
-    ref_window: int
-    flow_size: Size | None
-    seed: int
 
 
 class Finders(NamedTuple):
@@ -66,28 +43,6 @@ class Finders(NamedTuple):
     guides: Callable[[np.ndarray, int], Impulses] | None
     features: Callable[[np.ndarray, Pose, int], np.ndarray] | None
     posterior: Callable[[np.ndarray], np.ndarray] | None
-
-
-def recipe(config) -> Extraction:
-    """The recipe of a config. Raises ValueError for values that make no clips."""
-    data, train = config.data, config.train
-    size = train.height, train.width
-    image.check_size(*size)
-    if data.reference not in REFERENCES:
-        raise ValueError(f"data.reference is {data.reference!r}: expected one of {REFERENCES}")
-    if train.frames < 2:
-        raise ValueError(f"train.frames is {train.frames}: a clip needs a reference and 1 more")
-    scale = data.flow_short_side / min(size)
-    return Extraction(
-        size=size,
-        frames=train.frames,
-        clips=data.clips_per_video,
-        stride=data.stride,
-        reference=data.reference,
-        ref_window=data.ref_window,
-        flow_size=tuple(max(8, round(side * scale / 8) * 8) for side in size),
-        seed=config.seed,
-    )
 
 
 def find(folder: Path) -> list[str]:
@@ -120,27 +75,25 @@ def clips(recipe: Extraction, tools: Finders, folder: Path, name: str) -> Iterat
     """The clips of one video of a folder. Raises ValueError with the reason if there are none."""
     path = folder / name
     info = video.probe(path)
-    stride = video.stride_for(info.fps, recipe.stride)
+    recipe = recipe.for_rate(info.fps)
     for warning in info.warnings:
         tools.detector.say(f"warning: {warning}")
     rng = np.random.default_rng([recipe.seed, zlib.crc32(name.encode(errors="surrogateescape"))])
     known = _known_pose(path, info, tools.detector.say)
     times = video.times(path)
-    shows = sound = np.ones(info.num_frames, bool)
-    odd = []
+    shows, odd = np.ones(info.num_frames, bool), []
     if known is not None:
         odd = _odd(known, np.arange(info.num_frames), info, times)
-        sound = ~np.isin(np.arange(info.num_frames), [i for _, frames in odd for i in frames])
         known = _crop(known, (info.height, info.width), recipe.size)
-        shows = shows_person(known)
-    if not (shows & sound).any():
+        shows = clip_choice.shows_person(known)
+    if not (shows & clip_choice.is_sound(info.num_frames, odd)).any():
         reason = "; ".join(checks.sentences(odd))
         reason = reason or "no person is visible in what a crop to the training size leaves"
         raise ValueError(f"{path}: {reason}")
-    chosen = choose(recipe, path, stride, shows, video.turns(path), rng, sound=sound, odd=odd)
+    chosen = clip_choice.choose(recipe, path, shows, video.turns(path), rng, odd)
     if odd:
         tools.detector.say(f"{path}: no clip goes over these: {'; '.join(checks.sentences(odd))}")
-    pictures, for_flow, found = _read(recipe, tools, path, chosen, stride, known is None)
+    pictures, for_flow, found = _read(recipe, tools, path, chosen, known is None)
     pose_at = known.at if known is not None else _followed(found, info)
     kept, reasons = 0, []
     for indices in chosen:
@@ -149,93 +102,14 @@ def clips(recipe: Extraction, tools: Finders, folder: Path, name: str) -> Iterat
             odd = _odd(pose.at(slice(1, None)), indices[1:], info, times)
             odd += _odd(pose.at([0]), indices[:1], info, times)
             pose = _crop(pose, (info.height, info.width), recipe.size)
-            if odd or not shows_person(pose).all():
+            if odd or not clip_choice.shows_person(pose).all():
                 reasons += checks.sentences(odd)
                 continue
         kept += 1
-        yield _record(recipe, tools, name, indices, pose, pictures, for_flow, stride)
+        yield _record(recipe, tools, name, indices, pose, pictures, for_flow)
     if not kept:
         why = f" ({'; '.join(reasons[:3])})" if reasons else ""
         raise ValueError(f"{path}: no clip of it shows a person in every frame{why}")
-
-
-def shows_person(pose: Pose) -> np.ndarray:
-    """In which frames enough of person 0 is inside the picture, (f,) bool."""
-    inside = ((pose.body[:, 0] >= 0) & (pose.body[:, 0] < 1)).all(-1)
-    return (inside & pose.visible[:, 0]).sum(-1) >= FEWEST_JOINTS
-
-
-def choose(
-    recipe: Extraction,
-    path: Path,
-    stride: int,
-    shows: np.ndarray,
-    turns: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    sound: np.ndarray | None = None,
-    odd: Sequence[checks.Fault] = (),
-) -> list[np.ndarray]:
-    """Frame numbers (f,) of each clip, the reference first.
-
-    shows (n,): where a person is seen; turns (n,): when each frame is shown, counted in frames of
-    the video's rate, so that a clip keeps its speed where the rate varies; sound (n,): frames whose
-    poses can be trusted, all if None; odd: what is wrong with the others. Starts are drawn without
-    repetition from all of which every frame shows a person, none stands for two, and none from the
-    first to the last, those between the clip's own included, is unsound. A "near"
-    reference is drawn from the frames within ref_window of the clip and with none unsound between,
-    as MusePose and ControlNeXt draw from the whole video: a distant one breaks the flow that starts
-    there, and one behind a cut may show somebody else.
-    """
-    after_reference = recipe.frames - (recipe.reference == "near")
-    steps = stride * np.arange(after_reference)
-    needed = int(steps[-1]) + 1
-    if len(shows) < needed:
-        raise ValueError(
-            f"{path}: {len(shows)} frames, a clip of {recipe.frames} at stride {stride} needs "
-            f"{needed}; lower data.stride or train.frames to use it"
-        )
-    wanted = turns[:, None] + steps  # (n, after_reference)
-    clips = timeline.nearest(turns, wanted)
-    whole = (wanted[:, -1] < turns[-1] + 0.5) & (np.diff(clips, axis=1) > 0).all(1)
-    clips = clips[whole & shows[clips].all(1)]
-    sound = np.ones(len(shows), bool) if sound is None else sound
-    unsound = np.concatenate([[0], np.cumsum(~sound)])
-    clips = clips[unsound[clips[:, -1] + 1] == unsound[clips[:, 0]]]
-    if not len(clips):
-        why = f": {'; '.join(checks.sentences(odd))}" if odd else ""
-        raise ValueError(
-            f"{path}: no {recipe.frames} frames at stride {stride} show a person throughout{why}"
-        )
-    chosen = []
-    for row in rng.choice(len(clips), min(recipe.clips, len(clips)), replace=False):
-        clip = clips[row]
-        if recipe.reference == "near":
-            first = max(0, clip[0] - recipe.ref_window)
-            around = np.arange(first, min(len(shows), clip[-1] + recipe.ref_window + 1))
-            # Behind a cut may be another place, person or light.
-            joined = sound[around] & (unsound[around] == unsound[clip[0]])
-            clip = np.concatenate([[rng.choice(around[shows[around] & joined])], clip])
-        chosen.append(clip)
-    return chosen
-
-
-def flow_paths(indices: np.ndarray, stride: int, chained: bool) -> list[np.ndarray]:
-    """Frame numbers along which flow is followed from the reference, indices[0], to the others.
-
-    Chained flow goes from picture to picture: one path forwards in time and one backwards, with
-    frames no further than stride apart between the reference and the clip.
-    """
-    if not chained:
-        return [indices]
-    reference, others = indices[0], np.unique(indices[1:])
-    paths = []
-    for part in (others[others > reference], others[others < reference][::-1]):
-        if len(part):
-            gap = np.sign(part[0] - reference) * stride
-            between = np.arange(reference + gap, part[0], gap)
-            paths.append(np.concatenate([[reference], between, part]))
-    return paths
 
 
 def _poses_of(path: Path) -> Path:
@@ -282,13 +156,13 @@ def _crop(pose: Pose, shape: Size, size: Size) -> Pose:
 
 
 def _read(
-    recipe: Extraction, tools: Finders, path: Path, chosen: list, stride: int, detect: bool
+    recipe: Extraction, tools: Finders, path: Path, chosen: list, detect: bool
 ) -> tuple[dict, dict, dict]:
     """One pass over a video: {frame: picture}, {frame: picture for the flow}, {frame: points}."""
     used = {int(i) for indices in chosen for i in indices}
     passed = set()
     if tools.flow is not None:
-        routes = [flow_paths(indices, stride, tools.chained) for indices in chosen]
+        routes = (_routes(recipe, tools, indices) for indices in chosen)
         passed = {int(i) for paths in routes for route in paths for i in route}
     models = None
     if detect:
@@ -306,6 +180,11 @@ def _read(
     return pictures, for_flow, found
 
 
+def _routes(recipe: Extraction, tools: Finders, indices: np.ndarray) -> list[np.ndarray]:
+    """The frames by way of which a clip's flow is found."""
+    return clip_choice.flow_paths(indices, recipe.stride, tools.chained)
+
+
 def _record(
     recipe: Extraction,
     tools: Finders,
@@ -314,14 +193,13 @@ def _record(
     pose: Pose,
     pictures: dict,
     for_flow: dict,
-    stride: int,
 ) -> Record:
     frames = np.stack([pictures[int(i)] for i in indices])
     seed = zlib.crc32(f"{name} {indices.tolist()}".encode(errors="surrogateescape")) ^ recipe.seed
     guides = features = posterior = None
     if tools.flow is not None:
         flows = np.zeros((len(indices), *recipe.flow_size, 2), np.float32)
-        for route in flow_paths(indices, stride, tools.chained):
+        for route in _routes(recipe, tools, indices):
             along = tools.flow(np.stack([for_flow[int(i)] for i in route]))
             for n in np.flatnonzero(np.isin(indices, route)):
                 flows[n] = along[np.flatnonzero(route == indices[n])[0]]

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from dispose_jax import cli, control_signals, settings
 from dispose_jax.correspondence import dift, keypoints
 from dispose_jax.counting import counted
-from dispose_jax.data import clip_extraction, examples, records
+from dispose_jax.data import clip_choice, clip_extraction, examples, records
 from dispose_jax.media import output, video
 from dispose_jax.models import bundle, networks
 from dispose_jax.motion import flow
@@ -69,7 +69,7 @@ def prepare(
     OSError if the set cannot be written.
     """
     settings.check(config)
-    recipe = clip_extraction.recipe(config)
+    recipe = clip_choice.recipe(config)
     names = _find(videos)[shard[0] :: shard[1]]
     tools, made_with = _tools(config, weights, latents, say)
     output.prepare(out / records.META)

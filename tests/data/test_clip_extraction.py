@@ -1,106 +1,19 @@
-"""Which frames make a clip, and what is made of them."""
-
-from pathlib import Path
+"""What is made of the frames of a clip."""
 
 import numpy as np
 import pytest
 
-from dispose_jax.data import clip_extraction
+from dispose_jax.data import clip_choice, clip_extraction
 from dispose_jax.data.clip_extraction import Finders
 from dispose_jax.media import image, video
 from dispose_jax.motion import flow
-from dispose_jax.pose import checks, files, people
+from dispose_jax.pose import files, people
 from dispose_jax.pose.detector import Detector
 from dispose_jax.types import Impulses
 from tests.data import clipped
 from tests.pose.poses import standing, without
 
 NOBODY = Finders(Detector(None, print), None, False, None, None, None)
-VIDEO = Path("a.mp4")
-
-
-def chosen(num_frames, shows=None, seed=0, stride=2, **values):
-    config = clipped.config()
-    for name, value in values.items():
-        (config.train if name == "frames" else config.data)[name] = value
-    recipe = clip_extraction.recipe(config)
-    shows = np.ones(num_frames, bool) if shows is None else shows
-    rng = np.random.default_rng(seed)
-    return clip_extraction.choose(recipe, VIDEO, stride, shows, np.arange(num_frames), rng)
-
-
-def test_driving_frames_are_a_stride_apart_and_the_reference_is_near():
-    found = chosen(100, clips_per_video=200, stride=3)
-    distances = set()
-    for reference, *driving in found:
-        assert driving == [*range(driving[0], driving[0] + 9, 3)] and len(driving) == 3
-        distances.add(max(driving[0] - reference, reference - driving[-1]))
-        assert 0 <= reference < 100
-    assert max(distances) == 6 and min(distances) < 0  # up to the window, and inside the clip
-    starts = [clip[1] for clip in found]
-    assert sorted(starts) == [*range(94)]  # each valid start once
-
-
-def test_a_first_reference_is_the_clips_own_first_frame():
-    for clip in chosen(30, reference="first", clips_per_video=30):
-        np.testing.assert_array_equal(np.diff(clip), 2)
-        assert len(clip) == 4
-
-
-def test_every_chosen_frame_shows_a_person():
-    shows = np.ones(60, bool)
-    shows[[7, 20, 21, 40]] = False
-    for clip in chosen(60, shows, clips_per_video=60):
-        assert shows[clip].all()
-
-
-def test_no_clip_goes_over_a_frame_that_cannot_be_trusted():
-    sound = np.ones(60, bool)
-    sound[[10, 31, 32]] = False
-    config = clipped.config(clips_per_video=60)
-    recipe, rng = clip_extraction.recipe(config), np.random.default_rng(0)
-    turns = np.arange(60.0)
-    found = clip_extraction.choose(recipe, VIDEO, 2, np.ones(60, bool), turns, rng, sound=sound)
-    for reference, *driving in found:
-        assert sound[driving[0] : driving[-1] + 1].all()
-        # The first of the unsound frames may be a cut, and a reference before it somebody else.
-        assert sound[min(reference, driving[0]) : max(reference, driving[-1]) + 1].all()
-    assert len(found) == 56 - 5 - 6  # starts, less those from which 4 frames on are not sound
-    odd = [checks.Fault(checks.NOBODY, np.arange(1, 60, 2))]
-    with pytest.raises(ValueError, match="throughout: nobody is seen in frames 1, 3, 5"):
-        every = np.arange(60) % 2 == 0
-        clip_extraction.choose(recipe, VIDEO, 2, every, turns, rng, sound=every, odd=odd)
-
-
-def test_choices_follow_the_seed():
-    same, again, other = (np.array(chosen(90, seed=seed)) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(same, again)
-    assert (same != other).any()
-
-
-def test_a_short_video_gives_as_many_clips_as_it_has_starts():
-    assert len(chosen(6, clips_per_video=8)) == 2
-    with pytest.raises(ValueError, match="a.mp4: 4 frames, a clip of 4 at stride 2 needs 5; lower"):
-        chosen(4)
-    with pytest.raises(ValueError, match="a.mp4: no 4 frames at stride 2 show a person throughout"):
-        chosen(9, np.arange(9) % 4 > 1)
-
-
-@pytest.mark.parametrize("reference", [2, 15, 12, 30])
-def test_chained_flow_has_no_gap_wider_than_the_stride(reference):
-    indices = np.array([reference, 11, 13, 15, 17])
-    paths = clip_extraction.flow_paths(indices, 2, chained=True)
-    passed = np.concatenate(paths)
-    assert {11, 13, 15, 17} <= set(passed)
-    for path in paths:
-        steps = np.diff(path)
-        assert path[0] == reference and abs(steps).max() <= 2 and len(set(np.sign(steps))) == 1
-
-
-def test_direct_flow_goes_to_the_frames_of_the_clip_alone():
-    indices = np.array([30, 11, 13, 15])
-    (path,) = clip_extraction.flow_paths(indices, 2, chained=False)
-    np.testing.assert_array_equal(path, indices)
 
 
 def test_hidden_files_and_other_kinds_are_no_videos(tmp_path):
@@ -120,7 +33,7 @@ def test_keypoints_move_with_the_crop(tmp_path):
     body[:, 0, 4] = (200.5 / 420, 160.5 / 300)
     video.write(tmp_path / "a.mp4", frames, 24)
     files.write(tmp_path / "a.poses.json", pose.replace(body=body), width=420, height=300)
-    recipe = clip_extraction.recipe(clipped.config())
+    recipe = clip_choice.recipe(clipped.config())
     record = next(clip_extraction.clips(recipe, NOBODY, tmp_path, "a.mp4"))
     assert record.frames.shape == (4, 64, 128, 3)
     rows, columns = np.nonzero(record.frames[0].mean(-1) > 128)
@@ -132,7 +45,7 @@ def clips_with(tmp_path, pose, **values):
     """The clips of a video with these poses, and what was said."""
     said = []
     clipped.film(tmp_path, "a.mp4", pose.num_frames, pose=pose)
-    recipe = clip_extraction.recipe(clipped.config(**values))
+    recipe = clip_choice.recipe(clipped.config(**values))
     tools = NOBODY._replace(detector=Detector(None, said.append))
     return list(clip_extraction.clips(recipe, tools, tmp_path, "a.mp4")), said
 
@@ -196,7 +109,7 @@ def test_large_frames_are_averaged_not_sampled():
 def test_the_flow_of_a_record_is_that_of_its_frames(tmp_path):
     """The texture moves 2 pixels a frame to the right: so do the flows that the guides see."""
     clipped.film(tmp_path, "a.mp4", 24)
-    recipe = clip_extraction.recipe(clipped.config(clips_per_video=6))
+    recipe = clip_choice.recipe(clipped.config(clips_per_video=6))
     seen = []
 
     def guides(flows, seed):
@@ -222,25 +135,3 @@ def test_people_whom_no_frame_shows_take_no_room():
     padded = people.join(standing(1, num_people=4), pose).at(slice(1, None))
     assert padded.body.shape[1] == 4
     np.testing.assert_array_equal(clip_extraction._trim(padded).body, pose.body)
-
-
-def test_a_frame_shows_a_person_with_four_joints_inside_the_picture():
-    pose = without(standing(3), slice(3, 18), frames=slice(1, 2))
-    outside = pose.body.copy()
-    outside[2, 0, :15] += 1
-    shown = clip_extraction.shows_person(pose.replace(body=outside))
-    np.testing.assert_array_equal(shown, [True, False, False])
-    assert clip_extraction.shows_person(without(standing(1), slice(4, 18)))[0]
-
-
-def test_a_size_off_the_grid_or_a_clip_of_one_frame_is_refused():
-    config = clipped.config()
-    config.train.height = 100
-    with pytest.raises(ValueError, match="sides must be multiples of 16"):
-        clip_extraction.recipe(config)
-    config = clipped.config()
-    config.train.frames = 1
-    with pytest.raises(ValueError, match="train.frames is 1"):
-        clip_extraction.recipe(config)
-    with pytest.raises(ValueError, match="data.reference is 'last': expected one of"):
-        clip_extraction.recipe(clipped.config(reference="last"))
