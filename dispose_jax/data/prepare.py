@@ -85,18 +85,7 @@ def prepare(
     suffix = f"-{shard[0]:05d}-of-{shard[1]:05d}" if shard[1] > 1 else ""
     skipped = out / SKIPPED.format(suffix)
     skipped.unlink(missing_ok=True)
-    todo, changed = [], []
-    for name in names:
-        count = records.existing(out, name)
-        if count is None:
-            todo.append(name)
-            continue
-        summary.kept, summary.clips = summary.kept + 1, summary.clips + count
-        made = out / records.file_name(name, count)
-        if newer := _newer(clip_extraction.sources(videos, name), made):
-            changed.append((name, newer, made))
-    if changed:
-        say(_told_of_changes(changed))
+    todo = _to_do(names, videos, out, summary, say)
     with tqdm(total=len(names), initial=summary.kept, unit="video") as bar:
         for name in todo:
             try:
@@ -130,6 +119,26 @@ def _find(videos: Path) -> list[str]:
             f"{', '.join(video.SUFFIXES)}"
         )
     return names
+
+
+def _to_do(
+    names: Sequence[str], videos: Path, out: Path, summary: Summary, say: Callable[[str], None]
+) -> list[str]:
+    """The videos that the set has no clips of; the others are counted in the summary, and those
+    that were changed since are told of."""
+    todo, changed = [], []
+    for name in names:
+        count = records.existing(out, name)
+        if count is None:
+            todo.append(name)
+            continue
+        summary.kept, summary.clips = summary.kept + 1, summary.clips + count
+        made = out / records.file_name(name, count)
+        if newer := _newer(clip_extraction.sources(videos, name), made):
+            changed.append((name, newer, made))
+    if changed:
+        say(_told_of_changes(changed))
+    return todo
 
 
 def _newer(sources: Sequence[Path], made: Path) -> Path | None:

@@ -283,9 +283,19 @@ def _compiled(config) -> Iterator[str]:
 
 
 def _lines(config, plan: StepPlan) -> Iterator[str]:
-    train = config.train
+    """The plan's tables, an empty line between them."""
+    yield from _headline(config.train, plan)
+    for title, trainable in (("Trained", True), ("Frozen", False)):
+        yield from _networks_table(title, plan, trainable)
+    yield ""
+    yield from _memory_table(plan, of_picture(config))
+    yield ""
+    yield from _work_table(plan)
+
+
+def _headline(train, plan: StepPlan) -> Iterator[str]:
+    """What a step is, and what each device does of it."""
     data, fsdp, over_frames = plan.mesh
-    clips = counted(plan.clips, "clip")
     yield (
         f"A training step of {counted(train.batch, 'clip')} of {counted(train.frames, 'frame')}, "
         f"{train.width} x {train.height}, computing in {plan.dtype}, remat {train.remat}"
@@ -294,23 +304,31 @@ def _lines(config, plan: StepPlan) -> Iterator[str]:
         yield "(this is a CPU: --config.train.dtype=bfloat16 plans for an accelerator)"
     yield (
         f"{counted(prod(plan.mesh), 'device')}: data {data}, fsdp {fsdp}, frames {over_frames}; "
-        f"each works on {clips} at a time, {counted(plan.accumulate, 'time')} per step"
+        f"each works on {counted(plan.clips, 'clip')} at a time, "
+        f"{counted(plan.accumulate, 'time')} per step"
     )
-    for title, trainable in (("Trained", True), ("Frozen", False)):
-        chosen = {n: held for n, held in plan.networks.items() if held.trainable == trainable}
-        if chosen:
-            yield ""
-            yield f"{title}: {sum(h.count for h in chosen.values()) / 1e6:.1f} M parameters"
-        for name, held in chosen.items():
-            note = f"{held.count / 1e6:.1f} M parameters"
-            if trainable:
-                rest = f"optimizer {in_bytes(held.optimizer)}, gradients {in_bytes(held.gradients)}"
-                copy = f", {held.dtype} copies {in_bytes(held.copy)}" if held.copy else ""
-                note += f", float32; {rest}{copy}"
-            else:
-                note += f", {held.dtype}"
-            yield line(name, in_bytes(held.weights), note)
+
+
+def _networks_table(title: str, plan: StepPlan, trainable: bool) -> Iterator[str]:
+    """Networks that learn, or those that do not; nothing if there are none."""
+    chosen = {n: held for n, held in plan.networks.items() if held.trainable == trainable}
+    if not chosen:
+        return
     yield ""
+    yield f"{title}: {sum(h.count for h in chosen.values()) / 1e6:.1f} M parameters"
+    for name, held in chosen.items():
+        note = f"{held.count / 1e6:.1f} M parameters"
+        if trainable:
+            rest = f"optimizer {in_bytes(held.optimizer)}, gradients {in_bytes(held.gradients)}"
+            copy = f", {held.dtype} copies {in_bytes(held.copy)}" if held.copy else ""
+            note += f", float32; {rest}{copy}"
+        else:
+            note += f", {held.dtype}"
+        yield line(name, in_bytes(held.weights), note)
+
+
+def _memory_table(plan: StepPlan, picture: int | None) -> Iterator[str]:
+    """Bytes on each device; picture: as `of_picture` gives it."""
     yield "On each device"
     of = lambda field: sum(getattr(held, field) for held in plan.networks.values())
     yield line("weights", in_bytes(of("weights")))
@@ -322,14 +340,16 @@ def _lines(config, plan: StepPlan) -> Iterator[str]:
     note = "gradients too; before the compiler fuses anything"
     yield line("intermediate results, at most", in_bytes(plan.most), note)
     yield line("in all, at most", in_bytes(plan.total))
-    picture = of_picture(config)
     if picture is not None:
         need = in_bytes(plan.static + picture)
         yield line("a picture of the progress", need, "in all; left out where it does not fit")
-    yield ""
+
+
+def _work_table(plan: StepPlan) -> Iterator[str]:
+    """FLOPs of the clips that a device works on at a time, and of a step."""
+    clips = counted(plan.clips, "clip")
     yield f"Arithmetic of {clips}: convolutions and matrix products, multiply + add = 2"
-    modules = dict.fromkeys(module for module, _ in plan.work)
-    for module in modules:
+    for module in dict.fromkeys(module for module, _ in plan.work):
         forward, backward = (
             plan.work.get((module, phase), Work(0, 0)) for phase in ("forward", "backward")
         )
