@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from converters import checkpoints, files, releases, shards
+from converters import checkpoints, files, hub, releases, shards
 from converters.releases import RELEASES, Release
 from dispose_jax.counting import counted
 from dispose_jax.models import bundle
@@ -227,5 +227,4 @@ def _walk(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterable[Path]:
 
 def _size(path: Path) -> str:
     parts = _parts(path) if shards.is_split(path) else []
-    size = sum(part.stat().st_size for part in parts or [path])
-    return f"{size / 1e9:.2f} GB" if size > 1e8 else f"{size / 1e6:.2f} MB"
+    return hub.size(sum(part.stat().st_size for part in parts or [path]))

@@ -7,12 +7,11 @@ can fetch from, the row says where people get it.
 from __future__ import annotations
 
 from converters import rules
-from converters.release import Part, Release
+from converters.release import POSITION_IDS, Part, Release
 
 _TORCHVISION = "https://download.pytorch.org/models"
 _LPIPS = "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights"
 _CLIP_REST = (r"^text_model\.", r"^text_projection\.", r"^logit_scale$")
-_POSITION_IDS = (r"^vision_model\.embeddings\.position_ids$",)
 
 
 def _trunk(name: str, file: str, size: str) -> Release:
@@ -58,7 +57,7 @@ def _clip(name: str, network: str, size: str) -> Release:
         remote="pytorch_model.bin" if name.endswith("32") else "model.safetensors",
         download_to=name,
         licence="MIT (OpenAI CLIP)",
-        constants=_POSITION_IDS,
+        constants=POSITION_IDS,
         unused=(*_CLIP_REST, r"^text_model\.embeddings\.position_ids$"),
         for_evaluation=True,
         size=size,

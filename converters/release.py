@@ -11,6 +11,8 @@ from typing import NamedTuple
 from converters import rules
 from converters.mapping import Rule
 
+POSITION_IDS = (r"^vision_model\.embeddings\.position_ids$",)  # constants of CLIP's vision towers
+
 
 class Part(NamedTuple):
     """A network inside a file."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from converters import rules
 from converters.evaluation_releases import EVALUATION_RELEASES
-from converters.release import Part, Release
+from converters.release import POSITION_IDS, Part, Release
 
 _SVD_LICENCE = "Stability AI Community License; accept it on the repository's page first"
 # The model's folder, right above the network's or above a snapshot in Hugging Face's cache.
@@ -35,7 +35,6 @@ _VAE_ALIASES = (
     (r"(attentions\.\d+)\.value\.", r"\1.to_v."),
     (r"(attentions\.\d+)\.proj_attn\.", r"\1.to_out.0."),
 )
-_POSITION_IDS = (r"^vision_model\.embeddings\.position_ids$",)
 _HEAD = (r"^conv_(norm_)?out\.",)  # of a whole U-Net; the reference's output is not used
 
 
@@ -133,7 +132,7 @@ RELEASES = (
         "image_encoder",
         "image_encoder",
         rules.PLAIN,
-        constants=_POSITION_IDS,
+        constants=POSITION_IDS,
     ),
     _folder_release("svd", "unet", "unet", rules.UNET_VIDEO, only_if_asked=True),
     _folder_release(  # what the ControlNet's training starts from (paper section 5.1)
@@ -159,7 +158,7 @@ RELEASES = (
         "image_encoder",
         rules.PLAIN,
         remote="image_encoder/pytorch_model.bin",
-        constants=_POSITION_IDS,
+        constants=POSITION_IDS,
     ),
     Release(
         name="vae_ft_mse",

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from dispose_jax.correspondence.keypoints import CELL
 from dispose_jax.media import image, montage, output, video
 from dispose_jax.motion import color
 from dispose_jax.pose.draw import COLORS, LIMBS
@@ -198,7 +199,7 @@ def correspondence(run: Explained, frame: int, height: int, width: int) -> np.nd
     """
     grey = cv2.cvtColor(_resize(run.reference, height, width), cv2.COLOR_RGB2GRAY)
     canvas = cv2.cvtColor((96 + grey * 0.35).astype(np.uint8), cv2.COLOR_GRAY2RGB)
-    cell = np.array([width, height]) * 16 / run.reference.shape[1::-1]  # one cell, as shown
+    cell = np.array([width, height]) * CELL / run.reference.shape[1::-1]  # one cell, as shown
     # A joint that the reference's crop cuts off has no cell in it, but the feature at its border.
     source, target = (run.joints + 0.5) * cell, (run.cells[frame] + 0.5) * cell  # (18, 2) each
     both = run.seen & run.visible[frame]

@@ -25,6 +25,7 @@ from dispose_jax.correspondence import dift, nearest
 from dispose_jax.correspondence.nearest import Match
 from dispose_jax.media import image, montage, output
 from dispose_jax.models import networks
+from dispose_jax.ops.levels import to_float
 
 _JOINTS = {"right shoulder": 2, "right wrist": 4, "left shoulder": 5, "left wrist": 7, "nose": 0}
 _INKS = (
@@ -55,7 +56,7 @@ def query(
     params = weights.Weights(given, own, config).load(own)
     read = jax.jit(dift.features, static_argnums=0)
     key = jax.random.key(config.seed)
-    floats = (picture.astype(np.float32) / 127.5 - 1 for picture in (reference, target))
+    floats = map(to_float, (reference, target))
     one, other = (read(recipe.dift, params, picture, key) for picture in floats)
     return [nearest.find(one, tuple(point), other) for point in points]
 

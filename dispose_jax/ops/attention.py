@@ -48,9 +48,8 @@ USED = {
 }
 _MIN_BLOCK = 128  # queries of a block: shorter ones would waste the products
 _LANES = 128  # of a TPU: what the Pallas kernel's tokens are padded to
-_MAX_TILE = (
-    1024  # tokens of a tile of the Pallas kernel, whose scores fill a good part of its memory
-)
+# Tokens of a tile of the Pallas kernel, whose scores fill a good part of its memory.
+_MAX_TILE = 1024
 # GPUs whose cuDNN kernel takes heads wider than 128, by part of their names.
 _WIDE = ("H100", "H200", "GH200", "H20", "B200", "B300", "GB200", "GB300")
 
