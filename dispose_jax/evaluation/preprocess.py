@@ -38,11 +38,6 @@ def i3d_common(frames: Array) -> Array:
     return 2 * _middle(resize.bilinear(frames.astype(jnp.float32) / 255, size), 224) - 1
 
 
-def i3d_stretched(frames: Array) -> Array:
-    """FVD as in content-debiased-fvd: stretched to 224 x 224, bilinear without antialias, -1..1."""
-    return 2 * resize.bilinear(frames.astype(jnp.float32), (224, 224)) / 255 - 1
-
-
 def videomae(frames: Array) -> Array:
     """CD-FVD: stretched to 224 x 224, bilinear without antialias, 0..1; no mean, no deviation."""
     return resize.bilinear(frames.astype(jnp.float32) / 255, (224, 224))

@@ -117,14 +117,6 @@ def bilinear_align_corners(x: Array, size: Size) -> Array:
     return _each_axis(x, size, lambda out, n: linear_matrix(aligned(out, n), n))
 
 
-def bicubic_align_corners(x: Array, size: Size) -> Array:
-    """Cubic convolution (a = -0.75), corner centres kept: (..., h, w, c) -> (..., *size, c).
-
-    The result may overshoot the range of x.
-    """
-    return _each_axis(x, size, lambda out, n: cubic_matrix(aligned(out, n), n))
-
-
 def bilinear_antialiased(x: Array, size: Size) -> Array:
     """Bilinear with antialiasing, as in Pillow: (..., h, w, c) -> (..., *size, c)."""
     triangle = lambda d: np.maximum(1 - d, 0)
