@@ -82,13 +82,7 @@ def run(
 
     a = np.float32(calls["ours"]())
     b = np.moveaxis(np.float32(forward(theirs).float().cpu().numpy()), 2, -1)
-    for name, taken in measure.alternate(calls, repeats).items():
-        seconds |= {f"{name}_wall_s": taken.wall, f"{name}_cpu_s": taken.cpu}
-    for name in list(calls)[1:]:
-        clocks = ("cpu", "wall") if measure.on_cpu() else ("wall",)
-        for clock in clocks:
-            ratio = seconds[f"ours_{clock}_s"] / seconds[f"{name}_{clock}_s"]
-            seconds[f"ours / {name}, {clock} time"] = ratio
+    seconds |= measure.against(calls, repeats)
     return seconds | {"difference": float(np.abs(a - b).max() / b.std())}
 
 

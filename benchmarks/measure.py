@@ -44,6 +44,22 @@ def alternate(
     return {n: Seconds(*(median(clock) for clock in zip(*v))) for n, v in taken.items()}
 
 
+def against(
+    calls: Mapping[str, Callable[[], object]], repeats: int, ours: str = "ours"
+) -> dict[str, float]:
+    """Seconds of calls timed in turn, and the share that ours takes of each other one's time: by
+    the wall clock, and on a CPU by its own time, too."""
+    figures = {}
+    for name, taken in alternate(calls, repeats).items():
+        figures |= {f"{name}_wall_s": taken.wall, f"{name}_cpu_s": taken.cpu}
+    for name in calls:
+        for clock in ("cpu", "wall") if on_cpu() else ("wall",):
+            if name != ours:
+                ratio = figures[f"{ours}_{clock}_s"] / figures[f"{name}_{clock}_s"]
+                figures[f"{ours} / {name}, {clock} time"] = ratio
+    return figures
+
+
 def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 

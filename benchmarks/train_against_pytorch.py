@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,52 +27,91 @@ from dispose_jax.models import networks
 from dispose_jax.training import optimizer
 
 
+class DrawnBatch(NamedTuple):
+    """What a step learns from, random: host arrays of b clips, latents (b, f, h, w, c)."""
+
+    x: np.ndarray  # noised latents beside the reference's
+    target: np.ndarray
+    context: np.ndarray  # (b, 1, d)
+    t: np.ndarray  # (b,)
+    ids: np.ndarray  # (b, 3) added time ids
+
+
 def run(config, repeats: int = 3) -> dict[str, float]:
     """Seconds of a step by both, their ratios, and how far loss and gradient norm are apart."""
-    import torch
-
-    train, sizes = config.train, config.model.unet
-    latent, width = config.model.vae.latent_channels, config.model.image_encoder.projection
+    train, latent = config.train, config.model.vae.latent_channels
+    width = config.model.image_encoder.projection
     dtype = jnp.dtype(networks.compute_dtype(train.dtype))
     place = "cpu" if measure.on_cpu() else "cuda"
-    theirs = against_pytorch.original(sizes, latent, width, train.frames).to(place).train()
-    if train.remat == "layer":
-        theirs.enable_gradient_checkpointing()
+    theirs = against_pytorch.original(config.model.unet, latent, width, train.frames)
+    theirs = theirs.to(place).train()
+    batch = _batch(train, latent, width)
+    step_ours, compile_s = _ours(config, theirs, batch, dtype)
+    calls = {"ours": step_ours, "torch": _torch_step(train, theirs, batch, dtype, place)}
+    figures = {"ours_compile_s": compile_s}
+    told = {name: [float(value) for value in call()] for name, call in calls.items()}
+    for what, a, b in zip(("loss", "gradient norm"), told["ours"], told["torch"]):
+        figures[f"{what}, relative difference"] = abs(a - b) / abs(b)
+    return figures | measure.against(calls, repeats)
+
+
+def _batch(train, latent: int, width: int) -> DrawnBatch:
+    """A batch of `config.train`'s size."""
     rng = np.random.default_rng(0)
     normal = lambda *shape: rng.standard_normal(shape, np.float32)
     b, f, grid = train.batch, train.frames, (train.height // 8, train.width // 8)
-    x, target, context = (
-        normal(b, f, *grid, 2 * latent),
-        normal(b, f, *grid, latent),
-        normal(b, 1, width),
+    return DrawnBatch(
+        x=normal(b, f, *grid, 2 * latent),
+        target=normal(b, f, *grid, latent),
+        context=normal(b, 1, width),
+        t=np.full(b, 1.3, np.float32),
+        ids=np.tile(np.float32([6, 127, 0]), (b, 1)),
     )
-    t, ids = np.full(b, 1.3, np.float32), np.tile(np.float32([6, 127, 0]), (b, 1))
 
+
+def _ours(config, theirs, batch: DrawnBatch, dtype) -> tuple[Callable, float]:
+    """A call that takes one of our steps and gives loss and gradient norm, and the seconds that
+    compiling took."""
+    train, latent = config.train, config.model.vae.latent_channels
     ours, params = against_pytorch.counterpart(
-        sizes, latent, theirs, jnp.dtype("float32"), x, t, context, ids
+        config.model.unet,
+        latent,
+        theirs,
+        jnp.dtype("float32"),
+        *(batch.x, batch.t, batch.context, batch.ids),
     )
     ours = ours.clone(flavour=replace(ours.flavour, dtype=dtype, remat=train.remat == "layer"))
     transformation = optimizer.build(train)
 
-    def one(params, moments, x, target, context, t, ids):
+    def one(params, moments, batch: DrawnBatch):
         def loss(params):
-            made = ours.apply({"params": params}, x, t, context, added_time=ids)
-            return jnp.square(made - target).mean()
+            given = batch.x, batch.t, batch.context
+            made = ours.apply({"params": params}, *given, added_time=batch.ids)
+            return jnp.square(made - batch.target).mean()
 
         value, gradient = jax.value_and_grad(loss)(params)
         updates, moments = transformation.update(gradient, moments, params)
         return optax.apply_updates(params, updates), moments, value, optax.global_norm(gradient)
 
-    arguments = jax.device_put((x, target, context, t, ids))
+    placed = jax.device_put(batch)
     held = [params, transformation.init(params)]
     start = time.perf_counter()
-    program = jax.jit(one, donate_argnums=(0, 1)).lower(*held, *arguments).compile()
-    seconds = {"ours_compile_s": time.perf_counter() - start}
+    program = jax.jit(one, donate_argnums=(0, 1)).lower(*held, placed).compile()
+    compile_s = time.perf_counter() - start
 
-    def step_ours():
-        held[0], held[1], *told = program(*held, *arguments)
+    def step():
+        held[0], held[1], *told = program(*held, placed)
         return told
 
+    return step, compile_s
+
+
+def _torch_step(train, theirs, batch: DrawnBatch, dtype, place: str) -> Callable:
+    """A call that takes one of their steps and gives loss and gradient norm."""
+    import torch
+
+    if train.remat == "layer":
+        theirs.enable_gradient_checkpointing()
     adam = torch.optim.AdamW(
         theirs.parameters(),
         lr=train.learning_rate,
@@ -80,10 +121,10 @@ def run(config, repeats: int = 3) -> dict[str, float]:
     )
     tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a)).to(place)
     frames_first = lambda a: tensor(np.moveaxis(a, -1, 2))
-    inputs = frames_first(x), tensor(t), tensor(context), tensor(ids)
-    wanted = frames_first(target)
+    inputs = frames_first(batch.x), tensor(batch.t), tensor(batch.context), tensor(batch.ids)
+    wanted = frames_first(batch.target)
 
-    def step_theirs():
+    def step():
         half = dtype == jnp.bfloat16
         with torch.autocast(place, torch.bfloat16, enabled=half):
             made = theirs(*inputs).sample
@@ -94,17 +135,7 @@ def run(config, repeats: int = 3) -> dict[str, float]:
         adam.step()
         return float(value.detach()), float(norm)  # waits for the device
 
-    told = {"ours": [float(v) for v in step_ours()], "torch": step_theirs()}
-    for i, what in enumerate(("loss", "gradient norm")):
-        a, b = told["ours"][i], told["torch"][i]
-        seconds[f"{what}, relative difference"] = abs(a - b) / abs(b)
-    calls = {"ours": step_ours, "torch": step_theirs}
-    for name, taken in measure.alternate(calls, repeats).items():
-        seconds |= {f"{name}_wall_s": taken.wall, f"{name}_cpu_s": taken.cpu}
-    for clock in ("cpu", "wall") if measure.on_cpu() else ("wall",):
-        ratio = seconds[f"ours_{clock}_s"] / seconds[f"torch_{clock}_s"]
-        seconds[f"ours / torch, {clock} time"] = ratio
-    return seconds
+    return step
 
 
 def main() -> None:

@@ -27,6 +27,15 @@ def test_things_to_be_compared_run_in_turn_and_warm_up_does_not_count():
     assert 0 <= taken["a"].wall < 0.2 and set(taken) == {"a", "b"}
 
 
+def test_ours_is_compared_with_every_other_way_by_both_clocks_of_a_cpu(monkeypatch):
+    taken = {"ours": measure.Seconds(3.0, 2.0), "torch": measure.Seconds(6.0, 8.0)}
+    monkeypatch.setattr(measure, "alternate", lambda calls, repeats: taken)
+    figures = measure.against(dict.fromkeys(taken), 1)
+    assert (figures["ours_wall_s"], figures["torch_cpu_s"]) == (3.0, 8.0)
+    assert figures["ours / torch, wall time"] == 0.5 and figures["ours / torch, cpu time"] == 0.25
+    assert len(figures) == 6
+
+
 def test_random_weights_keep_the_variance_of_what_passes_them():
     shapes = {
         "kernel": jax.ShapeDtypeStruct((3, 3, 50, 400), jnp.bfloat16),
