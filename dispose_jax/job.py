@@ -43,8 +43,8 @@ UNITS = {
 class Job:
     """What to animate, with what, and where the results go.
 
-    given: what weights.choose gives. animator: of an earlier job with this config but for its seed,
-    and these weights; None makes one. say: receives sentences for people. progress: is told the
+    given: what weights.choose gives. animator: one with this config and these weights; None makes
+    one. say: receives sentences for people. progress: is told the
     stages in place of bars; preview: as of an Animator's call; what they raise ends the job. Raises
     ValueError for settings, weights and an output that cannot be worked with.
     """

@@ -11,12 +11,14 @@ import json
 import os
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
 
 from dispose_jax import inputs, job, memory, provenance, settings
+from dispose_jax.animator import Animator
 from dispose_jax.counting import counted
 from dispose_jax.job import Job
 from dispose_jax.media import output
@@ -114,6 +116,12 @@ def _line(path: Path, number: int, text: str) -> Line:
     # As of flags, which a shell or settings.at_home replaces.
     place = lambda name: Path(os.path.expanduser(given[name]))
     files = [place(name) if given.get(name) else None for name in FILES]
+    if Path(given["output"]).suffix.lower() != ".mp4":
+        raise ValueError(f"{where}: output is {given['output']!r}: expected a name ending in .mp4")
+    if not given.get("reference"):
+        raise ValueError(f"{where}: has no reference; name the picture to animate")
+    if not (given.get("driving") or given.get("poses")):
+        raise ValueError(f"{where}: has neither driving nor poses; name one or both")
     texts = {
         name: value if isinstance(value, str) else str(value) for name, value in sample.items()
     }
@@ -159,25 +167,25 @@ def run(
     explain: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Do the jobs. Raises ValueError at the end if some failed, which was said when they did."""
+    """Do the jobs. Raises ValueError before the first one for settings and weights that cannot be
+    worked with, and at the end if some failed, which was said when they did."""
     jax.devices()  # raises where there are none, which is no single job's fault
+    settings.check(config)
+    configs = [_config_of(line, config) for line in lines]
+    left = [line for line, own in zip(lines, configs) if not finished(line, own, given, explain)]
+    # What is wrong with the weights is said once, before a night of jobs that would all fail by it.
+    shared = Animator(config, given, say=say) if left else None
+    _forewarn(left, shared is not None and shared.weights.pose_folder is not None, say)
     failed: list[int] = []
-    shared, built = None, None  # the last animator, and the settings that it was built with
-    for i, line in enumerate(lines, start=1):
+    for i, (line, own) in enumerate(zip(lines, configs), start=1):
         name = f"{line.output} (line {line.number}, {i} of {len(lines)})"
         try:
-            own = line.config_of(config)
             if finished(line, own, given, explain):
                 say(f"{name}: finished before")
                 continue
             say(f"{name} ...")
-            # Networks without weights are drawn from the seed.
-            drawn = shared is not None and shared.weights.random
-            if built != line.sample or (drawn and shared.config.seed != own.seed):
-                shared = None
-            made = Job(own, given, line.sources, line.output, explain, say, shared)
-            shared, built = made.animator, line.sample
-            job.run(made)
+            shared = _animator(shared, own, given, say)
+            job.run(Job(own, given, line.sources, line.output, explain, say, shared))
         except Exception as error:
             say(f"{name}: failed: {_reason(error)}")
             failed.append(line.number)
@@ -187,6 +195,44 @@ def run(
             f"{len(failed)} of {counted(len(lines), 'job')} failed, of lines {numbers}; the "
             "same command tries again what failed"
         )
+
+
+def _config_of(line: Line, config):
+    """The line's config; the error names the line."""
+    try:
+        return line.config_of(config)
+    except ValueError as error:
+        raise ValueError(f"--jobs, line {line.number}: {error}") from error
+
+
+def _forewarn(lines: Sequence[Line], detects: bool, say: Callable[[str], None]) -> None:
+    """Say what lines that are to be done lack, while somebody looks on: files that are not there,
+    and keypoints if nothing detects them. Files may still come, as what an earlier line makes does,
+    so this is no error."""
+    made: set[Path] = set()
+    for line in lines:
+        files = line.sources.files
+        absent = [
+            f"{name} {file}: no such file"
+            for name, file in files.items()
+            if not file.exists() and output.place(file) not in made
+        ]
+        if not detects and not {"reference_pose", "poses"} <= files.keys():
+            absent.append("keypoints are not given, and no weights folder holds DWPose's files")
+        for sentence in absent:
+            say(f"warning: line {line.number} will fail as things are: {sentence}")
+        made.add(output.place(line.output))
+
+
+def _animator(
+    last: Animator | None, own, given: tuple[str, ...], say: Callable[[str], None]
+) -> Animator:
+    """One for a job's config, with the weights of the last one where it may have them."""
+    # Networks without weights are drawn from the seed.
+    if last is not None and not (last.weights.random and last.config.seed != own.seed):
+        with suppress(ValueError):  # other networks
+            return last.under(own)
+    return Animator(own, given, say=say)
 
 
 def _reason(error: Exception) -> str:

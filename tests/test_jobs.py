@@ -44,7 +44,7 @@ def test_a_line_is_a_clip_with_its_own_files_seed_and_settings(tmp_path):
 
 def test_names_are_read_as_they_stand_but_for_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    line = {"reference": "~/ä\u2028\x85.png", "output": "~ b.mp4"}
+    line = {"reference": "~/ä\u2028\x85.png", "poses": POSES, "output": "~ b.mp4"}
     path = tmp_path / "jobs.jsonl"
     path.write_text(f"{json.dumps(line, ensure_ascii=False)}\r\n", encoding="utf-8")
     (found,) = jobs.read(path)
@@ -76,6 +76,9 @@ MISTAKES = [
     ({"output": "a.mp4", "seed": "x"}, "line 1: seed is 'x': expected a whole number"),
     ({"output": "a.mp4", "seed": True}, "line 1: seed is True: expected a whole number"),
     ({"output": "a.mp4", "sample": 3}, "line 1: sample is 3: expected an object"),
+    ({"output": "a.avi"}, "line 1: output is 'a.avi': expected a name ending in .mp4"),
+    ({"output": "a.mp4", "poses": "x"}, "line 1: has no reference; name the picture"),
+    ({"output": "a.mp4", "reference": "x"}, "line 1: has neither driving nor poses; name one"),
     ("", "holds no job"),
 ]
 
@@ -191,26 +194,76 @@ def test_twenty_jobs_killed_and_repeated_leave_what_each_alone_would(tmp_path, f
         assert (together / name).read_bytes() == (alone / name).read_bytes()
 
 
-def test_one_animator_serves_lines_of_equal_settings(tmp_path, fake, config):
+def test_one_animator_serves_lines_but_of_another_seed_of_random_weights(tmp_path, fake, config):
     lines = [asked(tmp_path, f"{i}.mp4") for i in range(3)]
     lines.append(asked(tmp_path, "other.mp4", sample={"steps": 2}))
     lines.append(asked(tmp_path, "seed.mp4", seed=3, sample={"steps": 2}))
     go(config, write(tmp_path, *lines))
     first, *same, other, drawn = fake.animators
-    assert all(one is first for one in same) and other is not first
+    assert all(one.weights is first.weights for one in (*same, other))
     assert other.sampler.steps == 2
-    assert drawn is not other, "random networks are those of the seed"
+    assert drawn.weights is not other.weights, "random networks are those of the seed"
 
 
 def test_a_failed_job_is_told_and_the_rest_is_done(tmp_path, fake, config):
     lines = [asked(tmp_path, "a.mp4"), asked(tmp_path, "bad.mp4"), asked(tmp_path, "c.mp4")]
-    wrong = asked(tmp_path, "d.mp4", sample={"stepz": 3})
     said = []
-    with pytest.raises(ValueError, match="2 of 4 jobs failed, of lines 2, 4"):
-        go(config, write(tmp_path, *lines, wrong), said)
+    with pytest.raises(ValueError, match="1 of 3 jobs failed, of lines 2"):
+        go(config, write(tmp_path, *lines), said)
     assert fake.made == ["a.mp4", "c.mp4"]
     assert any("failed: these files do not go together" in sentence for sentence in said)
-    assert any("did you mean --config.sample.steps" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"stepz": 3}, "line 3: --config.sample.stepz: .*did you mean --config.sample.steps"),
+        ({"steps": "x"}, "line 3: --config.sample.steps is 'x': expected a whole number"),
+        ({"steps": 0}, "line 3: sample.steps is 0: expected 1 or more"),
+    ],
+)
+def test_a_setting_that_is_none_is_told_before_the_first_job(
+    tmp_path, fake, config, values, message
+):
+    lines = [asked(tmp_path, f"{i}.mp4") for i in range(2)]
+    with pytest.raises(ValueError, match=message):
+        go(config, write(tmp_path, *lines, asked(tmp_path, "c.mp4", sample=values)))
+    assert fake.made == []
+
+
+def test_what_would_fail_all_jobs_is_said_once_and_of_no_line(tmp_path, fake, config):
+    path = write(tmp_path, asked(tmp_path, "a.mp4"), asked(tmp_path, "b.mp4"))
+    wrong = config.copy_and_resolve_references()
+    wrong.sample.steps = 0
+    with pytest.raises(ValueError, match="^sample.steps is 0"):
+        go(wrong, path)
+    with pytest.raises(ValueError, match="^absent: no such folder"):
+        jobs.run(config, ("absent",), jobs.read(path), say=(said := []).append)
+    assert not said and fake.made == []
+
+
+def test_files_that_are_not_there_are_told_before_the_first_job(tmp_path, fake, config):
+    first, absent = asked(tmp_path, "a.mp4"), f"{tmp_path}/absent.json"
+    chained = {**asked(tmp_path, "b.mp4"), "driving": f"{tmp_path}/a.mp4"}
+    lines = first, chained, {**asked(tmp_path, "c.mp4"), "reference_pose": absent}
+    detected = {key: value for key, value in first.items() if key != "poses"}
+    lines = *lines, {**detected, "driving": f"{tmp_path}/a.mp4", "output": f"{tmp_path}/d.mp4"}
+    said = []
+    go(config, write(tmp_path, *lines), said)
+    ahead = [sentence for sentence in said if sentence.startswith("warning")]
+    assert [said.index(sentence) for sentence in ahead] == [1, 2], "after the random weights"
+    assert f"line 3 will fail as things are: reference_pose {absent}: no such file" in ahead[0]
+    assert "line 4 will fail as things are: keypoints are not given" in ahead[1]
+    assert fake.made == ["a.mp4", "b.mp4", "c.mp4", "d.mp4"], "they may have come meanwhile"
+
+
+def test_weights_are_kept_for_lines_of_other_settings(tmp_path, fake, config):
+    more = [{}, {"steps": 2}, {"fps": 5}, {"steps": 2}, {"dtype": "bfloat16"}]
+    lines = [asked(tmp_path, f"{i}.mp4", sample=values) for i, values in enumerate(more)]
+    go(config, write(tmp_path, *lines))
+    *same, other = (one.weights for one in fake.animators)
+    assert all(one is same[0] for one in same) and other is not same[0], "of another type"
+    assert [one.sampler.steps for one in fake.animators] == [1, 2, 1, 2, 1]
 
 
 def test_a_defect_leaves_its_traceback_and_the_rest_is_done(tmp_path, fake, config, capsys):
