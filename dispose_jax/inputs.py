@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dispose_jax import arrays
 from dispose_jax.clip import Clip, Skeletons
 from dispose_jax.counting import counted
 from dispose_jax.media import image, video
@@ -35,7 +36,7 @@ class Sources:
     reference_pose None: detected. At least one of driving and poses; poses None: detected. In place
     of files: reference (h, w, 3) and driving (n, h, w, 3), both uint8, reference_pose one frame in
     fractions of the reference, poses with the size of their canvas. fps: of a driving array or of
-    poses alone; None: 30.
+    poses alone; None: 30. Raises ValueError for anything else.
     """
 
     reference: Path | np.ndarray | None
@@ -43,6 +44,13 @@ class Sources:
     driving: Path | np.ndarray | None
     poses: Path | files.PoseFile | None
     fps: Fraction | float | None = None
+
+    def __post_init__(self):
+        arrays.check_picture(self.reference, "reference")
+        arrays.check_pose(self.reference_pose, "reference_pose")
+        arrays.check_video(self.driving, "driving video")
+        arrays.check_poses(self.poses, "poses")
+        arrays.check_rate(self.fps)
 
     @property
     def files(self) -> dict[str, Path]:
@@ -207,9 +215,7 @@ def _reference(sources: Sources, sample) -> tuple[np.ndarray, tuple[int, int]]:
     if sources.driving is None and sources.poses is None:
         raise ValueError("nothing to animate by: give --driving video, --poses file, or both")
     picture = sources.reference
-    if isinstance(picture, np.ndarray):
-        _check_pictures("reference", picture, 3, "(h, w, 3)")
-    else:
+    if not isinstance(picture, np.ndarray):
         picture = image.read(picture)
     size = sample.height, sample.width
     if not sample.height:
@@ -311,8 +317,6 @@ def _rate(sources: Sources) -> Fraction:
     """Frames per second of what does not say it itself."""
     if sources.fps is None:
         return POSES_FPS
-    if not 0 < sources.fps <= 1000:
-        raise ValueError(f"fps is {sources.fps}: expected more than 0, at most 1000")
     return Fraction(sources.fps).limit_denominator(1001)
 
 
@@ -321,20 +325,11 @@ def _probe(sources: Sources) -> video.Info:
     frames = sources.driving
     if not isinstance(frames, np.ndarray):
         return video.probe(frames)
-    _check_pictures("driving video", frames, 4, "(n, h, w, 3)")
     return video.Info(_rate(sources), *frames.shape[:3])
 
 
 def _pose_file(poses: Path | files.PoseFile) -> files.PoseFile:
     return poses if isinstance(poses, files.PoseFile) else files.read(poses)
-
-
-def _check_pictures(what: str, array: np.ndarray, rank: int, shape: str) -> None:
-    """Raise ValueError unless an array holds pictures."""
-    if array.ndim != rank or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
-        raise ValueError(
-            f"the {what} given is {array.dtype} of shape {array.shape}; expected uint8 {shape}"
-        )
 
 
 def check_aspect(path: Path, file: files.PoseFile, source: Path, height: int, width: int) -> None:
