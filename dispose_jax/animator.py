@@ -212,6 +212,7 @@ class Animator:
                 conditioning,
                 noise,
                 self.sampler,
+                spare=spare,
                 progress=told("sampling", self.sampler.steps),
                 watch=preview and self._watch(preview, given.num_frames),
                 devices=self.devices,

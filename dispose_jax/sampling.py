@@ -177,18 +177,21 @@ def sample(
     noise: np.ndarray,
     sampler: Sampler,
     *,
+    spare: int = 0,
     progress: Progress | None = None,
     watch: Watch | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> np.ndarray:
     """Denoise a clip: noise (1, f, h, w, c) -> latents of the same shape, float32, on the host.
 
+    spare: frames at the end that only fill windows, guided as the last one before them.
     progress(done, steps) and watch are called after every step. devices: those that share the
     windows, all by default. Raises ValueError for impossible windows, steps or guidance.
     """
     num_frames, schedule = noise.shape[1], model.schedule
     tiles = model.windows(num_frames, sampler.window, sampler.overlap)
-    scale = guidance.scales(sampler.guidance_scale, num_frames)
+    scale = guidance.scales(sampler.guidance_scale, num_frames - spare)
+    scale = np.pad(scale, (0, spare), mode="edge")
     total = windows.total_weight(tiles, num_frames)
     calls = plan(schedule, sampler, guided=(scale != 1).any())
 

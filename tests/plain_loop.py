@@ -76,8 +76,9 @@ def toy_clip(num_frames: int, seed: int = 0):
     return {"kernel": normal(5, C)}, conditioning, normal(1, num_frames, H, W, C)
 
 
-def plain_loop(model, params, conditioning, noise, sampler) -> np.ndarray:
-    """Sampling as the paper's base model describes it, in float64 around the network."""
+def plain_loop(model, params, conditioning, noise, sampler, spare=0) -> np.ndarray:
+    """Sampling as the paper's base model describes it, in float64 around the network; spare: frames
+    at the end that are guided as the one before them."""
     f = noise.shape[1]
     length, overlap = min(sampler.window, f), sampler.overlap
     tiles = [[0, *range(s + 1, s + length)] for s in range(0, f - length + 1, length - overlap)]
@@ -89,7 +90,8 @@ def plain_loop(model, params, conditioning, noise, sampler) -> np.ndarray:
     ramp = np.linspace(0, 1, sampler.steps)
     high, low = model.schedule.sigma_max ** (1 / 7), model.schedule.sigma_min ** (1 / 7)
     sigmas = (high + ramp * (low - high)) ** 7
-    scale = np.linspace(*np.broadcast_to(sampler.guidance_scale, 2), f)[:, None, None, None]
+    scale = np.linspace(*np.broadcast_to(sampler.guidance_scale, 2), f - spare)
+    scale = np.append(scale, [scale[-1]] * spare)[:, None, None, None]
     x = noise[0].astype(np.float64) * np.sqrt(sigmas[0] ** 2 + 1)
     for sigma, lower in pairwise([*sigmas, 0.0]):
         fused, total = np.zeros((2, *x.shape)), np.zeros((f, 1, 1, 1))

@@ -173,6 +173,23 @@ def test_padded_windows_end_with_the_clip(base):
         assert len(rows) == max(1, (count - 2) // 2) and rows[-1][-1] == count - 1
 
 
+def test_frames_that_nobody_gets_are_told_apart_in_sampling(monkeypatch):
+    made = config(base="sd15")
+    made.sample.window_pad = True
+    animator, seen = Animator.load("random", config=made), {}
+
+    def sample(_model, _params, _conditioning, noise, _sampler, *, spare, **_):
+        seen.update(frames=noise.shape[1], spare=spare)
+        return noise
+
+    monkeypatch.setattr(animator_module.ahead, "start", lambda *_: None)
+    monkeypatch.setattr(animator_module.sampling, "sample", sample)
+    monkeypatch.setattr(animator, "_condition", lambda *_: None)
+    monkeypatch.setattr(animator, "_load", lambda *_: None)
+    assert animator.latents(prepare(animator, 5)).shape[1] == 5
+    assert seen == {"frames": 6, "spare": 1}
+
+
 def test_a_preview_shows_frames_of_the_video_alone(animator, monkeypatch):
     shown = []
     model = animator.model

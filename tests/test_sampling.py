@@ -79,6 +79,13 @@ def test_clips_around_the_length_of_a_window(num_frames):
     assert_same(ours, plain_loop(Toy(), params, conditioning, noise, sampler))
 
 
+def test_guidance_reaches_its_end_with_the_clip_and_not_with_what_fills_its_windows():
+    params, conditioning, noise = toy_clip(num_frames=11)
+    sampler = sampling.Sampler(2, 5, 2, (1.5, 3.0))
+    ours = sampling.sample(Toy(), params, conditioning, noise, sampler, spare=4)
+    assert_same(ours, plain_loop(Toy(), params, conditioning, noise, sampler, spare=4))
+
+
 def test_guidance_of_one_gives_the_conditional_result_and_computes_no_other():
     params, conditioning, noise = toy_clip(num_frames=7)
     sampler = sampling.Sampler(2, 4, 2, 1.0, window_batch=2)
