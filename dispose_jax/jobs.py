@@ -215,7 +215,7 @@ def _forewarn(lines: Sequence[Line], detects: bool, say: Callable[[str], None]) 
         absent = [
             f"{name} {file}: no such file"
             for name, file in files.items()
-            if not file.exists() and output.place(file) not in made
+            if not os.path.exists(file) and output.place(file) not in made
         ]
         if not detects and not {"reference_pose", "poses"} <= files.keys():
             absent.append("keypoints are not given, and no weights folder holds DWPose's files")

@@ -246,15 +246,17 @@ def test_files_that_are_not_there_are_told_before_the_first_job(tmp_path, fake, 
     first, absent = asked(tmp_path, "a.mp4"), f"{tmp_path}/absent.json"
     chained = {**asked(tmp_path, "b.mp4"), "driving": f"{tmp_path}/a.mp4"}
     lines = first, chained, {**asked(tmp_path, "c.mp4"), "reference_pose": absent}
+    lines = *lines, {**asked(tmp_path, "e.mp4"), "reference": "e" * 300}  # which no file can have
     detected = {key: value for key, value in first.items() if key != "poses"}
     lines = *lines, {**detected, "driving": f"{tmp_path}/a.mp4", "output": f"{tmp_path}/d.mp4"}
     said = []
     go(config, write(tmp_path, *lines), said)
     ahead = [sentence for sentence in said if sentence.startswith("warning")]
-    assert [said.index(sentence) for sentence in ahead] == [1, 2], "after the random weights"
+    assert [said.index(sentence) for sentence in ahead] == [1, 2, 3], "after the random weights"
     assert f"line 3 will fail as things are: reference_pose {absent}: no such file" in ahead[0]
-    assert "line 4 will fail as things are: keypoints are not given" in ahead[1]
-    assert fake.made == ["a.mp4", "b.mp4", "c.mp4", "d.mp4"], "they may have come meanwhile"
+    assert "line 4 will fail as things are: reference eee" in ahead[1]
+    assert "line 5 will fail as things are: keypoints are not given" in ahead[2]
+    assert len(fake.made) == 5, "they may have come meanwhile"
 
 
 def test_weights_are_kept_for_lines_of_other_settings(tmp_path, fake, config):
