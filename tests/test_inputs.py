@@ -157,6 +157,31 @@ def test_keypoints_that_were_found_are_not_looked_for_again(sources, monkeypatch
         again(2)  # other frames
 
 
+def test_keypoints_of_a_dance_are_found_once_for_all_its_figures(sources, monkeypatch, tmp_path):
+    looked, said, folder = [], [], sources.driving.parent
+    monkeypatch.setattr(estimate, "open_models", lambda folder: None)
+
+    def look(*_, num_frames, **__):
+        looked.append(num_frames)
+        return standing(num_frames, seed=len(looked))
+
+    monkeypatch.setattr(estimate, "estimate", look)
+    given = changed(sources, poses=None)
+    places = [tmp_path / f"{i}.keypoints.safetensors" for i in range(2)]
+    figure = lambda kept, folder=folder, **values: inputs.prepare(
+        given, settings(**values), SKELETON, folder, said.append, kept=kept
+    )
+    first, second = map(figure, places)
+    assert looked == [5] and said[-1].startswith(f"the keypoints of {sources.driving} are known")
+    np.testing.assert_array_equal(first.pose.body, second.pose.body)
+    assert places[0].read_bytes() == places[1].read_bytes(), "each command has its own"
+    figure(None)
+    assert looked == [5]
+    figure(None, max_frames=3)
+    figure(None, tmp_path / "others")
+    assert looked == [5, 3, 5], "other frames, and other networks"
+
+
 def test_fewer_frames_are_taken_from_the_start_if_asked(sources):
     two = prepare(sources, max_frames=2, stride=1)
     assert two.num_frames == 2

@@ -1,4 +1,8 @@
-"""DWPose as sources need it: opened when first asked, and what it found kept (host code)."""
+"""DWPose as sources need it: opened when first asked, and what it found kept (host code).
+
+In a file, so that the same command need not look again, and for as long as the program runs, as one
+dance may drive many figures.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,13 @@ from dispose_jax.pose import detected, estimate
 from dispose_jax.pose.dwpose import RELEASED_AS
 from dispose_jax.types import Pose
 
+RECENT = 16  # sources whose keypoints are remembered
+_recent: dict[tuple[Path | None, str], Pose] = {}  # by folder of the networks and digest
+
 
 class Detector:
-    """DWPose, opened when first needed. What it finds is kept in a file, if one is named, and not
-    looked for again."""
+    """DWPose, opened when first needed. What it finds is remembered, and kept in a file if one is
+    named, and not looked for again."""
 
     def __init__(
         self,
@@ -47,15 +54,22 @@ class Detector:
     ) -> Pose:
         """Poses of num_frames frames (h, w, 3) uint8, taken as they come; the error without a
         detector names source and flag. of: gives the digest of what is looked at."""
-        name = of() if self.kept is not None else ""
-        if name and (pose := detected.read(self.kept, name)) is not None:
+        name = of()
+        if self.kept is not None and (pose := detected.read(self.kept, name)) is not None:
             self.say(f"{self.kept} has the keypoints of {source}")
             return pose
-        models = self.open(source, f"pass a pose file with {flag}")
-        self.say(f"finding keypoints in {num_frames} frames of {source}")
-        pose = estimate.estimate(models, frames, num_frames=num_frames, progress=self.progress)
-        check_seen(pose, source)
-        if name:
+        pose = _recent.get((self.folder, name))
+        if pose is None:
+            models = self.open(source, f"pass a pose file with {flag}")
+            self.say(f"finding keypoints in {num_frames} frames of {source}")
+            pose = estimate.estimate(models, frames, num_frames=num_frames, progress=self.progress)
+            check_seen(pose, source)
+            while len(_recent) >= RECENT:
+                del _recent[next(iter(_recent))]
+            _recent[self.folder, name] = pose
+        else:
+            self.say(f"the keypoints of {source} are known from an earlier clip")
+        if self.kept is not None:
             try:
                 detected.keep(self.kept, name, pose)
             except OSError as error:  # no reason to stop
