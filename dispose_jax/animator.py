@@ -227,8 +227,15 @@ class Animator:
     def decode(
         self, clip: Clip, latents: np.ndarray, *, progress: Progress | None = None
     ) -> Iterator[np.ndarray]:
-        """Frames (n, h, w, 3) uint8 of a clip's latents, at the size of the video to write."""
-        sample = self.config.sample
+        """Frames (n, h, w, 3) uint8 of a clip's latents, at the size of the video to write. Raises
+        ValueError for latents that are not this clip's by their shape."""
+        sample, size = self.config.sample, clip.reference.shape[:2]
+        made = generated(self.model, len(clip.skeletons))
+        expected = 1, made, *self.model.latent_shape(*size)
+        if np.shape(latents) != expected:
+            raise ValueError(
+                f"latents of the shape {np.shape(latents)} are not this clip's; expected {expected}"
+            )
         helps = f"lower --config.sample.decode_chunk (now {sample.decode_chunk})"
         with memory.explained("decoding", helps):
             parts = decoding.decode(

@@ -190,6 +190,13 @@ def test_frames_that_nobody_gets_are_told_apart_in_sampling(monkeypatch):
     assert seen == {"frames": 6, "spare": 1}
 
 
+def test_latents_of_another_clip_are_not_decoded(animator):
+    clip, count = prepare(animator, 5), 6  # the reference among them
+    for shape in [(1, count - 1, 8, 8, 4), (1, count, 8, 16, 4), (count, 8, 8, 4)]:
+        with pytest.raises(ValueError, match="are not this clip's; expected .1, 6, 8, 8, 4"):
+            next(animator.decode(clip, np.zeros(shape, np.float32)))
+
+
 def test_a_preview_shows_frames_of_the_video_alone(animator, monkeypatch):
     shown = []
     model = animator.model
