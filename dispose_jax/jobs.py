@@ -217,7 +217,8 @@ def _forewarn(lines: Sequence[Line], detects: bool, say: Callable[[str], None]) 
             for name, file in files.items()
             if not os.path.exists(file) and output.place(file) not in made
         ]
-        if not detects and not {"reference_pose", "poses"} <= files.keys():
+        kept = os.path.exists(line.output.with_name(line.output.stem + job.KEYPOINTS))
+        if not (detects or kept or {"reference_pose", "poses"} <= files.keys()):
             absent.append("keypoints are not given, and no weights folder holds DWPose's files")
         for sentence in absent:
             say(f"warning: line {line.number} will fail as things are: {sentence}")

@@ -257,6 +257,10 @@ def test_files_that_are_not_there_are_told_before_the_first_job(tmp_path, fake, 
     assert "line 4 will fail as things are: reference eee" in ahead[1]
     assert "line 5 will fail as things are: keypoints are not given" in ahead[2]
     assert len(fake.made) == 5, "they may have come meanwhile"
+    (tmp_path / "d.mp4").unlink()
+    (tmp_path / "d.keypoints.safetensors").touch()
+    go(config, write(tmp_path, lines[-1]), said := [])
+    assert not any("as things are" in sentence for sentence in said), "found by an earlier run"
 
 
 def test_weights_are_kept_for_lines_of_other_settings(tmp_path, fake, config):
