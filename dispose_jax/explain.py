@@ -166,7 +166,8 @@ class _Panels:
         shown = lambda frame: _resize(flows[frame], self.height, self.width)
         scale = clip_scale(shown(frame) for frame in range(1, count))
         self.columns[title] = lambda frame: flow_picture(shown(frame), scale)
-        length = f"full colour is {scale:.2g} px" if scale else "no motion"
+        # Two digits, and not as 1.3e+02.
+        length = f"full colour is {float(f'{scale:.2g}'):g} px" if scale else "no motion"
         self.legend.append(f"{title}: hue is direction, {length}")
 
     def at(self, frame: int) -> list[np.ndarray]:

@@ -92,6 +92,16 @@ def test_the_foot_of_the_sheet_carries_the_note():
     assert len(changed) and changed.min() > plain.shape[0] - explain.LEGEND
 
 
+@pytest.mark.parametrize(
+    ("length", "text"), [(132.0, "130 px"), (97.4, "97 px"), (0.0123, "0.012 px"), (4.0, "4 px")]
+)
+def test_lengths_are_numbers_as_people_write_them(length, text):
+    flow = np.zeros((F, H, W, 2), np.float32)
+    flow[1:, ..., 0] = length
+    _, dense, _ = explain._Panels(make_run(dense_flow=flow), 64).legend
+    assert dense.endswith(f"full colour is {text}")
+
+
 def test_sheet_and_video_are_written_and_readable(tmp_path):
     explain.write(tmp_path / "a.png", tmp_path / "a.mp4", make_run(), 15)
     page = image.read(tmp_path / "a.png")
