@@ -41,11 +41,7 @@ def run(main: Callable[[object], None]) -> None:
         config = settings.load(flags.FLAGS.config)
         for name, text in overrides:
             settings.override(config, name, text)
-        if "sample.resolution" in dict(overrides) and config.sample.height:
-            raise ValueError(
-                "--config.sample.resolution changes nothing where sample.height and sample.width "
-                f"are set, to {config.sample.height} and {config.sample.width}; change these"
-            )
+        settings.refuse_void(config, dict(overrides))
     except (flags.Error, ValueError, OSError) as error:
         fail(error, 2)
     use_compile_cache()

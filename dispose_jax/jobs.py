@@ -44,6 +44,7 @@ class Line:
             made.seed = self.seed
         for name, text in self.sample.items():
             settings.override(made, f"sample.{name}", text)
+        settings.refuse_void(made, [f"sample.{name}" for name in self.sample])
         settings.check(made)
         return made
 

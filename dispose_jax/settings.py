@@ -14,7 +14,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent  # where configs/ lies in an installed package
@@ -210,6 +210,15 @@ def override(config, name: str, text: str | None) -> None:
     for section in sections:
         node = node[section]
     node[key] = _value(flag, text, node.get_type(key))
+
+
+def refuse_void(config, given: Collection[str]) -> None:
+    """Raise ValueError for a value that was given by its name and that others make void."""
+    if "sample.resolution" in given and config.sample.height:
+        raise ValueError(
+            "--config.sample.resolution changes nothing where sample.height and sample.width "
+            f"are set, to {config.sample.height} and {config.sample.width}; change these"
+        )
 
 
 def refuse_addresses(given: Mapping[str, object]) -> None:

@@ -220,6 +220,7 @@ def test_a_failed_job_is_told_and_the_rest_is_done(tmp_path, fake, config):
         ({"stepz": 3}, "line 3: --config.sample.stepz: .*did you mean --config.sample.steps"),
         ({"steps": "x"}, "line 3: --config.sample.steps is 'x': expected a whole number"),
         ({"steps": 0}, "line 3: sample.steps is 0: expected 1 or more"),
+        ({"resolution": 128}, "line 3: --config.sample.resolution changes nothing where"),
     ],
 )
 def test_a_setting_that_is_none_is_told_before_the_first_job(

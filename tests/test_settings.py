@@ -197,3 +197,12 @@ def test_unknown_ways_of_sampling_are_named(name, value):
     config.sample[name] = value
     with pytest.raises(ValueError, match=f"^sample.{name} is .*expected"):
         settings.check(config)
+
+
+def test_a_resolution_that_height_and_width_make_void_is_refused():
+    config = settings.load("configs/svd.py:size=tiny")
+    with pytest.raises(ValueError, match="resolution changes nothing where .* to 64 and 64"):
+        settings.refuse_void(config, ["sample.resolution"])
+    settings.refuse_void(config, ["sample.steps"])
+    config.sample.update(height=0, width=0)
+    settings.refuse_void(config, ["sample.resolution"])
