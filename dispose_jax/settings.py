@@ -305,6 +305,10 @@ def check(config) -> None:
         raise ValueError(
             f"sample.max_frames is {values['sample.max_frames']}: expected 0 (all), 2 or more"
         )
+    if 0 < values["sample.fps"] < 0.01:  # would round to none
+        raise ValueError(
+            f"sample.fps is {values['sample.fps']}: expected 0 (of the source), 0.01 or more"
+        )
     if values.get("sample.sigma_min", 0) >= values.get("sample.sigma_max", 1):
         raise ValueError(
             f"sample.sigma_min is {values['sample.sigma_min']}: expected less than "

@@ -124,6 +124,7 @@ def test_guidance_may_be_a_number_or_a_pair(guidance):
         ("sample.stride", 0),
         ("sample.max_frames", -1),
         ("sample.max_frames", 1),
+        ("sample.fps", 1e-4),
         ("sample.decode_chunk", 0),
         ("sample.window_batch", 0),
         ("sample.fps", -1.0),
