@@ -287,7 +287,13 @@ def _trusted(driving: Driving, sources: Sources, sample, everybody: bool) -> Dri
     name = _name(sources.driving, "driving video")
     name = name if sources.poses is None else _name(sources.poses, "poses")
     aspect = driving.width / driving.height
-    followed = follow.follow(driving.pose, aspect=aspect, person=sample.person, source=name)
+    followed = follow.follow(
+        driving.pose,
+        aspect=aspect,
+        person=sample.person,
+        source=name,
+        numbers=driving.numbers,
+    )
     pose = followed.pose if everybody else follow.alone(followed.pose)
     check_seen(follow.alone(pose), name)
     times = np.arange(pose.num_frames) * driving.stride / float(driving.fps)

@@ -208,6 +208,16 @@ def test_several_people_are_a_warning_and_the_first_is_animated(sources, tmp_pat
     assert any("exactly one person" in warning for warning in clip.warnings)
 
 
+def test_warnings_call_frames_by_their_numbers_in_the_source(sources, tmp_path):
+    crowd, path = standing(NUM_FRAMES, num_people=2), tmp_path / "crowd.json"
+    for score in (crowd.body_score, crowd.hands_score, crowd.face_score):
+        score[:4] = 0
+    files.write(path, crowd, width=640, height=800)
+    clip = prepare(changed(sources, poses=path))  # of frames 0, 2, 4, 6 and 8
+    assert any("in frame 4 (sample.person=0 of 2)" in warning for warning in clip.warnings)
+    assert any("nobody is seen in frames 0 and 2" in warning for warning in clip.warnings)
+
+
 def test_the_most_prominent_person_of_a_reference_is_animated_whoever_comes_first(
     sources, tmp_path
 ):

@@ -8,6 +8,7 @@ frame. A clip that never shows two people at once is left as it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -34,12 +35,20 @@ class Followed(NamedTuple):
     warnings: tuple[str, ...]  # one clause each
 
 
-def follow(pose: Pose, *, aspect: float, person: int = 0, source: object = "") -> Followed:
+def follow(
+    pose: Pose,
+    *,
+    aspect: float,
+    person: int = 0,
+    source: object = "",
+    numbers: Sequence[int] | None = None,
+) -> Followed:
     """Bring one person of every frame to the first place; the others follow in their order.
 
     pose: f frames as read or detected. aspect: width over height of the picture. person: whom to
     follow, counted from the most prominent: large, often there, moving. source: names the clip in
-    errors. Raises ValueError if there are fewer people than that.
+    errors; numbers: what warnings call each frame, its index by default. Raises ValueError if there
+    are fewer people than that.
     """
     if (pose.num_people <= 1).all():
         if person:
@@ -56,7 +65,8 @@ def follow(pose: Pose, *, aspect: float, person: int = 0, source: object = "") -
             f"{source}: sample.person is {person}, but only {len(ranked)} people can be told apart "
             f"in it; use 0 for the most prominent one, up to {len(ranked) - 1}"
         )
-    warning = _warning(pose, ranked[person], person, len(ranked))
+    names = range(pose.num_frames) if numbers is None else numbers
+    warning = _warning(pose, ranked[person], person, len(ranked), names)
     return Followed(_first(pose, ranked[person]), (warning,))
 
 
@@ -199,7 +209,7 @@ def _rest(pose: Pose) -> np.ndarray:
     return (pose.hands_score > 0).any((0, 2, 3)) | (pose.face_score > 0).any((0, 2))
 
 
-def _warning(pose: Pose, track: np.ndarray, person: int, count: int) -> str:
+def _warning(pose: Pose, track: np.ndarray, person: int, count: int, names: Sequence[int]) -> str:
     """Who is followed, and that there are others."""
     frame = int(np.flatnonzero(track >= 0)[0])
     seen = pose.body_score[frame, track[frame]] > 0
@@ -207,6 +217,6 @@ def _warning(pose: Pose, track: np.ndarray, person: int, count: int) -> str:
     other = 1 if person == 0 else 0
     return (
         f"up to {int(pose.num_people.max())} people are in a frame; followed is the one at {x:.0%} "
-        f"of the width and {y:.0%} of the height in frame {frame} (sample.person={person} of "
-        f"{count}); --config.sample.person={other} follows another"
+        f"of the width and {y:.0%} of the height in frame {names[frame]} (sample.person={person} "
+        f"of {count}); --config.sample.person={other} follows another"
     )

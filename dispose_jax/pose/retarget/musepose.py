@@ -147,8 +147,8 @@ def warnings(report: Alignment) -> list[str]:
         )
     if report.frame:
         found.append(
-            f"the first driving frames do not show the neck; number {report.frame}, from 0, is"
-            " compared with the reference"
+            "the first driving frames do not show the neck; of those that are used number"
+            f" {report.frame}, from 0, is compared with the reference"
         )
     # Hands are often too small to be found, and follow the arms.
     unmeasured = [part for part in report.unmeasured if part != "hands"]
