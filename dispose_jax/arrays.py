@@ -3,7 +3,6 @@ anything is made of them (host code)."""
 
 from __future__ import annotations
 
-from fractions import Fraction
 from numbers import Real
 from pathlib import Path
 
@@ -60,7 +59,7 @@ def check_poses(poses: object, name: str) -> None:
 def check_rate(fps: object) -> None:
     """Raise ValueError unless this is nothing, or a number of frames per second that can be."""
     low, high = RATES
-    if fps is not None and not (isinstance(fps, (Real, Fraction)) and low <= fps <= high):
+    if fps is not None and not (isinstance(fps, Real) and low <= fps <= high):
         raise ValueError(f"fps is {fps!r}: expected a number from {low} to {high}")
 
 
