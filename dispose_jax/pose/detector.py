@@ -16,7 +16,8 @@ from dispose_jax.pose.dwpose import RELEASED_AS
 from dispose_jax.types import Pose
 
 RECENT = 16  # sources whose keypoints are remembered
-_recent: dict[tuple[Path | None, str], Pose] = {}  # by folder of the networks and digest
+# By folder of the networks and digest, the one that was asked for last at the end.
+_recent: dict[tuple[Path | None, str], Pose] = {}
 
 
 class Detector:
@@ -58,17 +59,17 @@ class Detector:
         if self.kept is not None and (pose := detected.read(self.kept, name)) is not None:
             self.say(f"{self.kept} has the keypoints of {source}")
             return pose
-        pose = _recent.get((self.folder, name))
+        pose = _recent.pop((self.folder, name), None)
         if pose is None:
             models = self.open(source, f"pass a pose file with {flag}")
             self.say(f"finding keypoints in {num_frames} frames of {source}")
             pose = estimate.estimate(models, frames, num_frames=num_frames, progress=self.progress)
             check_seen(pose, source)
-            while len(_recent) >= RECENT:
-                del _recent[next(iter(_recent))]
-            _recent[self.folder, name] = pose
         else:
             self.say(f"the keypoints of {source} are known from an earlier clip")
+        _recent[self.folder, name] = pose
+        if len(_recent) > RECENT:
+            del _recent[next(iter(_recent))]  # not asked for since longest
         if self.kept is not None:
             try:
                 detected.keep(self.kept, name, pose)

@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 
-from dispose_jax.pose import detected
+from dispose_jax.pose import detected, detector, estimate
 from tests import small
+from tests.pose.poses import standing
 
 
 def same(found, pose):
@@ -40,3 +41,16 @@ def test_the_digest_is_of_content_and_frames(tmp_path):
     assert digest("a.mp4", [0, 2]) != digest("b.mp4", [0, 2])
     picture = small.pictures(1)
     assert detected.digest(picture) == detected.digest(picture.copy()) != detected.digest(~picture)
+
+
+def test_what_is_asked_for_again_and_again_is_remembered_among_many(tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(estimate, "open_models", lambda folder: None)
+    monkeypatch.setattr(estimate, "estimate", lambda *_, **__: looked.append(0) or standing(1))
+    finder = detector.Detector(tmp_path, lambda sentence: None)
+    find = lambda name: finder.find([], name, "--poses", lambda: name)
+    for i in range(3 * detector.RECENT):
+        find("dance")
+        find(f"figure {i}")
+    assert len(looked) == 1 + 3 * detector.RECENT
+    assert len(detector._recent) == detector.RECENT
