@@ -11,6 +11,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import TextIO
 
 
 def status_of(main: Callable[[], int]) -> int:
@@ -26,11 +28,26 @@ def status_of(main: Callable[[], int]) -> int:
 
 
 def say_at_once() -> None:
-    """Let standard output take every text, and pass it on line by line."""
+    """Let standard output take every text, pass it on line by line, and outlive its reader."""
     # Names of files may hold bytes that are not UTF-8. By lines, so that a log of a long run tells
     # how far it is, and what was said is there if the run is killed.
     if sys.stdout is not None:  # closed, as of a service: then nothing is said
         sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        if not isinstance(stream.write, partial):  # a program may run two commands
+            stream.write = partial(_write, stream, stream.write)
+
+
+def _write(stream: TextIO, write: Callable[[str], int], text: str) -> int:
+    """Write to a stream, which goes nowhere from when nobody reads it any more, as after
+    `| head`: what a command makes is worth more than what it says."""
+    try:
+        return write(text)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        return len(text)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,37 @@ def test_a_command_that_is_told_to_end_leaves_no_half_file(tmp_path, number):
         assert run.wait(20) == 130
         assert run.stderr.read() == b"error: interrupted\n"
     assert not [*tmp_path.iterdir()]
+
+
+UNHEARD = """
+import sys
+from pathlib import Path
+from dispose_jax import ending
+
+def main():
+    for i in range(3):
+        for stream in (sys.stdout, sys.stderr):
+            print("said", i, file=stream)
+    Path(WHERE).write_text("whole")
+    return 0
+
+sys.exit(ending.status_of(main))
+"""
+
+
+@pytest.mark.parametrize("joined", ["", "2>&1"])
+def test_a_command_whose_reader_has_gone_ends_its_work(tmp_path, joined):
+    """As of `| head`."""
+    program = UNHEARD.replace("WHERE", repr(str(tmp_path / "a.txt")))
+    pipe = f'("$@" {joined}; echo $? > {tmp_path / "status"}) | :'
+    command = ["sh", "-c", pipe, "sh", sys.executable, "-c", "input()\n" + program]
+    # It begins to speak when `:` has ended.
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        time.sleep(0.5)
+        _, heard = run.communicate(b"\n")
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    assert (tmp_path / "status").read_text() == "0\n"
+    assert heard.decode() == ("" if joined else "said 0\nsaid 1\nsaid 2\n")
 
 
 @pytest.mark.parametrize("path", COMMANDS)
