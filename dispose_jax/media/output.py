@@ -45,6 +45,25 @@ def prepare(path: str | os.PathLike, *suffixes: str) -> Path:
     return path
 
 
+def prepare_folder(folder: str | os.PathLike) -> Path:
+    """Check, before any long work, that a whole folder can be written there; where it lies, links
+    followed. Nothing is made.
+
+    Raises ValueError for the root of a disk, which takes no other folder's place, and below what
+    is no folder or not writable.
+    """
+    found = place(Path(folder))
+    if os.path.ismount(found):
+        raise ValueError(
+            f"{folder}: is the root of a disk of its own, which no new folder can replace; name a "
+            f"folder in it, such as {Path(folder) / 'new'}"
+        )
+    above = next(path for path in found.parents if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(f"{folder}: {above} is no folder that can be written to; choose another")
+    return found
+
+
 def place(path: Path) -> Path:
     """Where a file lies, whatever leads there. Links in a circle, at which Path.resolve fails, are
     left to who opens it."""
@@ -143,10 +162,11 @@ def is_alive(process: int) -> bool:
 def replacing_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """An empty temporary folder to fill, renamed to folder if the block ends well, else removed.
 
-    A folder of that name is there until the new one is whole, and then removed. Raises OSError with
-    one sentence if the folder cannot be made or take its place.
+    A folder of that name is there until the new one is whole, and then removed; a link to a folder
+    stays, and what it leads to is replaced. Raises ValueError as `prepare_folder` does, OSError
+    with one sentence if the folder cannot be made or take its place.
     """
-    folder = Path(folder)
+    folder = prepare_folder(folder)
     temporary, old = (
         folder.with_name(f".{folder.name}.{kind}-{_mark()}") for kind in ("partial", "old")
     )

@@ -17,6 +17,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,26 +130,44 @@ def write(
     """Write a bundle, whole or not at all.
 
     networks: {name: nested dict of arrays}, written tensor by tensor, floating ones cast to dtype
-    if given. pose_files: {name in pose/dwpose.py: file to copy}. Raises ValueError if the
-    folder already holds something, OSError if it cannot be written (disk full).
+    if given. pose_files: {name in pose/dwpose.py: file to copy}. Raises ValueError as `prepare`
+    does unless it may be replaced, OSError if it cannot be written (disk full).
     """
-    folder = Path(folder)
-    if not replace and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
+    if not replace:
+        prepare(folder)
+    tensors = {name: _named(params) for name, params in networks.items()}
+    num_bytes = sum(tensor_file.num_bytes(named, dtype) for named in tensors.values())
+    num_bytes += sum(path.stat().st_size for path in (pose_files or {}).values())
+    with output.replacing_folder(folder) as partial:
+        output.check_room(output.place(Path(folder)), num_bytes)
+        with output.explained(folder):
+            described = {}
+            for name, named in tensors.items():
+                described[name] = _write_network(partial, name, named, origins[name], dtype)
+            for name, source in (pose_files or {}).items():
+                shutil.copyfile(source, partial / name)
+            content = {"format": FORMAT, **description._asdict(), "networks": described}
+            text = json.dumps(plain(content), indent=1)
+            (partial / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+
+def prepare(folder: str | Path) -> None:
+    """Check, before any long work, that a new bundle can be written there. Raises ValueError if
+    the folder already holds something, or no folder can be made there."""
+    place = output.prepare_folder(folder)
+    if place.is_file() or (place.is_dir() and any(place.iterdir())):
         raise ValueError(f"{folder}: already exists; remove it or choose another name")
-    with output.replacing_folder(folder) as partial, output.explained(folder):
-        described = {}
-        for name, params in networks.items():
-            described[name] = _write_network(partial, name, params, origins[name], dtype)
-        for name, source in (pose_files or {}).items():
-            shutil.copyfile(source, partial / name)
-        content = {"format": FORMAT, **description._asdict(), "networks": described}
-        text = json.dumps(plain(content), indent=1)
-        (partial / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
 
 
-def _write_network(folder: Path, name: str, params: Params, origin: Origin, dtype) -> dict:
+def _named(params: Params) -> dict[str, np.ndarray]:
+    """A network's tensors as its file names them."""
+    return {"/".join(path): np.asarray(leaf) for path, leaf in _leaves(params)}
+
+
+def _write_network(
+    folder: Path, name: str, tensors: Mapping[str, np.ndarray], origin: Origin, dtype
+) -> dict:
     """Write one network's file; its entry in the description."""
-    tensors = {"/".join(path): np.asarray(leaf) for path, leaf in _leaves(params)}
     file = folder / f"{name}.safetensors"
     digest = tensor_file.write(file, tensors, dtype)
     dtypes = {str(tensor_file.target_dtype(t.dtype, dtype)) for t in tensors.values()}
@@ -168,12 +187,16 @@ def describe(folder: str | Path) -> dict:
     folder = Path(folder)
     file = folder / DESCRIPTION
     if not file.is_file():
-        remedy = f"python -m converters.convert to-flax --from {folder} --to BUNDLE"
-        found = "no such folder" if not folder.is_dir() else f"no {DESCRIPTION} in it"
+        found, weights = "no such folder", "WEIGHTS"
+        if folder.is_dir():
+            found, weights = f"no {DESCRIPTION} in it", quote(str(folder))
+        elif folder.is_file():
+            found, weights = "a file, no folder", quote(str(folder.parent))
+        remedy = f"python -m converters.convert to-flax --from {weights} --to BUNDLE"
         raise ValueError(f"{folder}: {found}, so it is no weights bundle; make one with {remedy}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{file}: cannot be read ({error}); convert the weights again") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
@@ -186,6 +209,7 @@ def describe(folder: str | Path) -> dict:
         raise ValueError(f"{file}: its model or quirks are no list of settings; convert again")
     for name, entry in networks.items():
         fields = {"file": str, "sha256": str, "bytes": int, "tensors": int}
+        fields |= {"dtype": str, "source": str}
         entry = entry if isinstance(entry, dict) else {}
         if not all(isinstance(entry.get(field), kind) for field, kind in fields.items()):
             raise ValueError(f"{file}: entry {name} lacks one of {', '.join(fields)}")

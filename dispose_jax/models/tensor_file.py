@@ -115,6 +115,11 @@ def target_dtype(source: np.dtype, dtype) -> np.dtype:
     return np.dtype(dtype) if dtype is not None and is_float else np.dtype(source)
 
 
+def num_bytes(tensors: Mapping[str, np.ndarray], dtype=None) -> int:
+    """What tensors take in a file, its header left out; dtype as of `write`."""
+    return sum(t.size * target_dtype(t.dtype, dtype).itemsize for t in tensors.values())
+
+
 def cast(name: str, value: np.ndarray, target: np.dtype) -> np.ndarray:
     """A tensor in the type it is stored in. Raises ValueError for numbers infinite there alone."""
     if target == value.dtype:

@@ -81,3 +81,32 @@ def test_a_folder_that_a_killed_process_left_is_removed_when_it_is_made_again(tm
     with output.replacing_folder(tmp_path / "a"):
         pass
     assert {path.name for path in tmp_path.iterdir()} == {"a", busy.name}
+
+
+def test_a_link_to_a_folder_stays_and_leads_to_the_new_one(tmp_path):
+    """As of somebody who keeps weights on a larger disk."""
+    (tmp_path / "disk" / "here").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "here")
+    with output.replacing_folder(tmp_path / "link") as partial:
+        assert partial.parent == tmp_path / "disk"
+        (partial / "new").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "disk" / "here").iterdir()] == ["new"]
+    assert {path.name for path in tmp_path.iterdir()} == {"disk", "link"}
+
+
+def test_what_no_folder_can_be_written_to_is_told_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match="file is no folder that can be written to"):
+        output.prepare_folder(tmp_path / "file" / "new" / "deep")
+    monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path / "mine")
+    with pytest.raises(ValueError, match="new: .*mine is no folder that can be written to"):
+        output.prepare_folder(tmp_path / "mine" / "deep" / "new")
+    # As of a container, to which a folder is given.
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "mine")
+    with pytest.raises(ValueError, match="mine: is the root of a disk.*such as .*mine/new"):
+        with output.replacing_folder(tmp_path / "mine"):
+            pytest.fail("the work began")
+    assert output.prepare_folder(tmp_path / "other" / "new") == tmp_path / "other" / "new"
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "mine"}

@@ -145,14 +145,17 @@ def change(folder, **fields):
     (folder / "bundle.json").write_text(json.dumps(content | fields))
 
 
+ENTRY = {"file": "unet.safetensors", "sha256": "", "bytes": 1, "tensors": 1}
+ENTRY |= {"dtype": "float32", "source": "x"}
 BAD_DESCRIPTIONS = {
     "bundle format 2, this program reads format 1": {"format": 2},
     "lacks one of base, model, quirks, config, networks": {"networks": 3},
     "entry unet lacks one of file, sha256, bytes, tensors": {"networks": {"unet": {}}},
-    "its model or quirks are no list of settings": {"model": []},
-    "names the file '../../secret'": {
-        "networks": {"unet": {"file": "../../secret", "sha256": "", "bytes": 1, "tensors": 1}}
+    "bytes, tensors, dtype, source": {
+        "networks": {"unet": {name: ENTRY[name] for name in ("file", "sha256", "bytes", "tensors")}}
     },
+    "its model or quirks are no list of settings": {"model": []},
+    "names the file '../../secret'": {"networks": {"unet": ENTRY | {"file": "../../secret"}}},
 }
 
 
@@ -172,9 +175,12 @@ def test_a_folder_that_is_no_bundle_says_how_to_make_one(tmp_path):
         bundle.load([tmp_path], ["unet"], **OPTIONS)
     with pytest.raises(ValueError, match="--weights names no folder"):
         bundle.load([], ["unet"], **OPTIONS)
-    (tmp_path / "bundle.json").write_text("{not json")
-    with pytest.raises(ValueError, match="bundle.json: cannot be read"):
-        bundle.load([tmp_path], ["unet"], **OPTIONS)
+    for text in ("{not json", "[" * 100_000):
+        (tmp_path / "bundle.json").write_text(text)
+        with pytest.raises(ValueError, match="bundle.json: cannot be read"):
+            bundle.load([tmp_path], ["unet"], **OPTIONS)
+    with pytest.raises(ValueError, match="bundle.json: a file, no folder.*convert to-flax"):
+        bundle.load([tmp_path / "bundle.json"], ["unet"], **OPTIONS)
 
 
 def test_an_existing_folder_is_never_written_into(tmp_path):
@@ -202,6 +208,18 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="b: cannot write this file: No space left on device"):
         write(tmp_path / "b")
     assert len(written) == 2 and not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    needed = sum(leaf.nbytes for tree in networks().values() for _, leaf in bundle._leaves(tree))
+    monkeypatch.setattr(tensor_file, "write", lambda *_: pytest.fail("something was written"))
+    usage = shutil.disk_usage(tmp_path)
+    for dtype, factor in ((None, 1), ("float64", 2)):
+        free = needed * factor - 1
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
+        with pytest.raises(OSError, match="b: needs 0 MiB, and the disk has 0 MiB left"):
+            write(tmp_path / "b", dtype=dtype)
+    assert not list(tmp_path.iterdir())
 
 
 def test_pose_files_are_copied_and_found_in_the_last_folder_that_has_them(tmp_path):
