@@ -131,7 +131,8 @@ def _respell(
             name = re.sub(pattern, replacement, name)
         if name != key:
             respelt.append(key)
-            if tensor.shape == (*expected.get(name, ()), 1, 1):  # once a 1 x 1 convolution
+            # Once a 1 x 1 convolution.
+            if name in expected and tensor.shape == (*expected[name], 1, 1):
                 tensor = tensor.reshape(expected[name])
         if name in spelt:
             raise ConversionError(f"{source}: {key} is there twice, in two spellings")

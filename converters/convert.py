@@ -16,6 +16,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 
 from converters import checkpoints, doctor, files, releases
 from dispose_jax import ending, settings
@@ -40,11 +41,12 @@ def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dty
     """Convert every release found in a folder into a bundle; yields lines for people.
 
     only: names of releases (releases.RELEASES) that must be there; else whatever is found, but
-    for those that hold a second version of a network. Raises ValueError if nothing is found or
-    anything does not fit.
+    for those that hold a second version of a network. Raises ValueError if nothing is found,
+    anything does not fit, or target cannot be written.
     """
-    networks = all_networks(config)
     every = doctor.candidates(source)
+    bundle.prepare(target)
+    networks = all_networks(config)
     found = {name: paths[0] for name, paths in every.items()}
     rows = [_asked_for(name, networks, config.base) for name in only] or [
         row
@@ -56,11 +58,13 @@ def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dty
         raise ValueError(
             f"{source}: no {absent[0].file} in it; get it from {doctor.origin(absent[0])}"
         )
+    if not rows and (source / bundle.DESCRIPTION).is_file():
+        raise ValueError(f"{source}: is a bundle already, which --weights takes as it is")
     if not rows:
         raise ValueError(
             f"{source}: none of the released files in it; "
-            f"python -m converters.convert check {source} --config {config.name} says what is "
-            "expected where"
+            f"python -m converters.convert check {quote(str(source))} --config "
+            f"{quote(config.name)} says what is expected where"
         )
     params, origins, fetched = {}, {}, _fetched(source)
     for row in rows:
@@ -78,6 +82,8 @@ def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dty
         yield from (*report.lines(), *(f"  {note}" for note in notes))
         yield from (f"  used in place of {spare}" for spare in every[row.name][1:])
     pose_files = {name: found[name] for name in dwpose.RELEASED_AS if name in found}
+    for path in pose_files.values():
+        files.checked_head(path)
     described = bundle.ModelDescription(config.base, config.model, config.quirks, config.name)
     bundle.write(target, params, described, origins, dtype=dtype, pose_files=pose_files)
     yield f"written: {target} with {', '.join([*params, *pose_files])}"
@@ -129,7 +135,10 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
             claimed.update(row.networks)
     unknown = [name for name in claimed if name not in networks]
     if unknown:
-        raise ValueError(f"the config has no network {unknown[0]}, which {sources[0]} holds")
+        raise ValueError(
+            f"{owner[unknown[0]]}: holds the network {unknown[0]}, which {config.name} has not; "
+            f"use --config {described[owner[unknown[0]]]['config']}"
+        )
     taken = [target / row.file for row in rows if (target / row.file).exists()]
     if taken:
         raise ValueError(f"{taken[0]}: already exists; remove it or choose another folder")
@@ -212,8 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for name, state, detail in findings:
                 print(f"{state:8} {name:18} {detail}")
             print(f"next: {following}")
-            bad = [f for f in findings if f.state in ("missing", "wrong")]
-            return int(any(f.name not in dwpose.RELEASED_AS for f in bad))
+            missing = {f.name for f in findings if f.state == "missing"} - {*dwpose.RELEASED_AS}
+            return int(bool(missing) or any(f.state == "wrong" for f in findings))
         if options.command == "to-flax":
             only = tuple(filter(None, options.only.split(",")))
             lines = to_flax(options.source, options.to, config, only=only, dtype=options.dtype)

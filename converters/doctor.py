@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from converters import checkpoints, files, hub, releases, shards
@@ -44,6 +45,8 @@ def find(folder: str | Path) -> dict[str, Path]:
 def candidates(folder: str | Path) -> dict[str, list[Path]]:
     """All files that could be each release, the one that is used first; otherwise as `find`."""
     folder = Path(folder)
+    if folder.is_file():
+        raise ValueError(f"{folder}: a file; give the folder that holds it")
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; expected the downloaded weights")
     paths = {}
@@ -83,7 +86,7 @@ def check_weights(folder: str | Path, networks: Mapping[str, Network], base: str
             findings.append(Finding(row.name, "missing", detail))
     for name, released in dwpose.RELEASED_AS.items():
         if name in found:
-            findings.append(Finding(name, "ok", f"{found[name]} ({_size(found[name])})"))
+            findings.append(_examine_onnx(name, found[name]))
         else:
             place = Path(folder) / releases.POSE_FOLDER / released
             detail = f"expected {place}; optional, not needed with pose files"
@@ -92,15 +95,16 @@ def check_weights(folder: str | Path, networks: Mapping[str, Network], base: str
     if measuring:
         detail = (
             f"only evaluate.py measures with {', '.join(measuring)}; python -m "
-            f"converters.download --to {folder} --only {releases.EVALUATION}"
+            f"converters.download --to {quote(str(folder))} --only {releases.EVALUATION}"
         )
         findings.append(Finding(releases.EVALUATION, "optional", detail))
-    known = {path for paths in every.values() for path in paths}
-    known |= {part for path in known if shards.is_split(path) for part in _parts(path)}
-    others = [p for p in _walk(Path(folder)) if p not in known and p.suffix in _SUFFIXES]
+    used = {path for paths in every.values() for path in paths}
+    used |= {part for path in used if shards.is_split(path) for part in _parts(path)}
+    others = [p for p in _walk(Path(folder)) if p not in used and p.suffix in _SUFFIXES]
     others = [path for path in others if shards.whole_name(path) is not None]
-    keys = [(row, _keys(row, networks)) for row in needed] if others else []
-    findings += [_identify(path, keys, Path(folder), found) for path in others]
+    usual = [row for row in needed if not row.only_if_asked] if others else []
+    known = [(row, _shapes(row, networks)) for row in usual]
+    findings += [_identify(path, known, Path(folder), found) for path in others]
     return findings
 
 
@@ -143,6 +147,7 @@ def origin(row: Release) -> str:
 def next_step(folder: str | Path, findings: Iterable[Finding], base: str, config: str) -> str:
     """What to do now, in a sentence. config: as it was named on the command line, base: its own."""
     states = {name: state for name, state, _ in findings}
+    where, config = quote(str(folder)), quote(config)
     is_bundle = (Path(folder) / bundle.DESCRIPTION).is_file()
     rows_missing = [n for n, state in states.items() if state == "missing"]
     required = [name for name in rows_missing if name not in dwpose.RELEASED_AS]
@@ -154,13 +159,14 @@ def next_step(folder: str | Path, findings: Iterable[Finding], base: str, config
         if required:
             return (
                 f"train {', '.join(required)}, which nobody has published: python train.py "
-                f"--config {config} --weights {folder} --workdir RUN; or use variant=base"
+                f"--config {config} --weights {where} --workdir RUN; or use variant=base"
             )
-        return f"python sample.py --config {config} --weights {folder}"
+        return f"python sample.py --config {config} --weights {where}"
     if required:
         names = ",".join(required)
-        return f"python -m converters.download --to {folder} --only {names}, then check again"
-    return f"python -m converters.convert to-flax --from {folder} --to BUNDLE --config {config}"
+        command = f"python -m converters.download --to {where} --config {config}"
+        return f"{command} --only {names}, then check again"
+    return f"python -m converters.convert to-flax --from {where} --to BUNDLE --config {config}"
 
 
 def _examine(row: Release, path: Path, networks: Mapping[str, Network]) -> Finding:
@@ -177,30 +183,56 @@ def _examine(row: Release, path: Path, networks: Mapping[str, Network]) -> Findi
     return Finding(row.name, "ok", f"{said}; {_size(path)}; holds {held}")
 
 
-def _keys(row: Release, networks: Mapping[str, Network]) -> set[str]:
+def _examine_onnx(name: str, path: Path) -> Finding:
+    """Whether a file of DWPose may be one; what is in it is for onnxruntime to read."""
+    try:
+        files.checked_head(path)
+    except ValueError as error:
+        return Finding(name, "wrong", str(error))
+    return Finding(name, "ok", f"{path} ({_size(path)})")
+
+
+def _shapes(row: Release, networks: Mapping[str, Network]) -> dict[str, tuple[int, ...]]:
+    """{key in its file: shape} of a release."""
     maps = checkpoints.derive(row, {name: networks[name].shapes for name in row.networks})
-    return {row.module + entry.key for entries in maps.values() for entry in entries.values()}
+    return {row.module + e.key: e.shape for entries in maps.values() for e in entries.values()}
 
 
 def _identify(
-    path: Path, keys: list[tuple[Release, set[str]]], folder: Path, found: Mapping[str, Path]
+    path: Path,
+    known: list[tuple[Release, dict[str, tuple[int, ...]]]],
+    folder: Path,
+    found: Mapping[str, Path],
 ) -> Finding:
-    """What a file that no row expects is, by the names of its tensors."""
+    """What a file that no row expects is, by its tensors.
+
+    known: releases with the keys and shapes of each. Several have the same, as those of U-Nets.
+    """
     try:
-        tensors = set(files.read(path))
+        tensors = {key: tensor.shape for key, tensor in files.read(path).items()}
     except ValueError as error:
         return Finding(path.name, "unknown", str(error))
     merged = checkpoints.merged(tensors)
     if merged:
         detail = f"{path}: a merged single file as ComfyUI loads it ({', '.join(merged)})"
         return Finding(path.name, "unknown", f"{detail}, which is not read; leave it where it is")
-    shares = [(len(names & tensors) / len(names), row) for row, names in keys]
-    share, best = max(shares, key=lambda pair: pair[0], default=(0.0, None))
+    shares, spelt, places = {}, 0.0, {}
+    for row, shapes in known:
+        fitting = sum(tensors.get(key) == shape for key, shape in shapes.items())
+        shares[row.file] = max(fitting / len(shapes), shares.get(row.file, 0.0))
+        spelt = max(spelt, len(shapes.keys() & tensors.keys()) / len(shapes))
+        places[row.file] = found.get(row.name, folder / row.file)
+    share = max(shares.values(), default=0.0)
     detail = f"{path}: {counted(len(tensors), 'tensor')} of no release known here"
-    if best is not None and share > 0.5:
-        held = found.get(best.name, folder / best.file)
-        todo = f"not used, as {held} is there" if held.exists() else "move it there"
-        detail = f"{path}: {share:.0%} of the tensors of {best.file}; {todo}"
+    if share > 0.5:
+        like = [file for file in shares if shares[file] == share]
+        todo = "move it there if it is that one"
+        if all(places[file].exists() for file in like):
+            there = f"{places[like[0]]} is" if len(like) == 1 else "all of these are"
+            todo = f"not used, as {there} there"
+        detail = f"{path}: {share:.0%} of the tensors of {' or '.join(like)}; {todo}"
+    elif spelt > 0.5:
+        detail += ", with the names of one and other sizes"
     return Finding(path.name, "unknown", detail)
 
 

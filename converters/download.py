@@ -20,6 +20,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from tqdm import tqdm
@@ -221,7 +222,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    print(f"next: python -m converters.convert check {options.to} --config {options.config}")
+    following = f"check {quote(str(options.to))} --config {quote(options.config)}"
+    print(f"next: python -m converters.convert {following}")
     return 0
 
 

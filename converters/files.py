@@ -41,13 +41,7 @@ def read(path: str | Path, notes: list[str] | None = None) -> dict[str, np.ndarr
 
 def _read_one(path: Path, notes: list[str] | None) -> dict[str, np.ndarray]:
     """Every tensor of one file."""
-    with open(path, "rb") as file:
-        head = file.read(512)
-    if not head:
-        raise ValueError(f"{path}: an empty file; get it again")
-    for start, what in _NOT_CHECKPOINTS.items():
-        if head.startswith(start):
-            raise ValueError(f"{path}: {what}")
+    head = checked_head(path)
     if head[257:262] == b"ustar":
         raise ValueError(f"{path}: a tar archive; unpack it and give the file inside")
     # Pickles start with 0x80 and zips with PK; a safetensors header opens with its length, then a
@@ -55,6 +49,19 @@ def _read_one(path: Path, notes: list[str] | None) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         return tensor_file.read(path)
     return pth.read(path, notes)
+
+
+def checked_head(path: Path) -> bytes:
+    """The first bytes of a file of weights, of whatever format. Raises ValueError naming the file
+    if they are of what people have in place of one."""
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if not head:
+        raise ValueError(f"{path}: an empty file; get it again")
+    for start, what in _NOT_CHECKPOINTS.items():
+        if head.startswith(start):
+            raise ValueError(f"{path}: {what}")
+    return head
 
 
 def write(
@@ -67,6 +74,7 @@ def write(
     Raises OSError with one sentence if it cannot be written.
     """
     path = output.prepare(path)
+    output.check_room(path, tensor_file.num_bytes(tensors, dtype))
     with output.replacing(path) as partial, output.explained(path):
         if path.suffix == ".safetensors":
             tensor_file.write(partial, tensors, dtype)

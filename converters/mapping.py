@@ -128,6 +128,8 @@ def accounting(
         lines.append(
             f"  ! {key} has shape {list(found[key].shape)}, expected {list(expected[key])}"
         )
+    if len(wrong) > len(expected) / 2:
+        lines.append("  this network in other sizes: does --config name the model of this file?")
     raise ConversionError("\n".join(lines))
 
 

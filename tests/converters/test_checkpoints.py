@@ -50,6 +50,25 @@ def test_a_tensor_in_two_spellings_is_an_error():
         convert("sd15_vae.tiny", tensors)
 
 
+def test_an_older_name_of_what_the_network_lacks_is_unexpected_whatever_its_shape():
+    tensors = keyed("sd15_vae.tiny", np.float16)
+    tensors["encoder.attentions.7.query.weight"] = np.ones((1, 1), np.float16)
+    with pytest.raises(ConversionError, match=r"\+ encoder.attentions.7.to_q.weight \[1, 1\]"):
+        convert("sd15_vae.tiny", tensors)
+
+
+def test_a_network_of_other_sizes_is_told_from_a_damaged_one():
+    hint = "this network in other sizes: does --config name the model"
+    tensors = keyed("sd15_vae.tiny", np.float16)
+    tensors["encoder.conv_in.bias"] = tensors["encoder.conv_in.bias"][:-1]
+    with pytest.raises(ConversionError, match="1 ill-shaped") as error:
+        convert("sd15_vae.tiny", tensors)
+    assert hint not in str(error.value)
+    wider = {key: np.concatenate([tensor, tensor]) for key, tensor in tensors.items()}
+    with pytest.raises(ConversionError, match=hint):
+        convert("sd15_vae.tiny", wider)
+
+
 def test_flow_weights_of_its_authors_are_met_though_a_norm_is_there_twice():
     tensors = keyed("raft_things", np.float16)
     shapes = built.shapes_of("raft_large.full")

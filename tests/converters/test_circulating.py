@@ -198,6 +198,23 @@ def test_the_doctor_names_spares_and_never_sends_a_file_onto_another(folder):
     assert not any("move it there" in detail for detail in details)
 
 
+def test_a_file_is_only_taken_for_what_its_sizes_fit_and_for_any_of_them(tmp_path):
+    """U-Nets of several releases have the same names; those of other families have other sizes."""
+    named = lambda name: (releases.release(name), {"a": (2, 3), "b": (4,)})
+    known = [named("musepose_denoising_unet"), named("sd15_unet")]
+    path = tmp_path / "denoising_unet-10000.pth"
+    files.write(path, {"a": np.ones((2, 3)), "b": np.ones(4)})
+    detail = doctor._identify(path, known, tmp_path, {}).detail
+    both = "MusePose/denoising_unet.pth or stable-diffusion-v1-5/unet/diffusion_pytorch_model"
+    assert f"100% of the tensors of {both}" in detail and "move it there if it is" in detail
+    for row, _ in known:
+        files.write(tmp_path / row.file, {"a": np.ones(1)})
+    assert "not used, as all of these are" in doctor._identify(path, known, tmp_path, {}).detail
+    files.write(path, {"a": np.ones((2, 5)), "b": np.ones(5)})
+    detail = doctor._identify(path, known, tmp_path, {}).detail
+    assert detail.endswith("no release known here, with the names of one and other sizes")
+
+
 def load(pickled):
     return unpickle.load(io.BytesIO(pickled))
 

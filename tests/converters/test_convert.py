@@ -1,6 +1,7 @@
 """The command line on folders laid out as a user has them: convert, convert back, the doctor."""
 
 import json
+import shlex
 from types import SimpleNamespace
 
 import jax
@@ -299,6 +300,13 @@ def test_bad_requests_end_in_one_sentence_and_write_nothing(capsys, tmp_path, re
         "none of the released files": ("to-flax", "--from", empty, "--to", target),
         "! conv_in.weight has shape [1, ": ("to-flax", "--from", broken, "--to", target),
         "already exists": ("to-flax", "--from", released, "--to", released),
+        "DisPose.pth: a file; give the folder": (
+            "to-flax",
+            "--from",
+            broken / "DisPose.pth",
+            "--to",
+            target,
+        ),
         "no release 'x'": ("to-flax", "--from", released, "--to", target, "--only", "x"),
         "no bundle.json in it": ("to-torch", "--from", empty, "--to", target),
     }
@@ -306,6 +314,79 @@ def test_bad_requests_end_in_one_sentence_and_write_nothing(capsys, tmp_path, re
         status, _, err = run(capsys, *arguments)
         assert status == 1 and message in err and err.startswith("error: "), message
         assert not target.exists() and not list(tmp_path.glob(".*"))
+
+
+def test_where_no_bundle_can_be_written_is_told_before_any_weight_is_read(
+    capsys, tmp_path, released, monkeypatch
+):
+    monkeypatch.setattr(files, "read", lambda *_: pytest.fail("a file was read"))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine").touch()
+    status, out, err = run(capsys, "to-flax", "--from", released, "--to", tmp_path / "b")
+    assert (status, out) == (1, "") and "b: already exists" in err
+    status, out, err = run(capsys, "to-flax", "--from", released, "--to", tmp_path / "b/mine/c")
+    assert (status, out) == (1, "") and "mine is no folder that can be written to" in err
+
+
+def test_a_bundle_is_not_converted_again(capsys, tmp_path, released):
+    run(capsys, "to-flax", "--from", released, "--to", tmp_path / "b", "--only", "cmp")
+    status, _, err = run(capsys, "to-flax", "--from", tmp_path / "b", "--to", tmp_path / "c")
+    assert status == 1 and "b: is a bundle already" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "a Git LFS pointer",
+        ),
+        (b"<!DOCTYPE html>", "a web page"),
+        (b"", "an empty file"),
+    ],
+)
+def test_what_is_no_onnx_is_neither_called_good_nor_put_into_a_bundle(
+    capsys, tmp_path, released, content, message
+):
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for entry in released.iterdir():
+        if entry.name != "dwpose":
+            (weights / entry.name).symlink_to(entry)
+    (weights / "yolox_l.onnx").write_bytes(content)
+    status, out, _ = run(capsys, "check", weights)
+    assert status == 1 and f"yolox_l.onnx: {message}" in out and "wrong    detector.onnx" in out
+    status, _, err = run(capsys, "to-flax", "--from", weights, "--to", tmp_path / "b")
+    assert status == 1 and f"yolox_l.onnx: {message}" in err and not (tmp_path / "b").exists()
+
+
+def test_the_next_command_can_be_copied_whatever_the_folder_is_called(capsys, tmp_path, released):
+    weights = tmp_path / "my weights"
+    weights.symlink_to(released)
+    _, out, _ = run(capsys, "check", weights)
+    command = shlex.split(out.split("next: ")[1])
+    assert command[3:6] == ["to-flax", "--from", str(weights)] and command[-1] == CONFIG
+    run(capsys, "to-flax", "--from", weights, "--to", tmp_path / "a b", "--only", "cmp")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "DisPose.pth").symlink_to(released / "DisPose.pth")
+    _, out, _ = run(capsys, "check", tmp_path / "weights")
+    command = shlex.split(out.split("next: ")[1])
+    # With the config, as download names the next command with it in turn.
+    assert command[:3] == ["python", "-m", "converters.download"] and CONFIG in command
+    assert "mimicmotion," in command[command.index("--only") + 1]
+
+
+def test_a_network_that_the_config_has_not_is_told_with_the_config_that_has_it(
+    capsys, tmp_path, released, monkeypatch, traced
+):
+    run(capsys, "to-flax", "--from", released, "--to", tmp_path / "a", "--only", "cmp")
+    run(capsys, "to-flax", "--from", released, "--to", tmp_path / "b", "--only", "dispose")
+    without = {name: network for name, network in traced.items() if name != "controlnet"}
+    monkeypatch.setattr(convert, "all_networks", lambda config: without)
+    both = f"{tmp_path / 'a'},{tmp_path / 'b'}"
+    status, _, err = run(capsys, "to-torch", "--from", both, "--to", tmp_path / "c")
+    assert status == 1 and f"{tmp_path / 'b'}: holds the network controlnet" in err
+    assert err.strip().endswith(f"use --config {CONFIG}")
 
 
 def test_an_unknown_config_is_an_error(capsys, tmp_path):
