@@ -38,6 +38,7 @@ def report(config, num_frames: int, height: int, width: int, dtype: DTypeLike) -
     lines = [
         f"{counted(num_frames - 1, 'frame')} and the reference at {width} x {height}, "
         f"computing in {jnp.dtype(dtype).name}",
+        *_of_this_cpu(config, dtype),
         "",
         *_weights(run),
         "",
@@ -48,6 +49,12 @@ def report(config, num_frames: int, height: int, width: int, dtype: DTypeLike) -
         *_arithmetic(run, programs["denoising"]),
     ]
     return "\n".join(lines)
+
+
+def _of_this_cpu(config, dtype: DTypeLike) -> Iterator[str]:
+    """That a plan is of another type than the same command's on the device it is made for."""
+    if config.sample.dtype == "auto" and dtype == jnp.float32:
+        yield "(this is a CPU: --config.sample.dtype=bfloat16 plans for a GPU or TPU)"
 
 
 def flops_per_frame(config, num_frames: int, height: int, width: int, dtype: DTypeLike) -> float:
@@ -235,7 +242,10 @@ def _arrays(conditioning: Conditioning, latents) -> Iterator[str]:
 
 def _memory(programs: dict[str, Jaxpr]) -> Iterator[str]:
     """The table of what each stage's program holds at once."""
-    yield "Largest need of each stage on each device, about; no clip's length changes it"
+    yield (
+        "Largest need of each stage on each device, before a compiler fuses anything; no clip's "
+        "length changes it"
+    )
     arguments = lambda program: size([variable.aval for variable in program.invars])
     needs = {stage: arguments(program) + live_bytes(program) for stage, program in programs.items()}
     largest = max(needs, key=needs.get)

@@ -149,6 +149,16 @@ def test_the_report_of_a_base_model_has_no_control_and_one_half_without_guidance
     assert re.search(r"unet .*bfloat16", text) and re.search(r"vae .*float32", text)
 
 
+def test_a_plan_of_a_cpu_says_that_an_accelerator_needs_less():
+    hint = "--config.sample.dtype=bfloat16 plans for a GPU or TPU"
+    config = small.config("base")
+    assert config.sample.dtype == "auto"
+    assert hint in dry_run.report(config, 3, 64, 64, networks.compute_dtype("auto"))
+    assert hint not in dry_run.report(config, 3, 64, 64, jnp.bfloat16)
+    config.sample.dtype = "float32"  # asked for
+    assert hint not in dry_run.report(config, 3, 64, 64, jnp.float32)
+
+
 def test_impossible_sizes_and_windows_are_refused():
     config = get_config("size=tiny")
     with pytest.raises(ValueError, match="multiples of 16"):
