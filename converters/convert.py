@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -119,16 +120,19 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
     """Write a bundle's networks as the released files; yields lines for people.
 
     A later source replaces networks of an earlier one. A file is written if all its networks are
-    there; quirks of a bundle may be others than the config's, as names do not depend on them.
+    there; of several that hold networks of these names it is the one that they came from. Quirks
+    of a bundle may be others than the config's, as names do not depend on them.
     Raises ValueError if no file can be written, or a network has no counterpart in PyTorch.
     """
     networks = all_networks(config)
     described = {folder: bundle.describe(folder) for folder in sources}
     owner = {name: folder for folder in sources for name in described[folder]["networks"]}
     held = set(owner)
+    came_from = {name: described[owner[name]]["networks"][name]["source"] for name in held}
     rows, claimed = [], set()
-    for row in releases.serving(config.base):
-        if row.name in PARTS:
+    # Several releases hold networks of one name: the file that they came from first.
+    for row in sorted(releases.serving(config.base), key=lambda row: not _is_of(row, came_from)):
+        if row.name in PARTS or row.file in {other.file for other in rows}:
             continue
         if held.issuperset(row.networks) and not claimed.intersection(row.networks):
             rows.append(row)
@@ -168,6 +172,12 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
                 shutil.copyfile(onnx, partial)
             yield f"{place}: copied"
     yield from (f"not written: {reason}" for reason in left)
+
+
+def _is_of(row: releases.Release, came_from: Mapping[str, str]) -> bool:
+    """Whether a release's networks came from its file. came_from: {network: source} of bundles."""
+    sources = ["/" + came_from.get(name, "") for name in row.networks]
+    return all(any(re.search(place, source) for place in row.places) for source in sources)
 
 
 def _not_written(name: str, held: set[str], base: str) -> str:

@@ -59,6 +59,14 @@ def released(tmp_path_factory, params):
     return folder
 
 
+BASE = {
+    "unet": "denoising_unet",
+    "motion_modules": "motion_module",
+    "reference": "reference_unet",
+    "pose_encoder": "pose_guider",
+}
+
+
 @pytest.fixture
 def trained(tmp_path, config, params):
     """A bundle as training DisPose leaves it."""
@@ -125,6 +133,43 @@ def test_the_doctor_knows_the_base_and_that_nobody_has_published_dispose_for_it(
     status, out, _ = run(capsys, "check", tmp_path / "empty")
     assert status == 1 and "--only musepose_denoising_unet,musepose_motion_module," in out
     assert "huggingface.co/TMElyralab/MusePose" in out and "mimicmotion" not in out
+
+
+CAME_FROM = {  # source of each network -> files that are written
+    "moore": (
+        {name: f"AnimateAnyone/{file}.pth" for name, file in BASE.items()},
+        {f"AnimateAnyone/{file}.pth" for file in BASE.values()},
+    ),
+    "the start of training": (
+        {
+            "unet": "sd-image-variations-diffusers/unet/diffusion_pytorch_model.bin",
+            "reference": "sd-image-variations-diffusers/unet/diffusion_pytorch_model.bin",
+            "motion_modules": "mm_sd_v15_v2.ckpt",
+        },
+        {  # one file cannot be two networks
+            "sd-image-variations-diffusers/unet/diffusion_pytorch_model.safetensors",
+            "MusePose/reference_unet.pth",
+            "mm_sd_v15_v2.ckpt",
+        },
+    ),
+    "training": (
+        dict.fromkeys(BASE, "trained: stage base"),
+        {f"MusePose/{file}.pth" for file in BASE.values()},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CAME_FROM)
+def test_networks_go_back_into_the_file_that_they_came_from(capsys, tmp_path, config, params, case):
+    sources, expected = CAME_FROM[case]
+    described = bundle.ModelDescription(config.base, config.model, config.quirks, config.name)
+    origins = {name: bundle.Origin(source, "") for name, source in sources.items()}
+    networks = {name: params[name] for name in sources}
+    bundle.write(tmp_path / "b", networks, described, origins)
+    status, _, err = run(capsys, "to-torch", "--from", tmp_path / "b", "--to", tmp_path / "out")
+    assert (status, err) == (0, "")
+    written = (path for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert {path.relative_to(tmp_path / "out").as_posix() for path in written} == expected
 
 
 def test_a_trained_dispose_goes_out_under_a_name_of_its_own_and_comes_back(
