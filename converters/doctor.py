@@ -58,11 +58,11 @@ def candidates(folder: str | Path) -> dict[str, list[Path]]:
     for row in RELEASES:
         fitting = [p for place in row.places for p, name in paths.items() if re.search(place, name)]
         if fitting:
-            found[row.name] = list(dict.fromkeys(fitting))
+            found[row.name] = sorted(dict.fromkeys(fitting), key=_leads_nowhere)
     for name, released in dwpose.RELEASED_AS.items():
         fitting = [path for path in paths if path.name in (released, name)]
         if fitting:
-            found[name] = fitting
+            found[name] = sorted(fitting, key=_leads_nowhere)
     return found
 
 
@@ -245,16 +245,21 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _walk(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterable[Path]:
-    """All files below, through links but never round in a circle; hidden folders are left out."""
+    """All files below, through links but never round in a circle, and links that lead nowhere;
+    hidden folders and what a disk keeps for itself are left out."""
     real = folder.resolve()
     if real in seen:
         return
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_dir():
-            if not entry.name.startswith("."):
+            if not entry.name.startswith(".") and entry.name != "lost+found":
                 yield from _walk(folder / entry.name, seen | {real})
-        elif entry.is_file():
+        elif entry.is_file() or _leads_nowhere(folder / entry.name):
             yield folder / entry.name
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _size(path: Path) -> str:

@@ -7,6 +7,7 @@ name.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,8 +34,7 @@ def read(path: str | Path, notes: list[str] | None = None) -> dict[str, np.ndarr
     naming the file if it is missing, empty, truncated, damaged, hostile or something else.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; expected a safetensors or .pth checkpoint")
+    _refuse_absent(path)
     read_part = lambda part: _read_one(part, notes)
     return shards.read(path, read_part) if shards.is_split(path) else read_part(path)
 
@@ -54,6 +54,7 @@ def _read_one(path: Path, notes: list[str] | None) -> dict[str, np.ndarray]:
 def checked_head(path: Path) -> bytes:
     """The first bytes of a file of weights, of whatever format. Raises ValueError naming the file
     if they are of what people have in place of one."""
+    _refuse_absent(path)
     with open(path, "rb") as file:
         head = file.read(512)
     if not head:
@@ -62,6 +63,18 @@ def checked_head(path: Path) -> bytes:
         if head.startswith(start):
             raise ValueError(f"{path}: {what}")
     return head
+
+
+def _refuse_absent(path: Path) -> None:
+    """Raise ValueError if a file is not there, or a link that leads nowhere: a snapshot of Hugging
+    Face's cache is made of links, which a copy of it alone keeps."""
+    if path.is_symlink() and not path.exists():
+        raise ValueError(
+            f"{path}: a link to {os.readlink(path)}, which is not there; copy the files themselves "
+            "(cp -rL), or get it again"
+        )
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected a safetensors or .pth checkpoint")
 
 
 def write(

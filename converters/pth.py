@@ -26,7 +26,8 @@ _LEGACY_VERSION = 1001
 _MAX_PICKLE = 64 << 20  # bytes; a state dict of 1500 tensors needs 0.2 MB
 _ALIGNMENT = 64  # of each record, as PyTorch writes them
 # Entries that hold a state dict, the first one there is taken: what training averaged comes first.
-WRAPPERS = ("params_ema", "ema", "state_dict", "model", "module", "params")
+WRAPPERS = ("params_ema", "ema", "model_ema", "state_dict_ema")
+WRAPPERS += ("state_dict", "model", "module", "params")
 _DEEPEST_WRAPPER = 3
 
 

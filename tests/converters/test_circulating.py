@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import time
 import tracemalloc
 
@@ -115,6 +116,15 @@ def nested(*entries):
     return body + b"."
 
 
+@pytest.mark.parametrize("averaged", ["params_ema", "ema", "model_ema", "state_dict_ema"])
+@pytest.mark.parametrize("plain", ["state_dict", "model"])
+def test_averaged_weights_are_read_by_any_of_their_names(tmp_path, plain, averaged):
+    records = {f"data/{plain}": bytes(24), f"data/{averaged}": np.ones(6, "<f4").tobytes()}
+    pickled = nested((plain, None), (averaged, None))
+    path = hostile.write_zip(tmp_path / "x.pth", pickled, records)
+    np.testing.assert_array_equal(files.read(path)["w"], np.ones((2, 3)))
+
+
 def test_averaged_weights_are_preferred_and_that_is_said(tmp_path):
     values = {n: np.full(6, i, "<f4").tobytes() for i, n in enumerate(("model", "ema", "params"))}
     pickled = nested(("model", None), ("ema", None), ("step", b"K\x05"))
@@ -213,6 +223,36 @@ def test_a_file_is_only_taken_for_what_its_sizes_fit_and_for_any_of_them(tmp_pat
     files.write(path, {"a": np.ones((2, 5)), "b": np.ones(5)})
     detail = doctor._identify(path, known, tmp_path, {}).detail
     assert detail.endswith("no release known here, with the names of one and other sizes")
+
+
+def test_links_that_lead_nowhere_are_named_and_only_used_if_there_is_nothing_else(folder):
+    """As of a snapshot of Hugging Face's cache that was copied without what it links to."""
+    vae = folder / "sd-vae-ft-mse"
+    (vae / f"{NAME}.safetensors").unlink()
+    (vae / f"{NAME}.safetensors").symlink_to("../../blobs/0a1b")
+    assert doctor.find(folder)["vae_ft_mse"].name == f"{NAME}.fp16.safetensors"
+    for variant in (".fp16", ".non_ema"):
+        (vae / f"{NAME}{variant}.safetensors").unlink()
+    (folder / "yolox_l.onnx").symlink_to("blobs/2c3d")
+    found = doctor.find(folder)
+    with pytest.raises(ValueError, match="safetensors: a link to ../../blobs/0a1b, which is not"):
+        files.read(found["vae_ft_mse"])
+    findings = {f.name: f for f in doctor.check_weights(folder, {}, "sd15")}
+    assert findings["detector.onnx"].state == "wrong"
+    assert "a link to blobs/2c3d, which is not there" in findings["detector.onnx"].detail
+
+
+def test_what_a_disk_keeps_for_itself_is_not_looked_into(folder, monkeypatch):
+    (folder / "lost+found").mkdir()
+    scan = os.scandir
+
+    def scandir(path):
+        if path.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert "vae_ft_mse" in doctor.find(folder)
 
 
 def load(pickled):
