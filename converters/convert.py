@@ -234,10 +234,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             missing = {f.name for f in findings if f.state == "missing"} - {*dwpose.RELEASED_AS}
             return int(bool(missing) or any(f.state == "wrong" for f in findings))
         if options.command == "to-flax":
-            only = tuple(filter(None, options.only.split(",")))
+            only = tuple(dict.fromkeys(filter(None, options.only.split(","))))
             lines = to_flax(options.source, options.to, config, only=only, dtype=options.dtype)
         else:
-            sources = [Path(part) for part in str(options.source).split(",")]
+            sources = [Path(part) for part in str(options.source).split(",") if part]
             lines = to_torch(sources, options.to, config, dtype=options.dtype)
         for line in lines:
             print(line)

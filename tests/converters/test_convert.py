@@ -328,6 +328,13 @@ def test_where_no_bundle_can_be_written_is_told_before_any_weight_is_read(
     assert (status, out) == (1, "") and "mine is no folder that can be written to" in err
 
 
+def test_a_list_may_end_in_a_comma_and_name_a_thing_twice(capsys, tmp_path, released):
+    options = ("--to", tmp_path / "b", "--only", "cmp,cmp,")
+    assert run(capsys, "to-flax", "--from", released, *options)[::2] == (0, "")
+    options = ("--from", f"{tmp_path / 'b'},", "--to", tmp_path / "c")
+    assert run(capsys, "to-torch", *options)[::2] == (0, "")
+
+
 def test_a_bundle_is_not_converted_again(capsys, tmp_path, released):
     run(capsys, "to-flax", "--from", released, "--to", tmp_path / "b", "--only", "cmp")
     status, _, err = run(capsys, "to-flax", "--from", tmp_path / "b", "--to", tmp_path / "c")
