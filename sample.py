@@ -48,6 +48,11 @@ def main(config):
         lines = jobs.shard(jobs.read(Path(JOBS.value)), SHARD.value)
         jobs.run(config, weights.choose(WEIGHTS.value, config), lines, EXPLAIN.value)
         return
+    if not any(files) and not DEMO[0].is_file():
+        raise ValueError(
+            "no picture to animate: give --reference, and --driving, --poses or both; the bundled "
+            "figure is in the repository's assets/, not in an installed package"
+        )
     sources = Sources(*(files if any(files) else DEMO))
     if DRY_RUN.value:
         print(job.plan(config, sources))

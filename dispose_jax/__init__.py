@@ -8,6 +8,11 @@ if TYPE_CHECKING:
 __all__ = ["Animator"]
 
 
+def __dir__() -> list[str]:
+    """What tab completion offers: Animator, too, before it was asked for."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str):
     """Animator, imported when it is first asked for: importing the package alone stays cheap."""
     if name == "Animator":

@@ -23,7 +23,8 @@ def choose(given: Sequence[str] | None, config, assets: Path = ASSETS) -> tuple[
     """The weights of a run: those given, else the bundled ones of the config, else random ones.
 
     What the bundle of a config lacks is random. Raises ValueError for a config that has no bundled
-    weights and is given none, and for "random" after a folder.
+    weights and is given none, for "random" after a folder, and where an installed package, which
+    has no assets, would need them.
     """
     if given:
         if RANDOM in given[1:]:
@@ -35,6 +36,11 @@ def choose(given: Sequence[str] | None, config, assets: Path = ASSETS) -> tuple[
         raise ValueError(
             f"{config.name} needs --weights: a bundle made by python -m converters.convert to-flax "
             "--from WEIGHTS --to BUNDLE, or 'random' to try the program"
+        )
+    if not assets.is_dir():
+        raise ValueError(
+            f"{config.name} needs --weights here: its bundled weights are in the repository's "
+            "assets/, not in an installed package; name a bundle, or 'random' to try the program"
         )
     return RANDOM, *bundled(config, assets)
 

@@ -4,14 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("dispose_jax", "configs", "converters", "pyproject.toml", "README.md", "LICENSE")
-BUILD = "from setuptools import build_meta; build_meta.build_wheel('dist')"
+SOURCES = ("dispose_jax", "configs", "converters")
+FILES = ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
+SDIST = "from setuptools import build_meta; build_meta.build_sdist('dist')"
+WHEEL = "from setuptools import build_meta; build_meta.build_wheel('dist')"
 HEAVY = ("jax", "cv2", "av", "PIL", "scipy", "grain", "optax", "orbax", "transformers")
 
 
@@ -30,16 +33,22 @@ def python(*arguments, folder, **environment):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """A wheel of the sources, built without touching them or the network."""
+    """A wheel of the archive of the sources, built without touching them or the network."""
     folder = tmp_path_factory.mktemp("sources")
     ignored = shutil.ignore_patterns("__pycache__")
-    for path in [*ROOT.glob("*.py"), *(ROOT / name for name in SOURCES)]:
+    for path in [*ROOT.glob("*.py"), *(ROOT / name for name in (*SOURCES, *FILES))]:
         if path.is_dir():
             shutil.copytree(path, folder / path.name, ignore=ignored)
         else:
             shutil.copy(path, folder)
-    python("-c", BUILD, folder=folder)
-    (built,) = (folder / "dist").glob("*.whl")
+    python("-c", SDIST, folder=folder)
+    (archive,) = (folder / "dist").glob("*.tar.gz")
+    unpacked = folder / "unpacked"
+    with tarfile.open(archive) as content:
+        content.extractall(unpacked, filter="data")
+    (source,) = unpacked.iterdir()
+    python("-c", WHEEL, folder=source)
+    (built,) = (source / "dist").glob("*.whl")
     return zipfile.ZipFile(built)
 
 
@@ -49,7 +58,7 @@ def test_a_wheel_puts_nothing_but_the_package_at_the_top(wheel):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"dispose_jax"}
     files = {"py.typed", "configs/svd.py", "page/page.css"}
     assert {f"dispose_jax/{name}" for name in files} <= set(names)
-    for folder in ("dispose_jax", "configs", "converters"):
+    for folder in SOURCES:
         for path in (ROOT / folder).rglob("*.py"):
             place = path.relative_to(ROOT).as_posix()
             assert (place if folder == "dispose_jax" else f"dispose_jax/{place}") in names
@@ -81,6 +90,26 @@ def test_an_installed_package_finds_its_configs_and_has_the_commands(wheel, tmp_
     assert "python -m dispose_jax.evaluate " in run("-m", "dispose_jax.evaluate", "--help")
 
 
+def test_an_installed_package_says_that_it_has_no_bundled_figure_and_no_bundled_weights(
+    wheel, tmp_path
+):
+    wheel.extractall(tmp_path / "site")
+    for arguments, message in (
+        ((), "give --reference, and --driving, --poses or both; the bundled figure is in the"),
+        (("--reference", "me.png"), "svd.py:size=small needs --weights here: its bundled weights"),
+    ):
+        ran = subprocess.run(
+            [sys.executable, "-m", "dispose_jax.sample", *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+            capture_output=True,
+            text=True,
+        )
+        assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (1, "", 1)
+        assert message in ran.stderr
+    assert not (tmp_path / "output").exists()
+
+
 def test_configs_are_found_from_any_folder_where_the_checkout_is_not_on_the_path(tmp_path):
     shutil.copytree(ROOT / "dispose_jax", tmp_path / "checkout" / "dispose_jax")
     shutil.copytree(ROOT / "configs", tmp_path / "checkout" / "configs")
@@ -90,6 +119,11 @@ def test_configs_are_found_from_any_folder_where_the_checkout_is_not_on_the_path
         "print(settings.load('configs/svd.py').name)"
     )
     assert python("-c", code, folder=tmp_path).strip() == "configs/svd.py"
+
+
+def test_the_package_offers_what_it_has_before_it_is_imported():
+    code = "import dispose_jax, sys; print('Animator' in dir(dispose_jax), 'jax' in sys.modules)"
+    assert python("-c", code, folder=ROOT).split() == ["True", "False"]
 
 
 def test_importing_the_package_imports_nothing_heavy_and_touches_no_device():

@@ -123,6 +123,8 @@ def test_full_size_needs_weights_and_the_small_model_takes_what_is_bundled(tmp_p
         weights.choose(None, full, tmp_path)
     with pytest.raises(ValueError, match=r"configs/svd\.py:size=tiny needs --weights"):
         weights.choose(None, small.svd.get_config("size=tiny"), tmp_path)
+    with pytest.raises(ValueError, match="assets/, not in an installed package; name a bundle"):
+        weights.choose(None, drawn, tmp_path / "absent")
 
 
 def test_random_after_a_folder_is_refused(tmp_path):
