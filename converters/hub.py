@@ -108,10 +108,12 @@ def fetch(
 
 def token() -> str:
     """The user's token, as `hf auth login` keeps it; "" without one."""
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    if os.environ.get("HF_TOKEN"):
+        return os.environ["HF_TOKEN"].strip()
     try:
-        found = os.environ.get("HF_TOKEN") or (home / "token").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+        found = (home / "token").read_text(encoding="utf-8")
+    except (OSError, RuntimeError, UnicodeDecodeError):  # RuntimeError: a user without a home
         return ""
     return found.strip()
 

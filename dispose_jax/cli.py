@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -20,7 +20,19 @@ from dispose_jax import ahead, ending, memory, settings
 
 OUT_OF_MEMORY = "out of memory: choose a smaller size or fewer frames; --dry_run tells the needs"
 _NO_DEVICE = ("nable to initialize backend", "Unknown backend")  # in what JAX says
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dispose_jax"
+
+
+def _cache() -> Path | None:
+    """The folder of compiled programs; None for a user without a home, as in a container that
+    gives its own number to nobody it knows."""
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return None
+    return home / "dispose_jax"
+
+
+CACHE = _cache()
 
 
 def run(main: Callable[[object], None]) -> None:
@@ -31,7 +43,7 @@ def run(main: Callable[[object], None]) -> None:
         return
     try:
         overrides, arguments = settings.take_overrides(settings.at_home(sys.argv))
-        rest = flags.FLAGS(arguments)[1:]
+        rest = _parse(arguments)[1:]
         if rest:
             raise ValueError(f"unexpected argument {rest[0]!r}; options start with --")
         _refuse_empty()
@@ -99,6 +111,8 @@ def fail(error: Exception | str, code: int) -> None:
 
 def use_compile_cache() -> None:
     """Keep compiled programs between runs, in a folder of the user's own: it is trusted code."""
+    if CACHE is None:
+        return
     try:
         CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
@@ -106,6 +120,25 @@ def use_compile_cache() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def _parse(arguments: Sequence[str]) -> list[str]:
+    """What of the arguments is no flag, after the program's name. Raises ValueError for a flag that
+    there is not, with the setting of that name if there is one."""
+    try:
+        return flags.FLAGS(arguments)
+    except flags.UnrecognizedFlagError as error:
+        if "Did you mean" in str(error):
+            raise
+        config = settings.load(flags.FLAGS["config"].value)
+        same = " or ".join(f"--config.{name}" for name in settings.like(config, error.flagname))
+        hint = (
+            f"did you mean {same}?"
+            if same
+            else "settings are given as --config.NAME=VALUE, what chooses among configurations as "
+            "--config FILE:NAME=VALUE"
+        )
+        raise ValueError(f"{error}; {hint}") from error
 
 
 def _refuse_empty() -> None:

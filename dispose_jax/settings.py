@@ -200,9 +200,7 @@ def override(config, name: str, text: str | None) -> None:
         inside = [other for other in known if other.startswith(f"{name}.")]
         if inside:
             raise ValueError(f"{flag} is a group of settings; name one, such as {inside[0]}")
-        key = name.rpartition(".")[2]
-        same = [other for other in known if other.rpartition(".")[2] == key]
-        close = same or difflib.get_close_matches(name, known, 1)
+        close = like(config, name) or difflib.get_close_matches(name, known, 1)
         hint = f"did you mean --config.{close[0]}?" if close else "the config's file lists them all"
         raise ValueError(f"{flag}: there is no such setting; {hint}")
     *sections, key = name.split(".")
@@ -232,9 +230,15 @@ def refuse_addresses(given: Mapping[str, object]) -> None:
             for text in str(one).split(","):
                 if isinstance(one, (str, Path)) and ADDRESS.match(text):
                     raise ValueError(
-                        f"{flag} {text}: only paths of this machine can be used; mount the bucket "
-                        "(for gs:// with gcsfuse) and give the path that it is mounted at"
+                        f"{flag} {text}: only paths of this machine can be used; download the "
+                        "file, or mount the bucket (for gs:// with gcsfuse), and give its path here"
                     )
+
+
+def like(config, name: str) -> list[str]:
+    """The settings with a name's last part: of "steps" and "sampling.steps" all that end so."""
+    key = name.rpartition(".")[2]
+    return [other for other, _ in leaves(config) if other.rpartition(".")[2] == key]
 
 
 def leaves(config, prefix: str = "") -> Iterator[tuple[str, object]]:

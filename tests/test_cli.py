@@ -156,7 +156,15 @@ def test_main_receives_the_config_of_the_flag(start):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--colour=red", "Unknown command line flag 'colour'"),
+        (
+            "--colour=red",
+            "Unknown command line flag 'colour'; settings are given as --config.NAME=VALUE, what "
+            "chooses among configurations as --config FILE:NAME=VALUE",
+        ),
+        ("--argument=x", "flag 'argument'; did you mean --config.argument?"),
+        ("--sample.argument=x", "flag 'sample.argument'; did you mean --config.argument?"),
+        ("--confi=x", "flag 'confi'. Did you mean: config ?"),
+        ("--output=https://host/a.mp4", "download the file, or mount the bucket"),
         ("stray", "unexpected argument 'stray'"),
         ("--config=absent.py", "absent.py: no such file"),
         ("--config.x=1", "--config.x: there is no such setting"),
@@ -212,6 +220,21 @@ def test_help_is_printed_without_a_config(start, flag):
     code, out, err = start(raising(AssertionError("main was called")), flag, "--config=absent.py")
     assert (code, err) == (None, "")
     assert "--config.KEY=VALUE" in out
+
+
+def test_a_user_without_a_home_has_no_compile_cache_and_is_served_all_the_same(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(cli.Path, "home", no_home)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/a")
+    assert cli._cache() == Path("/a/dispose_jax")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cli._cache() is None
+    was = jax.config.jax_compilation_cache_dir
+    monkeypatch.setattr(cli, "CACHE", cli._cache())
+    cli.use_compile_cache()
+    assert jax.config.jax_compilation_cache_dir == was
 
 
 def test_the_compile_cache_is_private_and_optional(monkeypatch, tmp_path):

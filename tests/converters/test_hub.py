@@ -135,6 +135,18 @@ def test_the_token_goes_to_the_hub_and_not_to_its_store(server, target, tmp_path
     assert store.seen and not any("Authorization" in headers for _, _, headers in store.seen)
 
 
+def test_a_user_without_a_home_has_the_token_of_the_environment(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(hub.Path, "home", no_home)
+    monkeypatch.delenv("HF_HOME", raising=False)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert hub.token() == ""
+    monkeypatch.setenv("HF_TOKEN", "mine\n")
+    assert hub.token() == "mine"
+
+
 def test_what_may_not_or_cannot_be_had_is_told_apart(server):
     for revision, name, message in (
         ("main", "b.pth", "no such file in it"),
