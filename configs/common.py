@@ -343,11 +343,12 @@ def parse_arg(arg: str | None, **choices: tuple[str, ...]) -> dict[str, str]:
     Raises ValueError naming an unknown name or value and what is possible.
     """
     values = {name: options[0] for name, options in choices.items()}
-    for part in filter(None, (arg or "").split(",")):
+    for part in filter(None, map(str.strip, (arg or "").split(","))):
         name, separator, value = part.partition("=")
         if name not in choices or not separator:
             raise ValueError(
-                f"config argument {part!r}: expected name=value with a name of {sorted(choices)}"
+                f"config argument {part!r}: expected NAME=VALUE with a NAME of "
+                f"{', '.join(sorted(choices))}"
             )
         if value not in choices[name]:
             raise ValueError(

@@ -50,7 +50,7 @@ def start(monkeypatch, capsys, tmp_path):
 
 RANDOM = "--weights=random"
 MISTAKES = [  # exit code, arguments, what the line says
-    (1, RANDOM, "--arms is missing: name what to compare, such as"),
+    (1, RANDOM, "or videos to measure with --fake FOLDER"),
     (1, f"{RANDOM} --arms=best", "'best' is no variant; expected VARIANT or VARIANT=BUNDLE"),
     (1, f"{RANDOM} --arms=full:FOLDER/b", "is no variant; expected VARIANT or VARIANT=BUNDLE"),
     (1, f"{RANDOM} --arms=base --arms=full=", "no folder after 'full='; name a bundle"),

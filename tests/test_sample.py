@@ -87,6 +87,10 @@ MISTAKES = [  # arguments, what the line says
     (f"{DRIVEN} --driving=FOLDER/text", "text: not a video"),
     (f"{DRIVEN} --driving=FOLDER/cut.mp4 --poses=FOLDER/dance.json", "cut.mp4: "),
     (f"{DRIVEN} --driving=FOLDER/dance.mp4", "pass a pose file with --poses"),
+    (
+        f"{DRIVEN} --driving=FOLDER/dance.json",
+        "dance.json: holds no video stream, expected a video",
+    ),
     (f"{DRIVEN} --poses=FOLDER/absent.json", "absent.json: cannot read this pose file"),
     (f"{DRIVEN} --poses=FOLDER/one.json", "one.json: holds 1 frame"),
     (f"{DRIVEN} --driving=FOLDER/dance.mp4 --poses=FOLDER/one.json", "1 entries, but"),
@@ -126,7 +130,8 @@ MISTAKES = [  # arguments, what the line says
     # the output
     ("--output=FOLDER/out.avi", "out.avi: this output's name ends in '.avi', expected .mp4"),
     ("--output=FOLDER/text/out.mp4", "out.mp4: cannot make its folder"),
-    ("--output=FOLDER", "expected .mp4"),
+    ("--output=FOLDER", "is a folder, expected the name of a file to write"),
+    ("--output=FOLDER/out", "out: this output's name has no ending, expected .mp4"),
     (
         f"{DRIVEN} --driving=FOLDER/dance.mp4 --poses=FOLDER/dance.json --output=FOLDER/dance.mp4",
         "dance.mp4 and the files beside it would replace it; choose another --output",

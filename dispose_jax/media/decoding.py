@@ -176,7 +176,7 @@ def _default(path: str | os.PathLike, container):
         )
     streams = list(container.streams.video)
     if not streams:
-        raise ValueError(f"{path}: holds no video stream")
+        raise ValueError(f"{path}: holds no video stream, expected a video")
     is_default = av.stream.Disposition.default
     is_cover = av.stream.Disposition.attached_pic
     streams = [s for s in streams if not s.disposition & is_cover] or streams

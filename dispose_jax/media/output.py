@@ -30,12 +30,11 @@ def prepare(path: str | os.PathLike, *suffixes: str) -> Path:
     otherwise.
     """
     path = Path(path)
-    if suffixes and path.suffix.lower() not in suffixes:
-        raise ValueError(
-            f"{path}: this output's name ends in '{path.suffix}', expected {' or '.join(suffixes)}"
-        )
     if path.is_dir():
         raise ValueError(f"{path}: is a folder, expected the name of a file to write")
+    if suffixes and path.suffix.lower() not in suffixes:
+        found = f"ends in '{path.suffix}'" if path.suffix else "has no ending"
+        raise ValueError(f"{path}: this output's name {found}, expected {' or '.join(suffixes)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -64,8 +64,8 @@ def parse(texts: Sequence[str], variants: Collection[str]) -> list[tuple[str, st
             found.append((variant, folder or None))
     if not found:
         raise ValueError(
-            "--arms is missing: name what to compare, such as "
-            "--arms base --arms full=runs/full1/bundle"
+            "--arms is missing: name what to compare, such as --arms base --arms "
+            "full=runs/full1/bundle; or videos to measure with --fake FOLDER"
         )
     return found
 
