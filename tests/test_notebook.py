@@ -2,6 +2,8 @@
 
 import ast
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,15 @@ def test_what_it_imports_is_there():
                 made = {}
                 names = ", ".join(alias.name for alias in node.names)
                 exec(f"from {node.module} import {names}", made)
+
+
+def test_what_its_first_cell_installs_can_be_imported_at_once():
+    # Python without what is installed here, and an installation that succeeds.
+    code = "".join(cells("code")[0]["source"])
+    code = f"import subprocess; subprocess.run = lambda *a, **k: None\n{code}\nimport dispose_jax"
+    command = [sys.executable, "-S", "-E", "-c", f"{code}; print(dispose_jax.__file__)"]
+    ran = subprocess.run(command, cwd=NOTEBOOK.parent, capture_output=True, text=True)
+    assert ran.stdout.strip() == str(ROOT / "dispose_jax" / "__init__.py"), ran.stderr
 
 
 @pytest.mark.full
