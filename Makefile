@@ -72,8 +72,8 @@ clean:
 $(VENV)/core.stamp: pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then echo "make: no Python 3.11 or newer found among" \
 		"$(CANDIDATES); name one: make PYTHON=/path/to/python3" >&2; exit 1; fi
-	@$(PYTHON) -c '$(NEW_ENOUGH)' || { echo "make: $(PYTHON) is" \
-		"$$($(PYTHON) --version 2>&1 | head -1), need Python 3.11 or newer: make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || { echo "make: PYTHON=$(PYTHON) is no Python 3.11 or" \
+		"newer ($$($(PYTHON) --version 2>&1 | head -1)); name one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "installing into $(VENV) with $$($(PYTHON) --version) (once, a minute or two) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) --editable .

@@ -38,7 +38,9 @@ def prepare(path: str | os.PathLike, *suffixes: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{path}: cannot make its folder: {error.strerror}") from error
+        raise ValueError(
+            f"{path}: cannot make its folder: {error.strerror}; choose another place for the output"
+        ) from error
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise ValueError(f"{path}: its folder is not writable; choose another place for the output")
     return path
