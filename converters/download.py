@@ -165,8 +165,9 @@ def _tell(wanted: Sequence[Item], known: dict[Item, hub.Remote | ValueError]) ->
             print(f"  gated; you have been let in on {hub.HUB}/{item.repository}")
     sizes = [r.size for r in known.values() if isinstance(r, hub.Remote) and r.size is not None]
     unknown = len(wanted) - len(sizes)
-    rest = f", and {unknown} of unknown size" if unknown else ""
-    print(f"{counted(len(wanted), 'file')}, {hub.size(sum(sizes))} in all{rest}")
+    total = [f"{hub.size(sum(sizes))} in all"] if sizes else []
+    rest = [f"{unknown} of unknown size"] if unknown else []
+    print(f"{counted(len(wanted), 'file')}, {', and '.join(total + rest)}")
 
 
 def _check_room(folder: Path, wanted: Sequence[Item], known: dict[Item, hub.Remote]) -> None:
@@ -196,6 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = settings.load(options.config)
         only = tuple(filter(None, options.only.split(",")))
         wanted = items(config.base, only)
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"--to {folder}: is a file; name a folder")
         for line in by_hand(only):
             print(line)
         asked = revisions(options.revision, wanted)

@@ -47,10 +47,14 @@ class Models(NamedTuple):
 def open_models(folder: str | Path) -> Models:
     """Open detector.onnx and whole_body.onnx of a folder of weights.
 
-    Raises ValueError if onnxruntime is not installed, a file is absent, or one is not the network
-    it should be.
+    Raises ValueError if onnxruntime is not installed, the folder or a file is absent, or one is not
+    the network it should be.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder}: no such folder; expected one with DWPose's {' and '.join(RELEASED_AS)}"
+        )
     absent = [name for name in RELEASED_AS if not (folder / name).is_file()]
     if absent:
         places = " and ".join(f"{there} there as {name}" for name, there in RELEASED_AS.items())

@@ -116,6 +116,22 @@ def test_mistakes_and_no_network_are_one_sentence(monkeypatch, tmp_path, capsys)
     assert not (tmp_path / "weights").exists()
 
 
+def test_a_file_in_the_place_of_the_folder_is_told_before_a_server_is_asked(
+    served, tmp_path, capsys
+):
+    (tmp_path / "weights").write_text("")
+    assert download.main(["--to", str(tmp_path / "weights")]) == 1
+    out, err = capsys.readouterr()
+    assert err == f"error: --to {tmp_path / 'weights'}: is a file; name a folder\n"
+    assert not out and not served.seen
+
+
+def test_without_a_server_no_size_is_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert download.main(["--to", str(tmp_path), "--only", "dispose,dwpose"]) == 0
+    assert "3 files, 3 of unknown size\n" in capsys.readouterr().out
+
+
 def test_a_file_with_an_address_of_its_own_has_no_revision():
     item = download.items("svd", ["raft"])[0]
     assert hub.address(item.repository, item.remote, "v2") == (

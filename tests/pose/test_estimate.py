@@ -204,6 +204,8 @@ def test_frames_are_taken_one_by_one_as_they_come(models):
 
 
 def test_absent_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match="absent: no such folder; .*detector.onnx and whole_body"):
+        estimate.open_models(tmp_path / "absent")
     with pytest.raises(ValueError, match="no detector.onnx and no whole_body.onnx.*yolox_l.onnx"):
         estimate.open_models(tmp_path)
     write_detector(tmp_path / "detector.onnx")
