@@ -66,7 +66,10 @@ def main() -> None:
     parser.add_argument("--only", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     bundles = [Path(folder) for folder in filter(None, options.weights.split(","))]
-    animator = Animator.load(bundles or None, config=options.config)
+    try:
+        animator = Animator.load(bundles or None, config=options.config)
+    except ValueError as error:
+        parser.error(str(error))
     if options.only:
         for _ in animator(prepare(animator, options.only)):
             pass

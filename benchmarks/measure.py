@@ -7,6 +7,7 @@ as much.
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import time
@@ -18,6 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import chips
+from dispose_jax import settings
+
+
+def config(parser: argparse.ArgumentParser, text: str):
+    """The configuration of a benchmark's --config. One that there is not ends the program with a
+    sentence, as wrong options do."""
+    try:
+        return settings.load(text)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 class Seconds(NamedTuple):

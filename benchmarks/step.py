@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import measure
-from dispose_jax import flops, sampling, settings, traces
+from dispose_jax import flops, sampling, traces
 from dispose_jax.media.image import target_size
 from dispose_jax.models import networks, registry
 from dispose_jax.models.protocol import generated
@@ -105,7 +105,7 @@ def parse(parser: argparse.ArgumentParser):
     options = arguments(parser).parse_args()
     if options.cores:
         measure.use_cores(options.cores)
-    config = settings.load(options.config)
+    config = measure.config(parser, options.config)
     config.sample.window_batch = options.window_batch
     height, width = target_size(9, 16, config.sample.resolution)
     size = options.height or height, options.width or width

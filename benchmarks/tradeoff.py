@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--output", help="JSON to write")
     parser.add_argument("--plot", help="picture to write, which needs matplotlib (extra: bench)")
     options = parser.parse_args()
-    config = settings.load(options.config)
+    config = measure.config(parser, options.config)
     ways = ways_of(config.base)
     if options.ways:
         ways = {name: ways[name] for name in (EXACT, *options.ways.split(";"))}

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure
-from dispose_jax import flops, settings
+from dispose_jax import flops
 from dispose_jax.models import networks
 from dispose_jax.training import objectives, optimizer, plan, sharding, sources, state, step
 
@@ -118,7 +118,7 @@ def parse(parser: argparse.ArgumentParser):
     options = parser.parse_args()
     if options.cores:
         measure.use_cores(options.cores)
-    config = settings.load(options.config)
+    config = measure.config(parser, options.config)
     for name in ("batch", "remat", "dtype"):
         if getattr(options, name) is not None:
             config.train[name] = getattr(options, name)

@@ -1,11 +1,13 @@
 """The benchmarks run and compare what they say they compare; how long it takes is not asserted."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import autoencoder, measure, shortcuts, step, tradeoff, train_step
+from benchmarks import autoencoder, clips, measure, shortcuts, step, tradeoff, train_step
 from configs import sd15, svd
 from dispose_jax import dry_run
 from dispose_jax.training import plan
@@ -34,6 +36,21 @@ def test_ours_is_compared_with_every_other_way_by_both_clocks_of_a_cpu(monkeypat
     assert (figures["ours_wall_s"], figures["torch_cpu_s"]) == (3.0, 8.0)
     assert figures["ours / torch, wall time"] == 0.5 and figures["ours / torch, cpu time"] == 0.25
     assert len(figures) == 6
+
+
+@pytest.mark.parametrize("program", [clips.main, step.main, tradeoff.main, train_step.main])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [("absent.py", "absent.py: no such file"), ("configs/svd.py:size=big", "size is one of full")],
+)
+def test_a_configuration_that_there_is_not_is_one_sentence(
+    monkeypatch, capsys, program, wrong, message
+):
+    monkeypatch.setattr(sys, "argv", ["program", "--config", wrong])
+    with pytest.raises(SystemExit) as ended:
+        program()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_random_weights_keep_the_variance_of_what_passes_them():
