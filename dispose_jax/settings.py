@@ -201,13 +201,14 @@ def override(config, name: str, text: str | None) -> None:
         if inside:
             raise ValueError(f"{flag} is a group of settings; name one, such as {inside[0]}")
         close = like(config, name) or difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean --config.{close[0]}?" if close else "the config's file lists them all"
+        meant = " or ".join(f"--config.{other}" for other in close)
+        hint = f"did you mean {meant}?" if close else "the config's file lists them all"
         raise ValueError(f"{flag}: there is no such setting; {hint}")
     *sections, key = name.split(".")
     node = config
     for section in sections:
         node = node[section]
-    node[key] = _value(flag, text, node.get_type(key))
+    node[key] = _value(flag, text, node.get_type(key), node[key])
 
 
 def refuse_void(config, given: Collection[str]) -> None:
@@ -342,8 +343,9 @@ def check_limits(name: str, value) -> None:
         raise ValueError(f"{name} is {value!r}: expected {span}")
 
 
-def _value(flag: str, text: str | None, kind: type):
-    """A text as a value of a type; `object` stands for a number or several."""
+def _value(flag: str, text: str | None, kind: type, now):
+    """A text as a value of a type; `object` stands for a number or several. now: what it replaces,
+    the example for a list."""
     if text is None:
         if kind is bool:
             return True
@@ -361,10 +363,11 @@ def _value(flag: str, text: str | None, kind: type):
         value = ast.literal_eval(re.sub(r"\binf\b", "1e999", text))
         return tuple(value) if kind is tuple or isinstance(value, (tuple, list)) else value
     except (ValueError, KeyError, SyntaxError, TypeError) as error:
+        a_list = str(now or (1, 2)).replace("'", '"')  # to stand within a shell's '...'
         expected = {
             bool: "true or false",
             int: "a whole number",
             float: "a number",
-            tuple: "a list such as (1, 2)",
+            tuple: f"a list such as '{a_list}'",
         }.get(kind, "a number, or a pair such as 1,3")
         raise ValueError(f"{flag} is {text!r}: expected {expected}") from error

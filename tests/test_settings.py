@@ -77,7 +77,7 @@ def test_a_value_is_read_as_the_type_it_has(name, text, value):
     ("name", "text", "message"),
     [
         ("sample.stepz", "3", "no such setting; did you mean --config.sample.steps?"),
-        ("steps", "3", "no such setting; did you mean --config.sample.steps?"),
+        ("steps", "3", "did you mean --config.sample.steps or --config.train.steps?"),
         ("smaple.window", "3", "no such setting; did you mean --config.sample.window?"),
         ("qqq", "3", "no such setting; the config's file lists them all"),
         ("sample", "3", "is a group of settings; name one"),
@@ -88,7 +88,8 @@ def test_a_value_is_read_as_the_type_it_has(name, text, value):
         ("sample.window_pad", "maybe", "expected true or false"),
         ("sample.guidance_scale", "a,b", "expected a number, or a pair"),
         ("sample.guidance_scale", "", "expected a number, or a pair"),
-        ("control.motion", "sparse", "expected a list"),
+        ("control.motion", "sparse", """expected a list such as '("sparse", "dense")'"""),
+        ("skeleton.hidden", "wrists", "expected a list such as '(1, 2)'"),
         ("control.motion", "3", "expected a list"),
     ],
 )

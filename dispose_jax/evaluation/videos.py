@@ -20,6 +20,8 @@ from dispose_jax.evaluation import frame_metrics
 from dispose_jax.media import image, video
 
 _SHOWN = 12  # problems told of at once
+# HEIC is looked for, too, to be refused by name.
+_ENDINGS = ", ".join(ending for ending in image.SUFFIXES if ending != ".heic")  # of pictures
 _EXPLAINS = ".explain.mp4"
 _SAME_RATE = 0.01  # difference of rates that counts as none: 29.97 is 30
 _SAME_SHAPE = 0.02  # of width over height, as where keypoints belong to a video
@@ -75,7 +77,7 @@ def find(folder: str | Path, fps: float) -> Found:
     if not clips and not problems:
         raise ValueError(
             f"{folder}: no clips in it; expected videos ({', '.join(video.SUFFIXES)}) or folders "
-            f"of pictures ({', '.join(image.SUFFIXES)})"
+            f"of pictures ({_ENDINGS})"
         )
     return Found(clips, problems, broken)
 
@@ -222,7 +224,7 @@ def _pictures(path: Path, fps: float) -> ClipFile:
     files, stamp = _files(path), _stamp(path)
     digest, size, problems = hashlib.sha256(), None, []
     if not files:
-        raise ValueError(f"{path}: a folder without pictures ({', '.join(image.SUFFIXES)})")
+        raise ValueError(f"{path}: a folder without pictures ({_ENDINGS})")
     for file in files:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
         try:

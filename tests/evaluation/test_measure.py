@@ -372,7 +372,10 @@ def test_everything_that_is_wrong_is_one_sentence_before_any_network(start, fold
         ("--real=FOLDER/real", "give one of them"),
         ("--fake=FOLDER/fake --arms=base", "give one of them"),
         ("--fake=FOLDER/nothing", "no such folder"),
-        ("--fake=FOLDER", "FOLDER/real: a folder without pictures"),
+        (
+            "--fake=FOLDER",
+            "real: a folder without pictures (.png, .jpg, .jpeg, .webp, .bmp, .tif, .tiff, .avif)",
+        ),
         ("--fake=FOLDER/fake --metrics=psnr", "psnr: compares with the truth, and there is no"),
         ("--fake=FOLDER/fake --metrics=,", "--metrics is empty"),
         ("--fake=FOLDER/fake --size=big", "--size big: expected HEIGHTxWIDTH"),
