@@ -5,6 +5,7 @@ Without JAX, so that commands that do not need it start at once.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -80,3 +81,19 @@ def interruptible() -> Iterator[None]:
             sys.unraisablehook = usual
         if signal.getsignal(signal.SIGTERM) is interrupt:
             signal.signal(signal.SIGTERM, before)
+
+
+def follow_parent(*_) -> None:
+    """What a process that works for another does first: it ends with that one, and only then.
+
+    A terminal sends Ctrl-C, and a batch system SIGTERM, to every process of a program; what follows
+    from them is the parent's to say. Whatever arguments there are say nothing.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -31,6 +31,30 @@ def main():
 raise SystemExit(ending.status_of(main))
 """
 
+WORKING = """
+import multiprocessing, os, signal, time
+from dispose_jax import ending
+
+def work(pipe):
+    ending.follow_parent()
+    pipe.send(os.getpid())
+    pipe.recv()
+    pipe.send("still here")
+    time.sleep(30)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    worker = context.Process(target=work, args=(theirs,), daemon=True)
+    worker.start()
+    number = ours.recv()
+    for told in (signal.SIGINT, signal.SIGTERM):
+        os.kill(number, told)
+    ours.send("go on")
+    print(number, ours.recv(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_command_that_is_told_to_end_leaves_no_half_file(tmp_path, number):
@@ -76,6 +100,25 @@ def test_a_command_whose_reader_has_gone_ends_its_work(tmp_path, joined):
     assert (tmp_path / "a.txt").read_text() == "whole"
     assert (tmp_path / "status").read_text() == "0\n"
     assert heard.decode() == ("" if joined else "said 0\nsaid 1\nsaid 2\n")
+
+
+def test_a_process_that_works_for_another_ends_with_it_and_not_before(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(WORKING)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, program], env=environment, stdout=subprocess.PIPE)
+    number, _, said = done.stdout.decode().partition(" ")
+    assert done.returncode == -signal.SIGKILL and said == "still here\n"
+    end = time.monotonic() + 10
+    while _is_alive(int(number)):
+        assert time.monotonic() < end, "it goes on though nobody needs it"
+        time.sleep(0.05)
+
+
+def _is_alive(number: int) -> bool:
+    """Whether there is such a process, other than one that has ended and is only listed."""
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(number)], capture_output=True, text=True)
+    return found.stdout.strip() not in ("", "Z")
 
 
 @pytest.mark.parametrize("path", COMMANDS)

@@ -16,10 +16,13 @@ import grain
 import numpy as np
 from absl import flags
 
+from dispose_jax import ending
 from dispose_jax.counting import counted
 from dispose_jax.data import examples, records
 from dispose_jax.data.records import PreparedClips, Record
 from dispose_jax.types import Batch, Impulses
+
+_KILLED = "was terminated unexpectedly"  # what grain says of a process
 
 
 @dataclass(frozen=True)
@@ -133,10 +136,19 @@ class PreparedBatches:
         self._iterator: Iterator[Batch] | None = None
 
     def __next__(self) -> Batch:
-        """The next batch, leaves (b, ...). Raises ValueError if a clip of it is damaged."""
+        """The next batch, leaves (b, ...). Raises ValueError if a clip of it is damaged, or if a
+        process that reads was killed."""
         if self._iterator is None:
             self._iterator = self._start()
-        batch = next(self._iterator)
+        try:
+            batch = next(self._iterator)
+        except RuntimeError as error:
+            if _KILLED not in str(error):
+                raise
+            raise ValueError(
+                "a process that reads clips was killed, perhaps for want of memory; lower "
+                f"--config.data.workers (now {self._workers}), the same command continues"
+            ) from error
         self._next += 1
         return batch
 
@@ -184,4 +196,4 @@ class PreparedBatches:
             grain.ReadOptions(num_threads=1, prefetch_buffer_size=per_worker)
         )
         options = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=per_worker)
-        return iter(batches.mp_prefetch(options))
+        return iter(batches.mp_prefetch(options, worker_init_fn=ending.follow_parent))

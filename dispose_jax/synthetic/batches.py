@@ -8,9 +8,6 @@ so: an accelerator learns from pictures faster than one process paints their ske
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +16,7 @@ from functools import partial
 import jax
 import numpy as np
 
+from dispose_jax import ending
 from dispose_jax.data import examples
 from dispose_jax.ops.levels import to_uint8
 from dispose_jax.synthetic import scene
@@ -83,7 +81,7 @@ class DrawnBatches:
             return make(poses, guides)
         if self._workers is None:
             context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
-            self._workers = ProcessPoolExecutor(count, context, initializer=_end_with_parent)
+            self._workers = ProcessPoolExecutor(count, context, initializer=ending.follow_parent)
         shares = [slice(i, None, count) for i in range(min(count, len(poses)))]
         given = [poses[s] for s in shares], [guides[s] for s in shares]
         try:
@@ -136,17 +134,6 @@ def _without_pictures(layout: examples.Layout, poses: list[Pose], guides: list) 
     """Examples of some clips side by side, without their frames."""
     made = [examples.make(layout, None, *one) for one in zip(poses, guides)]
     return examples.stack(made)
-
-
-def _end_with_parent() -> None:
-    """What a worker process does first: Ctrl-C is its parent's to answer, whose end is its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def people(config) -> dict:

@@ -1,6 +1,9 @@
 """Batches from a prepared set: their order, their shares, their resumption, their content."""
 
 import json
+import multiprocessing
+import os
+import signal
 
 import jax
 import numpy as np
@@ -213,6 +216,21 @@ def test_processes_that_read_give_what_threads_give(start):
     state = processes.state()
     processes.restore(state)
     same(next(processes), next(threads))
+
+
+@pytest.mark.full  # a process, as above
+def test_processes_that_read_go_on_when_all_are_told_to_end_and_one_that_is_killed_is_told(start):
+    threads, processes = start(), start(workers=1)
+    expected = take(threads, 12)
+    same(next(processes), expected[0])
+    (reader,) = multiprocessing.active_children()
+    for number in (signal.SIGINT, signal.SIGTERM):  # as a terminal or a batch system sends them
+        os.kill(reader.pid, number)
+    for batch in expected[1:]:  # more than were read ahead
+        same(next(processes), batch)
+    reader.kill()
+    with pytest.raises(ValueError, match=r"reads clips was killed.*data\.workers \(now 1\)"):
+        take(processes, 12)
 
 
 def test_features_and_latents_reach_the_batch_only_where_they_are_used():

@@ -60,6 +60,7 @@ def test_clips_are_the_same_whoever_paints_their_skeletons(whole):
         started = multiprocessing.active_children()
         assert len(started) == 2
         started[0].kill()
+        started[0].join()
         with pytest.raises(ValueError, match=r"was killed.*data\.workers \(now 2\)"):
             next(source)
     finally:
