@@ -49,12 +49,12 @@ VBENCH = flags.DEFINE_string("vbench", None, "Result file of VBench to put into 
 
 def main(config):
     if FAKE.value or REAL.value:
-        measured()
+        measured(config)
     else:
         ablation(config)
 
 
-def measured():
+def measured(config):
     """Real videos."""
     if ARMS.value or not FAKE.value:
         raise ValueError(
@@ -63,6 +63,11 @@ def measured():
     if CLIPS.present:
         raise ValueError(
             "--clips belongs to the ablation (--arms); of --fake every clip is measured"
+        )
+    if config != settings.load(DEFAULT):
+        raise ValueError(
+            "--config and its values belong to the ablation (--arms); of --fake the frames alone "
+            "are measured, as --metrics, --size, --stride and --fps say"
         )
     if STRIDE.value < 1 or not 0 < FPS.value < math.inf:
         raise ValueError(
@@ -106,6 +111,7 @@ def ablation(config):
         own = config.copy_and_resolve_references()
         own.control.update(common.control(variant))
         compared.append(variants.Arm(variant, own, (*given, *([folder] if folder else []))))
+    variants.check_bundles(compared, [folder for _, folder in wanted])
     output.prepare(Path(OUTPUT.value) / ablation_report.FILES[-1])
     results = run.run(compared, CLIPS.value)
     for path in ablation_report.write(OUTPUT.value, results):

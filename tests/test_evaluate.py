@@ -3,6 +3,7 @@
 import json
 import sys
 
+import jax
 import numpy as np
 import pytest
 from absl.testing import flagsaver
@@ -88,10 +89,10 @@ def test_the_flags_reach_the_run(start, monkeypatch, tmp_path):
     about = bundle.ModelDescription(
         "svd", made.config.model, made.config.quirks, "configs/svd.py:size=tiny"
     )
-    for name in ("one", "two"):
+    for factor, name in enumerate(("one", "two"), start=1):
         origin = {"motion_encoder": bundle.Origin("a test", "none")}
-        some = {"motion_encoder": made.params["motion_encoder"]}
-        bundle.write(tmp_path / name, some, about, origin)
+        scaled = jax.tree.map(lambda x, factor=factor: factor * x, made.params["motion_encoder"])
+        bundle.write(tmp_path / name, {"motion_encoder": scaled}, about, origin)
     runs = []
     monkeypatch.setattr(run, "run", lambda *given: runs.append(given))
     monkeypatch.setattr(report, "write", lambda folder, _: [f"{folder}/table.md"])

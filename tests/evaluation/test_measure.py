@@ -371,6 +371,8 @@ def test_everything_that_is_wrong_is_one_sentence_before_any_network(start, fold
     [
         ("--real=FOLDER/real", "give one of them"),
         ("--fake=FOLDER/fake --arms=base", "give one of them"),
+        ("--fake=FOLDER/fake --config.sample.steps=4", "--config and its values belong to the"),
+        ("--fake=FOLDER/fake --config=configs/sd15.py", "--config and its values belong to the"),
         ("--fake=FOLDER/nothing", "no such folder"),
         (
             "--fake=FOLDER",

@@ -70,6 +70,36 @@ def parse(texts: Sequence[str], variants: Collection[str]) -> list[tuple[str, st
     return found
 
 
+def check_bundles(arms: Sequence[Arm], own: Sequence[str | None]) -> None:
+    """Raise ValueError unless each arm's own bundle, where it has one, is of its variant, and arms
+    of one variant have different weights.
+
+    Else the networks of another variant's training would stand for the arm, or one training for
+    several seeds, which then agree for no other reason.
+    """
+    known: dict[tuple, str] = {}
+    for arm, folder in zip(arms, own):
+        if folder is not None:
+            held = offered([folder], arm.config)
+            learnt = [name for name in STAGES["dispose"] if name in held]
+            # The base is the same in the bundle of any variant.
+            foreign = [name for name in learnt if arm.added and name not in arm.networks]
+            if foreign or not held & {*arm.networks}:
+                raise ValueError(
+                    f"--arms {arm.variant}={folder}: that bundle is of another variant or base, as "
+                    f"it holds {', '.join(foreign or sorted(held) or ['nothing of use here'])}; "
+                    f"name one that was trained with variant={arm.variant}"
+                )
+        name = arm.variant if folder is None else f"{arm.variant}={folder}"
+        weights = arm.variant, *sorted(arm.weights.digests.items())
+        if weights in known:
+            raise ValueError(
+                f"--arms {known[weights]} and {name} have the same weights, which are no two "
+                "training seeds; name bundles of two trainings"
+            )
+        known[weights] = name
+
+
 class Arm:
     """A variant with weights.
 

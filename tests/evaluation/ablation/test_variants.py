@@ -51,6 +51,43 @@ def test_a_missing_network_names_the_stage_that_makes_it(tmp_path):
         variants.Arm("no_motion", config("no_motion"), (str(tmp_path / "b"),))
 
 
+@pytest.fixture
+def arm(tmp_path):
+    """arm(variant, folder, *names, factor=1) -> the arm and the folder, a bundle of these networks
+    times a factor; all others are random."""
+
+    def make(variant, folder, *names, factor=1):
+        made = small.build("full")
+        about = bundle.ModelDescription("svd", made.config.model, made.config.quirks, "a test")
+        some = {name: jax.tree.map(lambda x: factor * x, made.params[name]) for name in names}
+        origins = dict.fromkeys(some, bundle.Origin("a test", "none"))
+        bundle.write(tmp_path / folder, some, about, origins)
+        path = str(tmp_path / folder)
+        return variants.Arm(variant, config(variant), ("random", path)), path
+
+    return make
+
+
+LEARNT = ("controlnet", "motion_encoder", "point_encoder")
+
+
+def test_the_bundle_of_another_variant_is_no_arm(arm):
+    variants.check_bundles(*zip(arm("full", "a", *LEARNT), arm("base", "b", "unet", *LEARNT)))
+    for variant, names, found in (
+        ("no_motion", LEARNT, "as it holds motion_encoder; name one"),
+        ("base", LEARNT, "as it holds controlnet, motion_encoder, point_encoder; name one"),
+    ):
+        with pytest.raises(ValueError, match=f"--arms {variant}=.*: .*{found}"):
+            variants.check_bundles(*zip(arm(variant, variant, *names)))
+
+
+def test_one_training_is_no_two_seeds(arm):
+    one, same = arm("full", "one", *LEARNT), arm("full", "same", *LEARNT)
+    variants.check_bundles(*zip(one, arm("full", "other", *LEARNT, factor=2)))
+    with pytest.raises(ValueError, match="full=.*one and full=.*same have the same weights"):
+        variants.check_bundles(*zip(one, same))
+
+
 @pytest.mark.parametrize("base", ["svd", "sd15"])
 def test_every_network_of_every_variant_comes_from_a_stage(base):
     known = {name for names in variants.STAGES.values() for name in names}
