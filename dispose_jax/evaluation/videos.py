@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from dispose_jax.evaluation import frame_metrics
@@ -252,11 +251,8 @@ def _natural(name: str) -> list:
 
 
 def _read(file: Path) -> np.ndarray:
-    data = np.frombuffer(file.read_bytes(), np.uint8)
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if picture is None:
-        raise ValueError(f"{file}: not a picture that can be read; write this frame again")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    """A frame as the models are given it, transparent parts white, whatever its size."""
+    return image.read(file, smallest=1)
 
 
 def _first(problems: Sequence[str]) -> list[str]:

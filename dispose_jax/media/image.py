@@ -27,13 +27,13 @@ TIFF_MEANING, WHITE_IS_ZERO = 262, 0  # TIFF 6.0's PhotometricInterpretation
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
-def read(path: str | os.PathLike) -> np.ndarray:
+def read(path: str | os.PathLike, smallest: int = SMALLEST_SIDE) -> np.ndarray:
     """Read a picture -> uint8 RGB (h, w, 3), upright as its EXIF orientation says.
 
     Colours of an embedded ICC profile become sRGB, as do high dynamic range (PQ, HLG) and wide
     primaries that the file states, transparent parts white, grey RGB, 16 bits 8; of an animation
-    the first frame counts. Raises ValueError if the file is missing, damaged, no
-    picture, under 32 pixels on a side or beyond what Pillow takes for an attack.
+    the first frame counts. Raises ValueError if the file is missing, damaged, no picture, under
+    `smallest` pixels on a side or beyond what Pillow takes for an attack.
     """
     if not Path(path).exists():
         raise ValueError(f"{path}: no such picture; check the path")
@@ -66,10 +66,9 @@ def read(path: str | os.PathLike) -> np.ndarray:
     # Damage surfaces as whatever the decoder of that format happens to raise.
     except Exception as error:
         raise ValueError(f"{path}: cannot read this picture: its data is corrupt") from error
-    if min(size) < SMALLEST_SIDE:
+    if min(size) < smallest:
         raise ValueError(
-            f"{path}: {size[0]} x {size[1]} pixels, too small;"
-            f" a side needs {SMALLEST_SIDE} at least"
+            f"{path}: {size[0]} x {size[1]} pixels, too small; a side needs {smallest} at least"
         )
     return exact
 

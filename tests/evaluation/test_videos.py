@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -25,6 +26,20 @@ def test_clips_are_all_that_is_a_video_whatever_wrote_it(tmp_path):
     write(tmp_path / "fake" / "d", clip(2))
     results, _ = results_of(tmp_path / "real", tmp_path / "fake", metrics="mae")
     assert results.fake["mae"].by_clip == {"a": 0, "bS": 0, "bv": 0, "d": 0}
+
+
+def test_what_is_transparent_is_white_as_it_is_to_the_models(tmp_path):
+    """What lies hidden in a cut-out figure's background was compared with the other's."""
+    frames = clip(0, 3)
+    alpha = np.zeros(frames.shape[:3], np.uint8)
+    alpha[:, 4:20, 6:30], alpha[:, 10, 10] = 255, 102
+    share = alpha[..., None] / 255
+    seen = np.rint(share * frames + (1 - share) * 255).astype(np.uint8)
+    (tmp_path / "fake" / "a").mkdir(parents=True)
+    for i, frame in enumerate(np.concatenate([frames, alpha[..., None]], -1)):
+        Image.fromarray(frame, "RGBA").save(tmp_path / "fake" / "a" / f"{i}.png")
+    found = videos.frames(videos.open_clip(tmp_path / "fake" / "a", 15))
+    assert max(np.abs(one.astype(int) - other).max() for one, other in zip(found, seen)) <= 1
 
 
 def test_what_explains_a_clip_is_none(tmp_path):
