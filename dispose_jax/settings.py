@@ -298,6 +298,17 @@ def check(config) -> None:
             f"train.frames is {values['train.frames']}: expected 2 or more, the reference and what "
             "is made of it"
         )
+    region = values["train.region"]
+    if region != "none" and values["train.objective"] != "video":
+        raise ValueError(
+            f"train.region is {region!r}, which stage={values['train.stage']} does not look at: "
+            "only losses of videos are weighed by place; leave it out"
+        )
+    if region in ("hands", "face") and values["data.source"] == "synthetic":
+        raise ValueError(
+            f"train.region is {region!r}: drawn people have neither hands nor a face that poses "
+            "know; choose 'joints' or 'limbs'"
+        )
     for name in ("train.width", "train.height"):
         if values[name] % 64:
             raise ValueError(f"{name} is {values[name]}: expected a multiple of 64")

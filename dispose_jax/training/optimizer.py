@@ -41,6 +41,7 @@ def build(train) -> optax.GradientTransformation:
         update = _of_stacks(
             optax.contrib.muon(
                 learning_rate(train),
+                eps=train.epsilon,
                 weight_decay=train.weight_decay,
                 adam_weight_decay=train.weight_decay,
                 adam_b1=train.b1,

@@ -157,9 +157,9 @@ def test_beside_muon_the_ends_of_a_network_and_what_is_no_matrix_follow_adamw_wi
         "norm": {"scale": x["scale"]},
         "table": {"embedding": x["kernel"]},
     }
-    options = SETTINGS | {"optimizer": "muon", "decay": "constant"}
+    options = SETTINGS | {"optimizer": "muon", "decay": "constant", "epsilon": 0.1}
     rate = optimizer.learning_rate(settings(**options))
-    adamw = optax.adamw(rate, b1=0.9, b2=0.99, weight_decay=0.1, nesterov=True)
+    adamw = optax.adamw(rate, b1=0.9, b2=0.99, eps=0.1, weight_decay=0.1, nesterov=True)
     followed = []
     for transform in (
         optimizer.build(settings(**options)),
