@@ -54,6 +54,8 @@ def run(main: Callable[[object], None]) -> None:
         for name, text in overrides:
             settings.override(config, name, text)
         settings.refuse_void(config, dict(overrides))
+    except flags.IllegalFlagValueError as error:
+        fail(_told(error), 2)
     except (flags.Error, ValueError, OSError) as error:
         fail(error, 2)
     use_compile_cache()
@@ -139,6 +141,20 @@ def _parse(arguments: Sequence[str]) -> list[str]:
             "--config FILE:NAME=VALUE"
         )
         raise ValueError(f"{error}; {hint}") from error
+
+
+def _told(error: flags.IllegalFlagValueError) -> str:
+    """What is wrong with a flag's value, which absl tells in Python's words."""
+    wanted = {
+        "('Non-boolean": "true or false",
+        "invalid literal for int": "a whole number",
+        "could not convert string to float": "a number",
+    }
+    for words, expected in wanted.items():
+        given, found, _ = str(error).partition(f": {words}")
+        if found:
+            return f"{given.removeprefix('flag ')}: expected {expected}"
+    return str(error)
 
 
 def _refuse_empty() -> None:

@@ -70,7 +70,8 @@ MISTAKES = [  # exit code, arguments, what the line says
     (1, f"{RANDOM} --arms=base --stride=2", "--stride is for videos: name their folder with --fa"),
     (1, "--fake=FOLDER --clips=2", "--clips belongs to the ablation (--arms)"),
     (1, f"{RANDOM} --arms=base --output=FOLDER/file", "cannot make its folder"),
-    (2, f"{RANDOM} --arms=base --clips=some", "some"),
+    (2, f"{RANDOM} --arms=base --clips=some", "--clips=some: expected a whole number"),
+    (2, f"{RANDOM} --arms=base --fps=fast", "--fps=fast: expected a number"),
     (2, f"{RANDOM} --amrs=base", "Unknown command line flag 'amrs'"),
     (2, f"{RANDOM} --arms=base more", "unexpected argument 'more'"),
 ]
