@@ -44,4 +44,4 @@ def main(config):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.program(main)

@@ -8,9 +8,8 @@ result.
 from __future__ import annotations
 
 import shutil
-import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from functools import partial
 
 import jax
@@ -18,7 +17,7 @@ import numpy as np
 
 from dispose_jax import flops, memory
 from dispose_jax.models import bundle
-from dispose_jax.training import multihost, rundir, sharding, start, step
+from dispose_jax.training import multihost, rundir, sharding, start, step, stopping
 from dispose_jax.training.checkpoint import Checkpoints
 from dispose_jax.training.metrics import VALIDATION, Metrics
 from dispose_jax.training.progress import Progress
@@ -55,7 +54,7 @@ def train(run: Run) -> None:
         leaving.enter_context(memory.explained("training", _what_helps(train)))
         current, frozen = start.start(run, weights, checkpoints, source)
         batches = leaving.enter_context(closing(Prefetcher(source)))
-        with _told_to_stop(run):
+        with stopping.told_to_stop(run):
             current = _steps(run, checkpoints, current, frozen, batches)
             checkpoints.save(current, batches.position)
             checkpoints.wait()
@@ -92,9 +91,8 @@ def _steps(
     key = run.key(TRAINING)
     batch = place_batch(next(batches))
     run.say("compiling ...")
-    traced = jitted.trace(current, frozen, batch, key)
-    useful = flops.work(traced.jaxpr.jaxpr).useful
-    compiled = traced.lower().compile()
+    making = partial(_compile, jitted, current, frozen, batch, key)
+    compiled, useful = stopping.listening(run, making)
     folder = run.workdir if multihost.is_lead() else None
     metrics = Metrics(folder, done, train.steps, train.batch, useful)
     progress = Progress(run, frozen)
@@ -125,6 +123,12 @@ def _steps(
         metrics.close()
 
 
+def _compile(jitted, *arguments) -> tuple[jax.stages.Compiled, float]:
+    """A step's program, and its useful floating point operations."""
+    traced = jitted.trace(*arguments)
+    return traced.lower().compile(), flops.work(traced.jaxpr.jaxpr).useful
+
+
 def _write(run: Run, metrics: Metrics, checkpoints: Checkpoints, more: dict[str, float]) -> None:
     """Write what was measured, and more; a loss that is not finite ends the run."""
     try:
@@ -153,20 +157,3 @@ def _write_bundle(run: Run, params: Params, done: int, batches: Iterator[Batch])
     origins = dict.fromkeys(params, origin)
     bundle.write(folder, params, described, origins, dtype=np.float32, replace=True)
     run.say(f"trained to step {done}; wrote {folder}")
-
-
-@contextmanager
-def _told_to_stop(run: Run) -> Iterator[None]:
-    """While inside, SIGTERM and Ctrl-C let the step end, save, and stop; a second Ctrl-C breaks."""
-
-    def stop(number: int, _) -> None:
-        if run.stopped and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        run.stopped = True
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,14 +2,17 @@
 
 import errno
 import json
+import os
 import random
 import signal
+import threading
 import time
 
 import jax
 import numpy as np
 import pytest
 
+from dispose_jax import memory
 from dispose_jax.models import bundle
 from dispose_jax.training import loop, multihost
 from dispose_jax.training.checkpoint import Checkpoints
@@ -193,6 +196,34 @@ def test_sigterm_and_ctrl_c_save_and_end_well(start, tmp_path, number):
     done = max(losses(tmp_path / "run"))
     assert out.splitlines()[-1] == f"stopped after step {done}, saved; the same command continues"
     assert steps_saved(tmp_path / "run") == [done] and "Traceback" not in err
+
+
+def test_a_run_that_is_told_to_stop_while_it_compiles_ends_at_once(run, tmp_path, monkeypatch):
+    over = threading.Event()
+
+    def compile_for_long(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        over.wait(60)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_compile", compile_for_long)
+        start = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            run()
+        assert time.monotonic() - start < 30
+    over.set()
+    assert steps_saved(tmp_path / "run") == []
+    run()
+    assert [*losses(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_step_that_fits_no_device_says_what_helps_before_it_is_taken(run, monkeypatch):
+    def compiling(*_):
+        raise toy.exhausted()
+
+    monkeypatch.setattr(loop, "_compile", compiling)
+    with pytest.raises(memory.OutOfMemory, match="raise --config.train.accumulate"):
+        run()
 
 
 def killed(start, run, tmp_path, moments, seed):

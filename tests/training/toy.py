@@ -153,4 +153,4 @@ if __name__ == "__main__":
     if "TOY_MEETS" in os.environ:
         trouble, *where = os.environ["TOY_MEETS"].split(",")
         meet(trouble, *map(int, where))
-    cli.run(train.main)
+    cli.program(train.main)
