@@ -24,6 +24,7 @@ from configs import common
 from dispose_jax import cli, provenance, settings, weights
 from dispose_jax.animator import Animator
 from dispose_jax.evaluation import measure, report, sequences
+from dispose_jax.evaluation.ablation.variants import check_own
 from dispose_jax.evaluation.metrics import METRICS
 from dispose_jax.evaluation.paper_tables import INFERRED, TABLES, Table
 from dispose_jax.media import output
@@ -79,6 +80,9 @@ class TableRun:
         for bundled in (*self.given, *self.ablation.values()):
             if bundled != weights.RANDOM:
                 bundle.describe(bundled)
+        for variant, folder in self.ablation.items():
+            own = self._config(variant)
+            check_own("--ablation", variant, folder, own, networks.build(own))
         self._keep_plan()
 
     def _keep_plan(self) -> None:
@@ -105,10 +109,14 @@ class TableRun:
 
     def animator(self, variant: str) -> Animator:
         """The model of a row."""
+        more = [self.ablation[variant]] if variant in self.ablation else []
+        return Animator(self._config(variant), (*self.given, *more), say=self.say)
+
+    def _config(self, variant: str):
+        """The configuration of a row."""
         own = self.config.copy_and_resolve_references()
         own.control.update(common.control(variant))
-        more = [self.ablation[variant]] if variant in self.ablation else []
-        return Animator(own, (*self.given, *more), say=self.say)
+        return own
 
     def folder(self, variant: str, sequence: sequences.Sequence) -> Path:
         """Where a clip's frames lie when they are finished."""

@@ -134,11 +134,13 @@ def test_closer_clips_score_better_and_variants_need_their_weights(stub, tiktok,
     assert "w/o keypoint correspondence: not measured, give --ablation no_point" in run.text()
 
 
-def described(folder, config: str) -> str:
-    """A bundle of nothing."""
+def described(folder, config: str, *names: str) -> str:
+    """A bundle that says it has these networks, those of no_motion by default."""
     folder.mkdir(exist_ok=True)
+    entry = lambda name: {"file": f"{name}.safetensors", "sha256": "0", "bytes": 0, "tensors": 0}
+    networks = {name: entry(name) for name in names or ("controlnet", "point_encoder")}
     about = {"format": 1, "base": "svd", "model": {}, "quirks": {}, "config": config}
-    (folder / "bundle.json").write_text(json.dumps({**about, "networks": {}}))
+    (folder / "bundle.json").write_text(json.dumps({**about, "networks": networks}))
     return str(folder)
 
 
@@ -152,6 +154,9 @@ def test_clips_of_other_weights_are_not_taken_for_these(stub, tiktok, tmp_path):
         run_of(tmp_path / "run", tiktok, 3, ablation=arms())
     with pytest.raises(ValueError, match="absent: no such folder"):
         run_of(tmp_path / "new", tiktok, 3, ablation={"no_motion": str(tmp_path / "absent")})
+    full = described(tmp_path / "full", "svd", "controlnet", "motion_encoder", "point_encoder")
+    with pytest.raises(ValueError, match="--ablation no_motion=.*full: .*holds motion_encoder"):
+        run_of(tmp_path / "new", tiktok, 3, ablation={"no_motion": full})
     assert not (tmp_path / "new").exists(), "nothing is written down before all is checked"
 
 

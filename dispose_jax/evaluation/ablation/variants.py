@@ -70,26 +70,32 @@ def parse(texts: Sequence[str], variants: Collection[str]) -> list[tuple[str, st
     return found
 
 
+def check_own(flag: str, variant: str, folder: str, config, built: Collection[str]) -> None:
+    """Raise ValueError unless a bundle that a flag names for a variant can come from its training.
+
+    config: the variant's own; built: names of its networks. Else networks that were trained with
+    other signals would stand for it, or the bundle would change nothing.
+    """
+    held = offered([folder], config)
+    learnt = [name for name in STAGES["dispose"] if name in held]
+    # The base is the same in the bundle of any variant.
+    foreign = [] if variant == BASE else [name for name in learnt if name not in built]
+    if foreign or not held & {*built}:
+        raise ValueError(
+            f"{flag} {variant}={folder}: that bundle is of another variant or base, as it holds "
+            f"{', '.join(foreign or sorted(held) or ['nothing of use here'])}; name one that was "
+            f"trained with variant={variant}"
+        )
+
+
 def check_bundles(arms: Sequence[Arm], own: Sequence[str | None]) -> None:
     """Raise ValueError unless each arm's own bundle, where it has one, is of its variant, and arms
-    of one variant have different weights.
-
-    Else the networks of another variant's training would stand for the arm, or one training for
-    several seeds, which then agree for no other reason.
-    """
+    of one variant have different weights: one training that stands for several seeds agrees with
+    itself."""
     known: dict[tuple, str] = {}
     for arm, folder in zip(arms, own):
         if folder is not None:
-            held = offered([folder], arm.config)
-            learnt = [name for name in STAGES["dispose"] if name in held]
-            # The base is the same in the bundle of any variant.
-            foreign = [name for name in learnt if arm.added and name not in arm.networks]
-            if foreign or not held & {*arm.networks}:
-                raise ValueError(
-                    f"--arms {arm.variant}={folder}: that bundle is of another variant or base, as "
-                    f"it holds {', '.join(foreign or sorted(held) or ['nothing of use here'])}; "
-                    f"name one that was trained with variant={arm.variant}"
-                )
+            check_own("--arms", arm.variant, folder, arm.config, arm.networks)
         name = arm.variant if folder is None else f"{arm.variant}={folder}"
         weights = arm.variant, *sorted(arm.weights.digests.items())
         if weights in known:
