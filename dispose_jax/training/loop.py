@@ -8,7 +8,6 @@ result.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 
@@ -24,7 +23,7 @@ from dispose_jax.training.progress import Progress
 from dispose_jax.training.run import TRAINING, Run
 from dispose_jax.training.sources import Prefetcher, check_weights, open_source
 from dispose_jax.training.state import TrainState
-from dispose_jax.types import Batch, Params
+from dispose_jax.types import Params
 
 FINISH_BATCHES = 16  # that the last touch of a stage may look at
 
@@ -62,7 +61,7 @@ def train(run: Run) -> None:
             run.say(f"stopped after step {int(current.step)}, saved; the same command continues")
         else:
             params, done = multihost.on_host((current.result, current.step))
-            multihost.by_lead(partial(_write_bundle, run, params, int(done), batches))
+            multihost.by_lead(partial(_write_bundle, run, params, int(done), batches.position))
 
 
 def _what_helps(train) -> str:
@@ -144,10 +143,15 @@ def _write(run: Run, metrics: Metrics, checkpoints: Checkpoints, more: dict[str,
         ) from error
 
 
-def _write_bundle(run: Run, params: Params, done: int, batches: Iterator[Batch]) -> None:
-    """The trained networks, on the host, as a bundle."""
-    some = (next(batches) for _ in range(FINISH_BATCHES))
-    params = run.objective.finish(params, some)
+def _write_bundle(run: Run, params: Params, done: int, position: dict) -> None:
+    """The trained networks, on the host, as a bundle.
+
+    position: of the data after the last step. The last touch looks at the clips of all processes.
+    """
+    with closing(open_source(run.config)) as source:
+        source.restore(position)
+        some = (next(source) for _ in range(FINISH_BATCHES))
+        params = run.objective.finish(params, some)
     config, folder = run.config, run.workdir / "bundle"
     described = bundle.ModelDescription(config.base, config.model, config.quirks, config.name)
     origin = bundle.Origin(f"trained: stage {config.train.stage}", "Apache-2.0")

@@ -14,7 +14,7 @@ import pytest
 
 from dispose_jax import memory
 from dispose_jax.models import bundle
-from dispose_jax.training import loop, multihost
+from dispose_jax.training import loop, multihost, objectives
 from dispose_jax.training.checkpoint import Checkpoints
 from tests.training import toy
 from tests.training.conftest import losses, steps_saved, stop_after, trained, wait_for
@@ -80,6 +80,29 @@ def test_the_bundle_and_the_pictures_get_the_average_which_survives_an_interrupt
         for tensor in average.values()
         if tensor.ndim == 2
     )
+
+
+def test_the_last_touch_looks_at_the_next_batches_of_all_processes(run, tmp_path, monkeypatch):
+    """Each process makes its own rows alone; here there is one, which made them all, too."""
+    seen, opened, objective = [], [], toy.objective
+
+    def touching(*arguments):
+        finish = lambda params, batches: seen.extend(batches) or params
+        return objective(*arguments)._replace(finish=finish)
+
+    def opening(config, rows=None):
+        opened.append(rows)
+        return toy.Noise(config, rows)
+
+    run(steps=2)
+    monkeypatch.setattr(objectives, "build", touching)
+    monkeypatch.setattr(loop, "open_source", opening)
+    run(steps=4)  # from a checkpoint
+    source = toy.Noise(toy.config())
+    source.restore({"next": 4})
+    assert len(seen) == loop.FINISH_BATCHES and opened[-1] is None
+    for batch in seen:
+        np.testing.assert_array_equal(batch.frames, next(source).frames)
 
 
 def test_a_run_that_broke_off_repeats_only_what_no_checkpoint_holds(run, tmp_path, monkeypatch):
