@@ -65,6 +65,8 @@ def test_overrides_are_taken_out_of_the_command_line_in_order():
         ("sample.guidance_scale", "1,3.5", (1, 3.5)),
         ("sample.guidance_scale", "(1, 3)", (1, 3)),
         ("control.motion", "('sparse',)", ("sparse",)),
+        ("train.trainable", "('unet')", ("unet",)),
+        ("train.trainable", '["unet", "vae"]', ("unet", "vae")),
     ],
 )
 def test_a_value_is_read_as_the_type_it_has(name, text, value):
