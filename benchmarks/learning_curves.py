@@ -81,7 +81,8 @@ def main() -> None:
         name, _, runs = text.partition("=")
         if not runs:
             sys.exit(f"--arms {text}: expected NAME=RUN,RUN, such as full=runs/full1,runs/full2")
-        arms[name] = [Path(run).expanduser() for run in runs.split(",")]
+        # As in evaluate.py, an arm that comes again has more seeds.
+        arms.setdefault(name, []).extend(Path(run).expanduser() for run in runs.split(","))
     try:
         steps, found = changes(arms)
         print(table(steps, found))

@@ -27,6 +27,15 @@ def test_each_run_is_compared_with_its_own_first_value(tmp_path):
     assert row.split() == ["full", "+0.0000", "-0.2000", "0.2000"]
 
 
+def test_an_arm_that_is_named_again_has_more_seeds(tmp_path, monkeypatch, capsys):
+    first = write(tmp_path / "a", {10: 0.5, 20: 0.4})
+    second = write(tmp_path / "b", {10: 0.5, 20: 0.2})
+    arguments = ["--arms", f"full={first}", "--arms", f"full={second}"]
+    monkeypatch.setattr("sys.argv", ["learning_curves", *arguments])
+    learning_curves.main()
+    assert capsys.readouterr().out.split()[-4:] == ["full", "+0.0000", "-0.2000", "0.2000"]
+
+
 def test_runs_that_cannot_be_compared_are_named(tmp_path):
     write(tmp_path / "none", {})
     with pytest.raises(ValueError, match="none/metrics.jsonl: no held-out loss"):
