@@ -372,7 +372,7 @@ def _value(flag: str, text: str | None, kind: type, now):
         if kind in (int, str):
             return kind(text)
         value = ast.literal_eval(re.sub(r"\binf\b", "1e999", text))
-        if kind is tuple and isinstance(value, str):  # ("unet"), which lacks its comma, is no list of letters
+        if kind is tuple and isinstance(value, str):  # ("unet") lacks its comma, and is no letters
             value = (value,)
         return tuple(value) if kind is tuple or isinstance(value, (tuple, list)) else value
     except (ValueError, KeyError, SyntaxError, TypeError) as error:
