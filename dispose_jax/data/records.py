@@ -137,6 +137,9 @@ class PreparedClips:
             raise ValueError(
                 f"{self.folder}: holds no clips; make some with python -m dispose_jax.data.prepare"
             )
+        self._open_none()
+
+    def _open_none(self) -> None:
         self._readers: OrderedDict[str, object] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -158,10 +161,13 @@ class PreparedClips:
             ) from error
 
     def __getstate__(self) -> dict:
-        return {"folder": self.folder}  # another process opens its own files
+        # Another process opens its own files. Not those of a new listing: if the set has grown
+        # since, clips would have other numbers there.
+        return {"folder": self.folder, "names": self.names, "ends": self.ends}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(state["folder"])
+        self.__dict__.update(state)
+        self._open_none()
 
     def _reader(self, path: Path):
         """The open file; the one unused for longest is closed when nobody reads it any more."""

@@ -21,7 +21,7 @@ from dispose_jax.training.checkpoint import Checkpoints
 from dispose_jax.training.metrics import VALIDATION, Metrics
 from dispose_jax.training.progress import Progress
 from dispose_jax.training.run import TRAINING, Run
-from dispose_jax.training.sources import Prefetcher, check_weights, open_source
+from dispose_jax.training.sources import Prefetcher, Source, check_weights, open_source
 from dispose_jax.training.state import TrainState
 from dispose_jax.types import Params
 
@@ -37,11 +37,13 @@ def train(run: Run) -> None:
     config, train = run.config, run.config.train
     with multihost.ending_all():  # a host may lack the set or the weights
         source = open_source(config, sharding.rows(run.mesh, train.batch))
+        whole = open_source(config)  # now, as a prepared set may grow until it is needed
         weights = start.open_weights(run)
         digests = {} if weights is None else weights.digests
         check_weights(source, config, digests)
     with ExitStack() as leaving:
         leaving.callback(source.close)
+        leaving.callback(whole.close)
         lock = multihost.by_lead(partial(rundir.claim, run.workdir, config, digests))
         if lock is not None:
             leaving.enter_context(lock)
@@ -61,7 +63,8 @@ def train(run: Run) -> None:
             run.say(f"stopped after step {int(current.step)}, saved; the same command continues")
         else:
             params, done = multihost.on_host((current.result, current.step))
-            multihost.by_lead(partial(_write_bundle, run, params, int(done), batches.position))
+            whole.restore(batches.position)
+            multihost.by_lead(partial(_write_bundle, run, params, int(done), whole))
 
 
 def _what_helps(train) -> str:
@@ -143,15 +146,10 @@ def _write(run: Run, metrics: Metrics, checkpoints: Checkpoints, more: dict[str,
         ) from error
 
 
-def _write_bundle(run: Run, params: Params, done: int, position: dict) -> None:
-    """The trained networks, on the host, as a bundle.
-
-    position: of the data after the last step. The last touch looks at the clips of all processes.
-    """
-    with closing(open_source(run.config)) as source:
-        source.restore(position)
-        some = (next(source) for _ in range(FINISH_BATCHES))
-        params = run.objective.finish(params, some)
+def _write_bundle(run: Run, params: Params, done: int, batches: Source) -> None:
+    """The trained networks, on the host, as a bundle; batches: of all processes' clips."""
+    some = (next(batches) for _ in range(FINISH_BATCHES))
+    params = run.objective.finish(params, some)
     config, folder = run.config, run.workdir / "bundle"
     described = bundle.ModelDescription(config.base, config.model, config.quirks, config.name)
     origin = bundle.Origin(f"trained: stage {config.train.stage}", "Apache-2.0")

@@ -31,17 +31,23 @@ class Progress:
         loss = lambda params, batch, key: run.objective.loss(params, batch, key)[0]
         self._loss = jax.jit(loss, out_shardings=self._whole)
         self._fits = True
+        train = run.config.train
+        self._clips = train.batch // train.accumulate  # worked on at a time, as in a step
+        # Opened once: of a set that is still being prepared other clips would be kept back later.
+        rows = sharding.rows(run.mesh, self._clips)
+        self._validating = sources.held_out(run.config, self._clips, rows)
+        self._showing = sources.held_out(run.config, previews.CLIPS)
+        self._starts = self._validating.state(), self._showing.state()
 
     def validate(self, current: TrainState) -> float:
         """The mean loss of `data.held_out` clips, rounded up to whole parts of a batch, with noise
         and levels that are the same every time."""
-        train = self._run.config.train
-        clips = train.batch // train.accumulate  # worked on at a time, as in a step
-        rows = sharding.rows(self._run.mesh, clips)
+        train, clips = self._run.config.train, self._clips
         place = partial(sharding.place_batch, self._run.mesh, clips=clips, num_frames=train.frames)
         params, key = {**self._frozen, **current.result}, self._run.key(VALIDATING)
         found = []
-        with closing(sources.held_out(self._run.config, clips, rows)) as source:
+        with closing(self._validating) as source:
+            source.restore(self._starts[0])
             for i in range(-(-self._run.config.data.held_out // clips)):
                 batch = place(next(source))
                 found.append(float(self._loss(params, batch, jax.random.fold_in(key, i))))
@@ -75,7 +81,8 @@ class Progress:
 
     def _picture(self, current: TrainState) -> np.ndarray:
         """(h, w, 3) uint8, in every process."""
-        with closing(sources.held_out(self._run.config, previews.CLIPS)) as source:
+        with closing(self._showing) as source:
+            source.restore(self._starts[1])
             batch = next(source)
         params = {**self._frozen, **current.result}
         return self._run.objective.show(params, batch, self._run.key(SHOWING), self._whole)

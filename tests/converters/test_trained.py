@@ -25,7 +25,7 @@ def trained(workdir: Path, argument: str, seed: int = 1, **quirks: str) -> dict:
     workdir.mkdir()
     run = loop.Run(config, (), workdir, say=lambda text: None)
     params = model_networks.random({n: run.networks[n] for n in run.trainable}, seed)
-    loop._write_bundle(run, params, config.train.steps, {"next": 0})
+    loop._write_bundle(run, params, config.train.steps, iter(()))
     return params
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -129,6 +130,17 @@ def test_a_damaged_file_is_named_with_the_clip(tmp_path, damage):
     np.testing.assert_array_equal(clips[0].pose.body, record(0).pose.body)
     with pytest.raises(ValueError, match=f"{path.name}: clip 1 cannot be read .*prepare its video"):
         clips[2]
+
+
+def test_another_process_has_the_same_clips_though_the_set_has_grown(tmp_path):
+    clips = write(tmp_path, 2, 1)
+    sent = pickle.dumps(clips)
+    records.write(tmp_path, "a.mp4", [records.encode(record(9))])  # comes first in a listing
+    assert records.PreparedClips(tmp_path).names[0].startswith("clips-a-")
+    received = pickle.loads(sent)
+    assert len(received) == 3
+    for i in range(3):
+        np.testing.assert_array_equal(received[i].pose.body, record(i).pose.body)
 
 
 @pytest.mark.parametrize(

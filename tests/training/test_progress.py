@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dispose_jax import memory
-from dispose_jax.training import loop, multihost, objectives
+from dispose_jax.training import loop, multihost, objectives, sources
 from tests.training import toy
 from tests.training.conftest import losses
 
@@ -39,6 +39,16 @@ def test_a_loss_of_clips_that_are_not_learnt_from_has_the_same_noise_every_time(
     none = lambda config: config.data.update({"held_out": 0})
     run("none", validate_every=2, change=none)
     assert validated(tmp_path / "none") == {}
+
+
+def test_what_is_held_out_is_decided_once(run, tmp_path, monkeypatch):
+    """Each is a listing of a prepared set, which may still be growing."""
+    opened, held_out = [], toy.held_out
+    count = lambda *given: opened.append(given) or held_out(*given)
+    monkeypatch.setattr(sources, "held_out", count)
+    run(steps=6, validate_every=1, sample_every=2, learning_rate=0.0)
+    assert len(opened) == 2  # of what is measured, and of what is shown
+    assert len({*validated(tmp_path / "run").values()}) == 1, "the same clips again"
 
 
 def test_the_loss_of_held_out_clips_is_the_mean_of_whole_batches_on_any_mesh(
