@@ -137,8 +137,11 @@ def test_closer_clips_score_better_and_variants_need_their_weights(stub, tiktok,
 def described(folder, config: str, *names: str) -> str:
     """A bundle that says it has these networks, those of no_motion by default."""
     folder.mkdir(exist_ok=True)
-    entry = lambda name: {"file": f"{name}.safetensors", "sha256": "0", "bytes": 0, "tensors": 0}
-    networks = {name: entry(name) for name in names or ("controlnet", "point_encoder")}
+    entry = {"sha256": "0", "bytes": 0, "tensors": 0, "dtype": "float32", "source": "drawn"}
+    networks = {
+        name: {**entry, "file": f"{name}.safetensors"}
+        for name in names or ("controlnet", "point_encoder")
+    }
     about = {"format": 1, "base": "svd", "model": {}, "quirks": {}, "config": config}
     (folder / "bundle.json").write_text(json.dumps({**about, "networks": networks}))
     return str(folder)
