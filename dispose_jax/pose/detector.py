@@ -56,21 +56,22 @@ class Detector:
         """Poses of num_frames frames (h, w, 3) uint8, taken as they come; the error without a
         detector names source and flag. of: gives the digest of what is looked at."""
         name = of()
-        if self.kept is not None and (pose := detected.read(self.kept, name)) is not None:
+        known = _recent.pop((self.folder, name), None)
+        read = None if self.kept is None else detected.read(self.kept, name)
+        pose = known if read is None else read
+        if read is not None:
             self.say(f"{self.kept} has the keypoints of {source}")
-            return pose
-        pose = _recent.pop((self.folder, name), None)
-        if pose is None:
+        elif known is not None:
+            self.say(f"the keypoints of {source} are known from an earlier clip")
+        else:
             models = self.open(source, f"pass a pose file with {flag}")
             self.say(f"finding keypoints in {num_frames} frames of {source}")
             pose = estimate.estimate(models, frames, num_frames=num_frames, progress=self.progress)
             check_seen(pose, source)
-        else:
-            self.say(f"the keypoints of {source} are known from an earlier clip")
         _recent[self.folder, name] = pose
         if len(_recent) > RECENT:
             del _recent[next(iter(_recent))]  # not asked for since longest
-        if self.kept is not None:
+        if self.kept is not None and read is None:
             try:
                 detected.keep(self.kept, name, pose)
             except OSError as error:  # no reason to stop

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from dispose_jax.pose import detected, detector, estimate
 from tests import small
@@ -41,6 +42,19 @@ def test_the_digest_is_of_content_and_frames(tmp_path):
     assert digest("a.mp4", [0, 2]) != digest("b.mp4", [0, 2])
     picture = small.pictures(1)
     assert detected.digest(picture) == detected.digest(picture.copy()) != detected.digest(~picture)
+
+
+def test_what_an_earlier_command_found_serves_the_other_figures_of_this_one(tmp_path, monkeypatch):
+    dance, kept = standing(3), tmp_path / "a.keypoints.safetensors"
+    detected.keep(kept, "dance", dance)
+    before = kept.stat().st_mtime_ns
+    monkeypatch.setattr(estimate, "open_models", lambda folder: pytest.fail("looked for again"))
+    for place in (kept, tmp_path / "b.keypoints.safetensors"):
+        finder = detector.Detector(tmp_path, lambda sentence: None, kept=place)
+        found = finder.find([], "dance.mp4", "--poses", lambda: "dance", 3)
+        np.testing.assert_array_equal(found.body, dance.body)
+        np.testing.assert_array_equal(detected.read(place, "dance").body, dance.body)
+    assert kept.stat().st_mtime_ns == before
 
 
 def test_what_is_asked_for_again_and_again_is_remembered_among_many(tmp_path, monkeypatch):
