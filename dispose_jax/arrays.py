@@ -3,6 +3,7 @@ anything is made of them (host code)."""
 
 from __future__ import annotations
 
+from math import inf
 from numbers import Real
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def check_poses(poses: object, name: str) -> None:
     if isinstance(poses, PoseFile):
         _check_kind(poses.pose, f"{name}'s pose", Pose, "a dispose_jax.types.Pose")
         _check_keypoints(poses.pose, name)
-        if not (poses.width >= 1 and poses.height >= 1):
+        if not all(isinstance(side, Real) and 1 <= side < inf for side in poses[1:3]):
             raise ValueError(
                 f"the {name} given: the canvas is {poses.width} x {poses.height}; expected the "
                 "size in pixels of what the keypoints were found on"

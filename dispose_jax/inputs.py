@@ -323,7 +323,7 @@ def _rate(sources: Sources) -> Fraction:
     """Frames per second of what does not say it itself."""
     if sources.fps is None:
         return POSES_FPS
-    return Fraction(sources.fps).limit_denominator(1001)
+    return Fraction(float(sources.fps)).limit_denominator(1001)  # NumPy's numbers are no Fraction's
 
 
 def _probe(sources: Sources) -> video.Info:

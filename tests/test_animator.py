@@ -321,6 +321,14 @@ WRONG = {
         {"poses": PoseFile(person(5), 0, 64)},
         "the poses given: the canvas is 0 x 64; expected the size in pixels",
     ),
+    "a canvas of no end": (
+        {"poses": PoseFile(person(5), float("inf"), 64)},
+        "the poses given: the canvas is inf x 64; expected the size in pixels",
+    ),
+    "a canvas as text": (
+        {"poses": PoseFile(person(5), "64", "64")},
+        "the poses given: the canvas is 64 x 64; expected the size in pixels",
+    ),
     "poses without people": (
         {"poses": PoseFile(jax.tree.map(lambda leaf: leaf[:, 0], person(5)), 64, 64)},
         r"the poses given: body has the shape \(5, 18, 2\); expected \(frames, people, 18, 2\)",
@@ -381,6 +389,11 @@ def test_skeletons_are_drawn_when_they_are_asked_for(animator):
 def test_the_rate_of_the_result_is_that_of_the_poses_over_the_stride(animator):
     clip = prepare(animator, 5)
     assert clip.fps == Fraction(15) and clip.num_frames == 5
+    for rate in (np.float32(15), np.int64(15), Fraction(15)):
+        again = animator.prepare(
+            REFERENCE, reference_pose=person(1), poses=PoseFile(person(5), 64, 64), fps=rate
+        )
+        assert again.fps == Fraction(15) and type(again.fps.numerator) is int
 
 
 def test_importing_the_package_loads_no_library_and_no_device():
