@@ -340,9 +340,10 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
 def parse_arg(arg: str | None, **choices: tuple[str, ...]) -> dict[str, str]:
     """`name=value,...` -> {name: value} with a value for each choice, the first one by default.
 
-    Raises ValueError naming an unknown name or value and what is possible.
+    Raises ValueError naming an unknown name or value and what is possible, and a name that is given
+    twice.
     """
-    values = {name: options[0] for name, options in choices.items()}
+    given = {}
     for part in filter(None, map(str.strip, (arg or "").split(","))):
         name, separator, value = part.partition("=")
         if name not in choices or not separator:
@@ -354,5 +355,7 @@ def parse_arg(arg: str | None, **choices: tuple[str, ...]) -> dict[str, str]:
             raise ValueError(
                 f"config argument {part!r}: {name} is one of {', '.join(choices[name])}"
             )
-        values[name] = value
-    return values
+        if name in given:
+            raise ValueError(f"config argument {part!r}: {name} is given twice; leave one out")
+        given[name] = value
+    return {name: options[0] for name, options in choices.items()} | given

@@ -191,6 +191,8 @@ def test_values_left_out_of_the_argument_are_the_first_choices():
     assert common.parse_arg(None, **choices) == {"size": "full", "variant": "a"}
     assert common.parse_arg("variant=b", **choices) == {"size": "full", "variant": "b"}
     assert common.parse_arg("size=tiny, variant=b", **choices) == {"size": "tiny", "variant": "b"}
+    with pytest.raises(ValueError, match="'size=tiny': size is given twice; leave one out"):
+        common.parse_arg("size=full,size=tiny", **choices)
 
 
 @pytest.mark.parametrize(
