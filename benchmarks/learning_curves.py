@@ -24,11 +24,18 @@ Arms = dict[str, np.ndarray]  # arm -> (seeds, values)
 
 
 def read(run: Path) -> dict[int, float]:
-    """Held-out losses of a run by step. Raises ValueError or OSError for a run without any."""
-    lines = map(json.loads, (run / metrics.FILE).read_text(encoding="utf-8").splitlines())
+    """Held-out losses of a run by step. Raises ValueError for a run without any."""
+    path = run / metrics.FILE
+    try:
+        lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    except OSError as error:
+        raise ValueError(
+            f"{path}: {error.strerror}; expected what training wrote: name the folder that was its "
+            "--workdir"
+        ) from error
     found = {line["step"]: line[metrics.VALIDATION] for line in lines if metrics.VALIDATION in line}
     if not found:
-        raise ValueError(f"{run / metrics.FILE}: no held-out loss; train with train.validate_every")
+        raise ValueError(f"{path}: no held-out loss; train with train.validate_every")
     return found
 
 
