@@ -18,6 +18,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 BASE := svd
 EXAMPLE := demo
+# What is given on the command line may be a variable of the shell that is not set.
+override BASE := $(or $(BASE),svd)
+override EXAMPLE := $(or $(EXAMPLE),demo)
 WORKERS ?= 2
 TORCH ?= torch==2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile

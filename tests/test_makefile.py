@@ -1,5 +1,6 @@
-"""What make says of a Python that cannot be used, before anything is installed."""
+"""What make says and does before anything is installed."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -40,3 +41,19 @@ def test_a_python_that_cannot_be_used_is_named_in_one_sentence(demo, tmp_path, p
     assert code != 0
     assert sentence.startswith(f"make: PYTHON={python} is no Python 3.11 or newer (")
     assert sentence.endswith(f"{found}; name one: make PYTHON=/path/to/python3")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(
+    ("given", "video"),
+    [
+        ([], "output/demo_svd.mp4"),
+        (["BASE=sd15", "EXAMPLE=second"], "output/second_sd15.mp4"),
+        (["BASE=", "EXAMPLE="], "output/demo_svd.mp4"),
+    ],
+)
+def test_a_demo_of_an_empty_name_is_the_usual_one(given, video):
+    command = ["make", "--dry-run", "demo", *given]
+    environment = {**os.environ, "BASE": "other", "EXAMPLE": "other"}  # not meant for this
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ran.stdout.rstrip().endswith(f"--output {video}")
