@@ -130,17 +130,18 @@ def _parse(arguments: Sequence[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except flags.UnrecognizedFlagError as error:
-        if "Did you mean" in str(error):
-            raise
         config = settings.load(flags.FLAGS["config"].value)
         same = " or ".join(f"--config.{name}" for name in settings.like(config, error.flagname))
+        unlike, guess, _ = str(error).partition(". Did you mean")  # a flag of nearly that name
+        if guess and not same:
+            raise
         hint = (
             f"did you mean {same}?"
             if same
             else "settings are given as --config.NAME=VALUE, what chooses among configurations as "
             "--config FILE:NAME=VALUE"
         )
-        raise ValueError(f"{error}; {hint}") from error
+        raise ValueError(f"{unlike}; {hint}") from error
 
 
 def _told(error: flags.IllegalFlagValueError) -> str:

@@ -184,6 +184,16 @@ def test_wrong_flags_end_with_code_2_before_main(start, argument, message):
     assert not out
 
 
+def test_a_setting_of_a_flags_name_is_meant_rather_than_a_flag_of_nearly_that_name(start):
+    """The nearest of sample.py's flags to --height is --weights."""
+    code, _, err = start(raising(AssertionError), f"--config={ROOT}/configs/svd.py", "--height=512")
+    assert code == 2
+    assert err == (
+        "prog.py: Unknown command line flag 'height'; did you mean --config.sample.height or "
+        "--config.train.height?\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
