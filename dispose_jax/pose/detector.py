@@ -15,7 +15,7 @@ from dispose_jax.pose import detected, estimate
 from dispose_jax.pose.dwpose import RELEASED_AS
 from dispose_jax.types import Pose
 
-RECENT = 16  # sources whose keypoints are remembered
+RECENT = 100  # sources whose keypoints are remembered, about 1 MB each: a list may go round them
 # By folder of the networks and digest, the one that was asked for last at the end.
 _recent: dict[tuple[Path | None, str], Pose] = {}
 
