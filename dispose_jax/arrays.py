@@ -7,6 +7,7 @@ from math import inf
 from numbers import Real
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from dispose_jax.pose.files import PoseFile
@@ -55,6 +56,12 @@ def check_poses(poses: object, name: str) -> None:
                 f"the {name} given: the canvas is {poses.width} x {poses.height}; expected the "
                 "size in pixels of what the keypoints were found on"
             )
+
+
+def finite(pose: Pose) -> Pose:
+    """A checked pose with absent points that are no numbers (NaN) at 0, as those of files are: they
+    cannot be turned into pixels, not even to be left out afterwards."""
+    return jax.tree.map(lambda leaf: np.where(np.isfinite(leaf), leaf, 0.0), pose)
 
 
 def check_rate(fps: object) -> None:

@@ -192,7 +192,8 @@ def read_reference_pose(sources: Sources, height: int, width: int) -> tuple[Pose
     """
     path = sources.reference_pose
     if isinstance(path, Pose):  # in fractions of the picture, so of its shape
-        file, path = files.PoseFile(path, width, height), "the reference_pose given"
+        file = files.PoseFile(arrays.finite(path), width, height)
+        path = "the reference_pose given"
     else:
         file = files.read(path)
     if file.pose.num_frames != 1:
@@ -335,7 +336,9 @@ def _probe(sources: Sources) -> video.Info:
 
 
 def _pose_file(poses: Path | files.PoseFile) -> files.PoseFile:
-    return poses if isinstance(poses, files.PoseFile) else files.read(poses)
+    if isinstance(poses, files.PoseFile):
+        return poses._replace(pose=arrays.finite(poses.pose))
+    return files.read(poses)
 
 
 def check_aspect(path: Path, file: files.PoseFile, source: Path, height: int, width: int) -> None:

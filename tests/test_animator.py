@@ -396,6 +396,27 @@ def test_the_rate_of_the_result_is_that_of_the_poses_over_the_stride(animator):
         assert again.fps == Fraction(15) and type(again.fps.numerator) is int
 
 
+@pytest.mark.filterwarnings("error")  # of NumPy, which cannot turn them into pixels
+def test_what_stands_in_place_of_an_absent_point_changes_nothing(animator):
+    def poses(num_frames, filler):
+        pose, found = person(num_frames, seed=3), {}
+        for part in ("body", "hands", "face"):
+            score = getattr(pose, f"{part}_score").copy()
+            score[..., 3:6] = 0  # on the left and on the right of a limb
+            found[f"{part}_score"] = score
+            found[part] = np.where(score[..., None] > 0, getattr(pose, part), filler)
+        return pose.replace(**found)
+
+    def clip(filler):
+        given = {"reference_pose": poses(1, filler), "poses": PoseFile(poses(5, filler), 64, 64)}
+        return animator.prepare(REFERENCE, **given, fps=15)
+
+    ours, expected = clip(np.nan), clip(0.0)
+    jax.tree.map(np.testing.assert_array_equal, ours.pose, expected.pose)
+    np.testing.assert_array_equal(ours.skeletons[np.arange(6)], expected.skeletons[np.arange(6)])
+    assert ours.skeletons[np.arange(1, 6)].any()
+
+
 def test_importing_the_package_loads_no_library_and_no_device():
     code = (
         "import sys, dispose_jax; "
