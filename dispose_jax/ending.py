@@ -11,8 +11,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import TextIO
 
 
@@ -97,3 +99,20 @@ def follow_parent(*_) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def workers(count: int) -> ProcessPoolExecutor:
+    """So many processes that work for this one, as `follow_parent` says."""
+    return ProcessPoolExecutor(count, _Workers(), initializer=follow_parent)
+
+
+class _Worker(SpawnProcess):
+    """A process that does not hear SIGTERM: where another was killed, and may have taken the lock
+    of their common queue along, the pool ends the rest by it and would wait for ever."""
+
+    def terminate(self) -> None:
+        self.kill()
+
+
+class _Workers(SpawnContext):  # JAX's threads do not survive a fork
+    Process = _Worker

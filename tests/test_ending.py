@@ -115,6 +115,29 @@ def test_a_process_that_works_for_another_ends_with_it_and_not_before(tmp_path):
         time.sleep(0.05)
 
 
+KILLED = """
+import os, time
+from dispose_jax import ending
+
+if __name__ == "__main__":
+    pool = ending.workers(2)
+    list(pool.map(abs, range(8)))  # both have started and are watched
+    busy, killed = pool.submit(time.sleep, 60), pool.submit(os._exit, 1)
+    print(type(killed.exception()).__name__, type(busy.exception()).__name__)
+    pool.shutdown()
+"""
+
+
+def test_one_process_of_several_that_is_killed_ends_the_others(tmp_path):
+    """Though they do not hear SIGTERM, by which the pool ends them."""
+    program = tmp_path / "program.py"
+    program.write_text(KILLED)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, program]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, timeout=40)
+    assert done.stdout.split() == [b"BrokenProcessPool"] * 2 and done.returncode == 0
+
+
 def _is_alive(number: int) -> bool:
     """Whether there is such a process, other than one that has ended and is only listed."""
     found = subprocess.run(["ps", "-o", "stat=", "-p", str(number)], capture_output=True, text=True)

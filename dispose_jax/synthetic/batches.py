@@ -7,7 +7,6 @@ so: an accelerator learns from pictures faster than one process paints their ske
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -80,8 +79,7 @@ class DrawnBatches:
         if not count:
             return make(poses, guides)
         if self._workers is None:
-            context = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
-            self._workers = ProcessPoolExecutor(count, context, initializer=ending.follow_parent)
+            self._workers = ending.workers(count)
         shares = [slice(i, None, count) for i in range(min(count, len(poses)))]
         given = [poses[s] for s in shares], [guides[s] for s in shares]
         try:
