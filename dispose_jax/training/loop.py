@@ -93,8 +93,10 @@ def _steps(
     key = run.key(TRAINING)
     batch = place_batch(next(batches))
     run.say("compiling ...")
-    making = partial(_compile, jitted, current, frozen, batch, key)
-    compiled, useful = stopping.listening(run, making)
+    with stopping.breaking(run):
+        traced = jitted.trace(current, frozen, batch, key)
+        useful = flops.work(traced.jaxpr.jaxpr).useful
+        compiled = stopping.heard(traced.lower().compile)
     folder = run.workdir if multihost.is_lead() else None
     metrics = Metrics(folder, done, train.steps, train.batch, useful)
     progress = Progress(run, frozen)
@@ -123,12 +125,6 @@ def _steps(
             batch = place_batch(next(batches))
     finally:
         metrics.close()
-
-
-def _compile(jitted, *arguments) -> tuple[jax.stages.Compiled, float]:
-    """A step's program, and its useful floating point operations."""
-    traced = jitted.trace(*arguments)
-    return traced.lower().compile(), flops.work(traced.jaxpr.jaxpr).useful
 
 
 def _write(run: Run, metrics: Metrics, checkpoints: Checkpoints, more: dict[str, float]) -> None:

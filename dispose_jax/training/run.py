@@ -31,7 +31,8 @@ class Run:
     workdir: Path
     continues: bool = False
     say: Callable[[str], None] = print
-    stopped: bool = field(default=False, init=False)
+    stopped: bool = field(default=False, init=False)  # after the step that is going on
+    breaks: bool = field(default=False, init=False)  # at once, if it is told to stop
 
     def __post_init__(self):
         config = self.config

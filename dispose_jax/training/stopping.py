@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -16,15 +16,14 @@ from dispose_jax.training.run import Run
 
 Result = TypeVar("Result")
 
-LISTEN_SECONDS = 0.2  # between looks at whether the run is told to stop while it compiles
-
 
 @contextmanager
 def told_to_stop(run: Run) -> Iterator[None]:
-    """While inside, SIGTERM and Ctrl-C let the step end, save, and stop; a second Ctrl-C breaks."""
+    """While inside, SIGTERM and Ctrl-C let the step end, save, and stop; a second Ctrl-C breaks,
+    as does the first one in a `breaking`."""
 
     def stop(number: int, _) -> None:
-        if run.stopped and number == signal.SIGINT:
+        if run.breaks or (run.stopped and number == signal.SIGINT):
             raise KeyboardInterrupt
         run.stopped = True
 
@@ -36,15 +35,28 @@ def told_to_stop(run: Run) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def listening(run: Run, work: Callable[[], Result]) -> Result:
-    """What some work gives. Raises KeyboardInterrupt if the run is told to stop meanwhile.
+@contextmanager
+def breaking(run: Run) -> Iterator[None]:
+    """While inside, where nothing is to be saved yet, being told to stop raises KeyboardInterrupt.
 
-    Python hears signals between its own lines alone, of which the compiler has none for minutes: so
-    it works on a thread. Of several processes one that ended now would be waited for: these stop
-    after their first step.
+    Of several processes one that ended now would be waited for: these stop after their first step.
     """
-    if jax.process_count() > 1:
-        return work()
+    run.breaks = jax.process_count() == 1
+    try:
+        if run.breaks and run.stopped:
+            raise KeyboardInterrupt
+        yield
+    finally:
+        run.breaks = False
+
+
+def heard(work: Callable[[], Result]) -> Result:
+    """What some work gives that has no line of Python for minutes, as of the compiler: it is done
+    on a thread, as Python hears signals between its own lines alone.
+
+    What JAX keeps for each thread, such as the precision of products within a `with`, is not known
+    there.
+    """
     made: Future[Result] = Future()
 
     def make() -> None:
@@ -54,8 +66,4 @@ def listening(run: Run, work: Callable[[], Result]) -> Result:
             made.set_exception(error)
 
     threading.Thread(target=make, name=ahead.NAME).start()
-    while not made.done():
-        wait([made], timeout=LISTEN_SECONDS)
-        if run.stopped:
-            raise KeyboardInterrupt
     return made.result()

@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+import types
 
 import jax
 import numpy as np
@@ -221,15 +222,26 @@ def test_sigterm_and_ctrl_c_save_and_end_well(start, tmp_path, number):
     assert steps_saved(tmp_path / "run") == [done] and "Traceback" not in err
 
 
-def test_a_run_that_is_told_to_stop_while_it_compiles_ends_at_once(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("part", ["trace", "lower", "compile"])
+def test_a_run_that_is_told_to_stop_while_it_compiles_ends_at_once(
+    run, tmp_path, monkeypatch, part
+):
     over = threading.Event()
 
-    def compile_for_long(*_):
+    def compile_for_long(*_, **__):
         os.kill(os.getpid(), signal.SIGTERM)
-        over.wait(60)
+        # The compiler is one long call; the rest has lines, between which signals are heard.
+        while not over.wait(60 if part == "compile" else 0.01):
+            assert time.monotonic() - start < 30
+
+    def step(*_):
+        steps = {"trace": lambda *_: whole, "lower": lambda *_: whole, "compile": lambda *_: None}
+        whole = types.SimpleNamespace(jaxpr=jax.make_jaxpr(lambda: 0)())
+        vars(whole).update({**steps, part: compile_for_long})
+        return whole
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_compile", compile_for_long)
+        patch.setattr(loop.step, "jitted", step)
         start = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             run()
@@ -240,11 +252,30 @@ def test_a_run_that_is_told_to_stop_while_it_compiles_ends_at_once(run, tmp_path
     assert [*losses(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_step_follows_what_jax_is_told_around_the_run(run, monkeypatch):
+    """As of the precision of products, which it keeps for each thread."""
+    seen, objective = [], toy.objective
+
+    def watched(*arguments):
+        made = objective(*arguments)
+
+        def loss(*of):
+            seen.append(jax.config.jax_default_matmul_precision)
+            return made.loss(*of)
+
+        return made._replace(loss=loss)
+
+    monkeypatch.setattr(objectives, "build", watched)
+    with jax.default_matmul_precision("float32"):
+        run(steps=1)
+    assert seen and {*seen} == {"float32"}
+
+
 def test_a_step_that_fits_no_device_says_what_helps_before_it_is_taken(run, monkeypatch):
     def compiling(*_):
         raise toy.exhausted()
 
-    monkeypatch.setattr(loop, "_compile", compiling)
+    monkeypatch.setattr(loop.stopping, "heard", compiling)
     with pytest.raises(memory.OutOfMemory, match="raise --config.train.accumulate"):
         run()
 
