@@ -49,14 +49,14 @@ class Metrics:
         """Wait for the steps added, write their means with speeds and what else is given.
 
         Returns what was written, {} if nothing was added. Raises FloatingPointError naming the
-        first step whose loss or gradient was not finite.
+        first step with a loss, what else is given included, or a gradient that was not finite.
         """
         if not self._pending:
             return {}
         steps = [step for step, _ in self._pending]
         rows = jax.device_get([scalars for _, scalars in self._pending])
         self._pending = []
-        for step, row in zip(steps, rows):
+        for step, row in [*zip(steps, rows), (steps[-1], more)]:
             wrong = [f"{name} {float(v)}" for name, v in row.items() if not math.isfinite(v)]
             if wrong:
                 raise FloatingPointError(f"step {step}: {', '.join(wrong)}")

@@ -6,7 +6,7 @@ import math
 import jax.numpy as jnp
 import pytest
 
-from dispose_jax.training.metrics import FILE, Metrics
+from dispose_jax.training.metrics import FILE, VALIDATION, Metrics
 
 
 @pytest.fixture
@@ -51,6 +51,16 @@ def test_the_first_step_that_is_not_finite_is_named_and_not_written(metrics, tmp
         measured.add(step, {"loss": jnp.array(1.0 if step < 2 else wrong), "entropy": jnp.array(1)})
     with pytest.raises(FloatingPointError, match=f"^step 2: loss {wrong}$"):
         measured.write()
+    assert not (tmp_path / FILE).exists()
+
+
+def test_a_loss_of_other_clips_that_is_not_finite_is_named_too(metrics, tmp_path):
+    """JSON has no such number, and the step's own loss shows it one step later."""
+    measured = metrics()
+    for step in (1, 2):
+        measured.add(step, {"loss": jnp.array(1.0)})
+    with pytest.raises(FloatingPointError, match=f"^step 2: {VALIDATION} nan$"):
+        measured.write(**{VALIDATION: math.nan})
     assert not (tmp_path / FILE).exists()
 
 
