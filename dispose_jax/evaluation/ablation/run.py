@@ -196,7 +196,10 @@ def dropped(results: AblationResults) -> list[tuple[str, str]]:
     found = []
     for kind in SETS:
         for name, metric in METRICS.items():
-            copy, base = (np.nanmean(results.of(kind, row, name)) for row in (COPY, BASE))
+            both = [results.of(kind, row, name) for row in (COPY, BASE)]
+            if np.isnan(both[0]).all():  # as the flicker of one frame
+                continue
+            copy, base = map(np.nanmean, both)
             if copy < base if metric.better == "lower" else copy > base:
                 found.append((kind, name))
     return found

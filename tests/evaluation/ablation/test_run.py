@@ -1,5 +1,6 @@
 """The whole protocol with arms that answer from the truth: rows, contrasts, verdicts, files."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -98,6 +99,22 @@ def test_a_metric_that_prefers_the_copy_is_named(results):
     assert ("same", "joint_error") not in dropped
     table = report.table(results, [])
     assert "*same*, a copy of the reference is better than the base by " in table
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_could_not_be_measured_prefers_nothing(results):
+    """As the flicker of one frame alone, of windows of two."""
+    flicker = [*METRICS].index("flicker")
+    scores = {
+        kind: {row: values.copy() for row, values in rows.items()}
+        for kind, rows in results.scores.items()
+    }
+    for values in (values for rows in scores.values() for values in rows.values()):
+        values[..., flicker] = np.nan
+    alone = dataclasses.replace(results, scores=scores)
+    others = [place for place in run.dropped(results) if place[1] != "flicker"]
+    assert run.dropped(alone) == others
+    assert report.table(alone, run.contrasts(alone))
 
 
 def test_files_hold_all_numbers_and_the_table_says_what_they_mean(results, tmp_path):
