@@ -89,8 +89,8 @@ def program(main: Callable[[object], None]) -> None:
         run(main)
     except SystemExit as end:
         if end.code and ahead.is_compiling():
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in filter(None, (sys.stdout, sys.stderr)):  # one may be closed
+                stream.flush()
             os._exit(end.code)
         raise
 

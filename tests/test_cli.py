@@ -60,6 +60,28 @@ def test_names_that_are_not_utf8_can_be_printed():
     assert (done.returncode, done.stdout) == (0, b"caf\\udce9.mp4\n"), done.stderr
 
 
+COMPILING = """
+import threading, time
+from absl import flags
+from dispose_jax import ahead, cli
+
+flags.DEFINE_string("config", "configs/svd.py", "")
+
+def main(config):
+    threading.Thread(target=time.sleep, args=[60], name=ahead.NAME).start()
+    raise ValueError("no such picture")
+
+cli.program(main)
+"""
+
+
+@pytest.mark.parametrize("closed", ["", ">&-"])
+def test_a_program_that_fails_does_not_wait_for_what_still_compiles(closed):
+    command = ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", COMPILING]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (1, "-c: no such picture\n")
+
+
 LOSING = """
 import gc, time
 from absl import flags
