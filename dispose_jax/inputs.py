@@ -7,6 +7,7 @@ sentence that names the file or flag.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +26,7 @@ from dispose_jax.pose import checks, detected, draw, files, follow, people, reta
 from dispose_jax.pose.detector import Detector, check_seen
 from dispose_jax.types import Pose
 
+FILES = ("reference", "reference_pose", "driving", "poses")  # what of the sources may be one
 IN_STEP = 1e-3  # rates whose quotient is nearer to 1 keep sound and pictures together
 POSES_FPS = Fraction(30)  # taken for a pose file without a video
 
@@ -36,7 +38,7 @@ class Sources:
     reference_pose None: detected. At least one of driving and poses; poses None: detected. In place
     of files: reference (h, w, 3) and driving (n, h, w, 3), both uint8, reference_pose one frame in
     fractions of the reference, poses with the size of their canvas. fps: of a driving array or of
-    poses alone; None: 30. Raises ValueError for anything else.
+    poses alone; None: 30. A text is a file's path. Raises ValueError for anything else.
     """
 
     reference: Path | np.ndarray | None
@@ -46,6 +48,10 @@ class Sources:
     fps: Fraction | float | None = None
 
     def __post_init__(self):
+        for name in FILES:
+            value = getattr(self, name)
+            if isinstance(value, (str, os.PathLike)):
+                object.__setattr__(self, name, Path(value))
         arrays.check_picture(self.reference, "reference")
         arrays.check_pose(self.reference_pose, "reference_pose")
         arrays.check_video(self.driving, "driving video")
@@ -59,10 +65,9 @@ class Sources:
 
     def as_dict(self) -> dict[str, str | None]:
         """Each as text: a file's path, "array" for what was given as an array."""
-        names = ("reference", "reference_pose", "driving", "poses")
         given = lambda name: getattr(self, name) is not None
         path = lambda name: str(self.files.get(name, "array"))
-        return {name: path(name) if given(name) else None for name in names}
+        return {name: path(name) if given(name) else None for name in FILES}
 
 
 class Framed(NamedTuple):

@@ -23,8 +23,7 @@ from dispose_jax.counting import counted
 from dispose_jax.job import Job
 from dispose_jax.media import output
 
-FILES = ("reference", "reference_pose", "driving", "poses")
-KEYS = (*FILES, "output", "seed", "sample")
+KEYS = (*inputs.FILES, "output", "seed", "sample")
 
 
 @dataclass(frozen=True)
@@ -103,12 +102,14 @@ def _line(path: Path, number: int, text: str) -> Line:
         raise ValueError(f'{where}: expected an object such as {{"output": "a.mp4", ...}}')
     if unknown := sorted(given.keys() - set(KEYS)):
         raise ValueError(f"{where}: {unknown[0]!r} is none of {', '.join(KEYS)}")
-    for name in (*FILES, "output"):
+    for name in (*inputs.FILES, "output"):
         if not _is_name(given.get(name, "")):
             raise ValueError(f"{where}: {name} is {given[name]!r}: expected a file's name")
     if not given.get("output"):
         raise ValueError(f"{where}: has no output; name the video to write")
-    settings.refuse_addresses({f"{where}: {name}": given.get(name) for name in (*FILES, "output")})
+    settings.refuse_addresses(
+        {f"{where}: {name}": given.get(name) for name in (*inputs.FILES, "output")}
+    )
     seed, sample = given.get("seed"), given.get("sample", {})
     if seed is not None and not (isinstance(seed, int) and not isinstance(seed, bool)):
         raise ValueError(f"{where}: seed is {seed!r}: expected a whole number")
@@ -116,7 +117,7 @@ def _line(path: Path, number: int, text: str) -> Line:
         raise ValueError(f"{where}: sample is {sample!r}: expected an object of settings")
     # As of flags, which a shell or settings.at_home replaces.
     place = lambda name: Path(os.path.expanduser(given[name]))
-    files = [place(name) if given.get(name) else None for name in FILES]
+    files = [place(name) if given.get(name) else None for name in inputs.FILES]
     if Path(given["output"]).suffix.lower() != ".mp4":
         raise ValueError(f"{where}: output is {given['output']!r}: expected a name ending in .mp4")
     if not given.get("reference"):

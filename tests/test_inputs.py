@@ -59,6 +59,10 @@ def test_a_clip_has_the_reference_first_and_every_second_driving_frame_after_it(
     assert clip.skeletons[:].any(axis=(1, 2, 3)).all()
 
 
+def test_a_text_is_a_path(sources):
+    assert inputs.Sources(*map(str, sources.files.values())) == sources
+
+
 def test_the_reference_pose_moves_with_the_crop_of_the_picture(sources):
     clip = prepare(sources, height=64, width=128)  # landscape: most of the picture is cut off
     (scale, offset) = image.fit_transform(HEIGHT, WIDTH, 64, 128)
