@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -173,7 +172,7 @@ def _tell(wanted: Sequence[Item], known: dict[Item, hub.Remote | ValueError]) ->
 def _check_room(folder: Path, wanted: Sequence[Item], known: dict[Item, hub.Remote]) -> None:
     """Raise ValueError if the disk has no room for what is still to come."""
     todo = [known[item].size or 0 for item in wanted if not (folder / item.place).exists()]
-    free = shutil.disk_usage(folder).free
+    free = output.free_bytes(folder)
     if sum(todo) > free:
         raise ValueError(
             f"--to {folder}: {hub.size(sum(todo))} are to come and {hub.size(free)} are free; make "

@@ -185,7 +185,8 @@ def test_outputs_may_have_any_name(tmp_path, monkeypatch, dance, name):
 
 
 def test_a_disk_without_room_for_the_latents_is_told_before_sampling(tmp_path, monkeypatch):
-    monkeypatch.setattr(output.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    usage = SimpleNamespace(total=2000, free=1000)
+    monkeypatch.setattr(output.shutil, "disk_usage", lambda path: usage)
     monkeypatch.setattr(sampling, "sample", refuse)
     work, _ = prepared(tmp_path)
     with pytest.raises(OSError, match="a.latents.safetensors: needs 0 MiB, and the disk has 0 MiB"):

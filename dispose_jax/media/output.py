@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 
 FORGOTTEN = 3600.0  # seconds without a change, after which a temporary file may be a dead process's
@@ -96,9 +97,16 @@ def try_out(path: str | os.PathLike) -> None:
             place.unlink(missing_ok=True)
 
 
+def free_bytes(folder: str | os.PathLike) -> float:
+    """What a folder's disk has left; infinite where it does not tell, as disks in a network that
+    report 0 bytes in all."""
+    usage = shutil.disk_usage(folder)
+    return usage.free if usage.total else inf
+
+
 def check_room(path: str | os.PathLike, num_bytes: int) -> None:
     """Raise OSError with one sentence if the disk of a file's folder has not so many bytes left."""
-    free = shutil.disk_usage(Path(path).parent).free
+    free = free_bytes(Path(path).parent)
     if free < num_bytes:
         raise OSError(
             f"{path}: needs {num_bytes / 2**20:.0f} MiB, and the disk has {free / 2**20:.0f} MiB "

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from dispose_jax.media import output
 from dispose_jax.page.turns import QueuedTurn, Turns
 
 IDLE = 3600.0  # seconds after which files of somebody without an open page are deleted
@@ -161,7 +162,7 @@ class Visitors:
                 )
             # What has come of the others is counted twice: too careful rather than a full disk.
             needed = size + sum(other.size for other in self._coming)
-            if shutil.disk_usage(self.root).free < needed:
+            if output.free_bytes(self.root) < needed:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             coming = Coming(visitor, size, time.time())
             self._coming.append(coming)

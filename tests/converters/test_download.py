@@ -1,6 +1,8 @@
 """The downloader: explicit, states sizes and licences, explains what stops it."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -97,8 +99,8 @@ def test_a_gated_repository_is_explained_before_anything_is_fetched(served, tmp_
 
 
 def test_a_disk_without_room_is_told_beforehand(served, tmp_path, capsys, monkeypatch):
-    usage = type("Usage", (), {"free": 10})
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: usage)
+    usage = SimpleNamespace(total=20, free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     arguments = ["--to", str(tmp_path / "weights"), "--only", "dispose", "--accept-licences"]
     assert download.main(arguments) == 1
     assert "are to come and 0.00 MB are free" in capsys.readouterr().err and not fetched(served)

@@ -222,6 +222,12 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(tmp_path, m
     assert not list(tmp_path.iterdir())
 
 
+def test_a_disk_that_does_not_tell_its_size_is_written_to(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(total=0, free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert (write(tmp_path / "b") / bundle.DESCRIPTION).is_file()
+
+
 def test_pose_files_are_copied_and_found_in_the_last_folder_that_has_them(tmp_path):
     (tmp_path / "yolo").write_bytes(b"onnx")
     one = write(tmp_path / "a", pose_files={"detector.onnx": tmp_path / "yolo"})

@@ -163,7 +163,7 @@ def test_uploads_of_a_visitor_are_bounded_with_those_that_are_still_coming_in(pl
 
 
 def test_uploads_find_room_on_the_disk_beside_those_that_are_still_coming_in(place, monkeypatch):
-    disk = SimpleNamespace(free=2000)
+    disk = SimpleNamespace(total=4000, free=2000)
     monkeypatch.setattr(visitors.shutil, "disk_usage", lambda path: disk)
     with place.receiving("ann", 1500):
         with pytest.raises(OSError, match="No space left on device"):
