@@ -6,8 +6,8 @@ python -m benchmarks.plan_table docs/compiled.jsonl
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -63,4 +63,6 @@ def markdown(plans: Iterable[dict]) -> str:
 
 
 if __name__ == "__main__":
-    print(markdown(read(Path(sys.argv[1]))))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("plans", type=Path, help="what benchmarks.compiled --json printed")
+    print(markdown(read(parser.parse_args().plans)))
