@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+# `make test` is around these tests, and hands what it was given on to any make below.
+ALONE = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
 OLD = "#!/bin/sh\ncase $1 in --version) echo Python 3.9.18;; *) exit 1;; esac\n"
 
 
@@ -21,7 +23,7 @@ def demo(tmp_path):
 
     def run(python):
         command = ["make", "demo", f"PYTHON={python}"]
-        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        ran = subprocess.run(command, cwd=tmp_path, env=ALONE, capture_output=True, text=True)
         assert not (tmp_path / ".venv").exists()
         return ran.returncode, ran.stderr
 
@@ -54,6 +56,6 @@ def test_a_python_that_cannot_be_used_is_named_in_one_sentence(demo, tmp_path, p
 )
 def test_a_demo_of_an_empty_name_is_the_usual_one(given, video):
     command = ["make", "--dry-run", "demo", *given]
-    environment = {**os.environ, "BASE": "other", "EXAMPLE": "other"}  # not meant for this
+    environment = {**ALONE, "BASE": "other", "EXAMPLE": "other"}  # not meant for this
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ran.stdout.rstrip().endswith(f"--output {video}")
