@@ -107,10 +107,8 @@ def _leg(build: dict[str, Array], side: int, draw: Array, bulge: Array) -> list[
     toe = (bone[1] + 0.9 * build["foot"], SIDES[side] * -0.6 * build["foot"])
     heel = (bone[1] + 0.2 * build["foot"], 0.0)
     upper, lower = jnp.where(draw < 0.3, 0.5, 1.0), jnp.where(draw < 0.3, -1, 0.9)
-    above, below = (
-        _where(upper > 0, cloth, 0.9 * cloth),
-        _where(lower > 0, 0.9 * cloth, 0.8 * cloth),
-    )
+    above = _where(upper > 0, cloth, 0.9 * cloth)
+    below = _where(lower > 0, 0.9 * cloth, 0.8 * cloth)
     return [
         _Part(depth, THIGH[side], _along(bone[0]), (thigh, 0.8 * thigh), "skin"),
         _Part(depth, SHIN[side], _along(bone[1]), (0.8 * thigh, ankle), "skin"),
