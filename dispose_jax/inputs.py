@@ -121,6 +121,7 @@ def prepare(
     else:
         found, notes = read_reference_pose(sources, *picture.shape[:2])
         reference_pose = people.move(found, *framed.move)
+        notes += _cut_away(sources, found, reference_pose, picture.shape[1::-1], framed)
     aspect = framed.upright.shape[1] / framed.upright.shape[0]
     reference_pose = follow.follow(reference_pose, aspect=aspect).pose
     check_seen(follow.alone(reference_pose), _name(sources.reference, "reference"))
@@ -212,6 +213,32 @@ def read_reference_pose(sources: Sources, height: int, width: int) -> tuple[Pose
     findings = checks.look(pose, aspect=width / height, times=np.zeros(1))
     odd = [what for what, _ in findings]
     return pose, [f"{path}: {clause}" for clause in (*file.notes, *odd)]
+
+
+def _cut_away(
+    sources: Sources, whole: Pose, pose: Pose, size: tuple[int, int], framed: Framed
+) -> list[str]:
+    """What the cut to the model's shape takes of person 0 of the reference: a sentence, or none.
+
+    whole, pose: one frame, before and after the cut. size: (width, height) of the picture before.
+    Raises ValueError if nothing of the person is left, as a detector would find nobody there.
+    """
+    inside = lambda pose: (
+        pose.visible[0, 0] & ((pose.body[0, 0] >= 0) & (pose.body[0, 0] < 1)).all(-1)
+    )
+    lost = inside(whole) & ~inside(pose)
+    height, width = framed.upright.shape[:2]
+    cut = (
+        f"{_name(sources.reference, 'reference')}: only the middle of its {size[0]} x {size[1]} is"
+        f" used, in the shape of {width} x {height}, without the person"
+    )
+    if not lost.any():
+        return []
+    if not inside(pose).any():
+        raise ValueError(f"{cut}; cut the picture round the person first")
+    return [
+        f"{cut}'s {people.listing([people.BODY_NAMES[joint] for joint in np.flatnonzero(lost)])}"
+    ]
 
 
 def _reference(sources: Sources, sample) -> tuple[np.ndarray, tuple[int, int]]:

@@ -238,12 +238,31 @@ def test_the_most_prominent_person_of_a_reference_is_animated_whoever_comes_firs
     np.testing.assert_allclose(clip.pose.body[:, 0], one.body[:, 0], atol=1e-6)
 
 
+def test_what_the_cut_to_the_models_shape_takes_of_the_person_is_told(sources, tmp_path):
+    """Of 120 x 200 a square leaves the middle 120 rows: from 0.2 to 0.8 of the height."""
+    square = {"height": 64, "width": 64}
+    above, below = [0, 14, 15, 16, 17], [10, 13]  # head; ankles
+    told = lambda clip: [line for line in clip.warnings if "only the middle" in line]
+    (warning,) = told(prepare(sources, **square))
+    assert warning.startswith(f"{sources.reference}: only the middle of its 120 x 200 is used, in")
+    for joint, name in enumerate(people.BODY_NAMES):
+        assert (name in warning) == (joint in above + below)
+    nearly = prepare(sources, height=192, width=128)  # 180 of the 200 rows
+    assert not told(nearly)
+    stretched = prepare(sources, **square, shown_height=64)
+    assert not told(stretched), "nothing is cut"
+    path, aside = tmp_path / "aside.json", standing(1)
+    files.write(path, people.move(aside, (1.0, 0.2), (0.0, 0.0)), width=WIDTH, height=HEIGHT)
+    with pytest.raises(ValueError, match="ref.png: .* without the person; cut the picture"):
+        prepare(changed(sources, reference_pose=path), **square)
+
+
 @pytest.mark.parametrize("style", ["mimicmotion", "musepose"])
 @pytest.mark.parametrize("procedure", retarget.PROCEDURES)
 def test_fit_and_drawing_are_those_of_the_config(sources, procedure, style):
     skeleton = svd.get_config("size=tiny").skeleton
     skeleton.update({"fit": procedure, "style": style, "canvas": 200, "hidden": (4, 7)})
-    clip = inputs.prepare(sources, settings(), skeleton, None, silent)
+    clip = inputs.prepare(sources, settings(height=192, width=128), skeleton, None, silent)
     driving = files.read(sources.poses).pose.at(slice(None, None, 2))
     sizes = {"video_size": (64, 80), "target_size": clip.reference.shape[1::-1]}
     fitted = retarget.to_reference(procedure, clip.pose.at([0]), driving, **sizes)
