@@ -22,6 +22,8 @@ _SHOWN = 12  # problems told of at once
 # HEIC is looked for, too, to be refused by name.
 _ENDINGS = ", ".join(ending for ending in image.SUFFIXES if ending != ".heic")  # of pictures
 _EXPLAINS = ".explain.mp4"
+# What `evaluate.py` writes into its --output, which may lie among the clips.
+_MEASURED = (("metrics.md", "metrics.json"), ("table.md", "results.json"))
 _SAME_RATE = 0.01  # difference of rates that counts as none: 29.97 is 30
 _SAME_SHAPE = 0.02  # of width over height, as where keypoints belong to a video
 _TRUTH = 'docs/evaluation.md, "Your own videos", says how to make the true frames'
@@ -83,9 +85,11 @@ def find(folder: str | Path, fps: float) -> Found:
 
 def is_clip(path: Path) -> bool:
     """Whether this is a folder, or a file whose name ends as a video's; not what explains another
-    one beside it, which `sample.py --explain` writes."""
+    one beside it, which `sample.py --explain` writes, nor what `evaluate.py` wrote."""
     explained = path.with_name(path.name.removesuffix(_EXPLAINS) + ".mp4")
     if path.name.endswith(_EXPLAINS) and explained.exists():
+        return False
+    if any(all((path / name).is_file() for name in names) for names in _MEASURED):
         return False
     return path.is_dir() or path.suffix.lower() in video.SUFFIXES
 

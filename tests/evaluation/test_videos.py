@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from dispose_jax.evaluation import report, videos
+from dispose_jax.evaluation.ablation import report as ablation_report
 from dispose_jax.media import video
 from tests.evaluation.test_measure import clip, results_of, write
 from tests.media import films
@@ -46,6 +47,20 @@ def test_what_explains_a_clip_is_none(tmp_path):
     for name in ("a.mp4", "a.explain.mp4", "other.explain.mp4"):
         video.write(tmp_path / "set" / name, clip(0, 3), 24)
     assert [*videos.find(tmp_path / "set", 15).clips] == ["a", "other.explain"]
+
+
+def test_what_a_measurement_wrote_among_the_clips_is_none(tmp_path):
+    """The second measurement of a folder with the --output of the first in it found a clip without
+    frames; the ablation's even has a picture."""
+    write(tmp_path / "set" / "a", clip(0, 3))
+    (tmp_path / "set" / "a" / "metrics.json").write_text("{}")  # of whatever made the frames
+    results, _ = results_of(None, tmp_path / "set", metrics="flickering")
+    report.write(tmp_path / "set" / "evaluation", results, {})
+    write(tmp_path / "set" / "ablation", clip(0, 1))
+    for name in ablation_report.FILES:
+        (tmp_path / "set" / "ablation" / name).touch()
+    again, _ = results_of(None, tmp_path / "set", metrics="flickering")
+    assert [*again.fake["flickering"].by_clip] == ["a"]
 
 
 def test_pairs_of_videos_at_other_rates_are_told(tmp_path, capsys):
