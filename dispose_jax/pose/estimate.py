@@ -59,15 +59,14 @@ def open_models(folder: str | Path) -> Models:
     if absent:
         places = " and ".join(f"{there} there as {name}" for name, there in RELEASED_AS.items())
         raise ValueError(
-            f"{folder}: no {' and no '.join(absent)}; to detect poses put DWPose's {places}, or "
-            "pass pose files instead"
+            f"{folder}: no {' and no '.join(absent)}; to detect poses put DWPose's {places}"
         )
     try:
         import onnxruntime
     except ImportError as error:
         raise ValueError(
-            "detecting poses needs onnxruntime: pip install 'dispose-jax[pose]', or pass pose files"
-            " instead"
+            "detecting poses needs onnxruntime: pip install 'dispose-jax[pose]'; files with poses "
+            "from elsewhere need none"
         ) from error
     available = onnxruntime.get_available_providers()
     # Not every provider on offer: TensorRT, for one, would build engines for minutes.

@@ -6,7 +6,7 @@
 DIR holds DWPose's detector.onnx and whole_body.onnx, such as a converted bundle (extra: pip install
 "dispose-jax[pose]"). Without --output every file gets NAME.poses.json beside it, which is where
 dispose_jax.data.prepare looks; sample.py takes it with --poses, that of a picture with
---reference_pose.
+--reference_pose. A source that cannot be read is told and left out; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -80,13 +80,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings.refuse_addresses({**files_given, "--output": options.output})
         places = targets(options.sources, options.output)
         models = estimate.open_models(options.weights)
-        for source, target in zip(options.sources, places):
-            count = extract(source, target, models)
-            print(f"{target}: {counted(count, 'frame')} of {source}")
+        failed = [not _done(*pair, models) for pair in zip(options.sources, places)]
     except (ValueError, OSError) as error:
-        print(f"extract: {' '.join(str(error).split())}", file=sys.stderr)
+        _complain(error)
         return 1
-    return 0
+    return int(any(failed))
+
+
+def _done(source: Path, target: Path, models: estimate.Models) -> bool:
+    """Whether the poses of a source were written; what is wrong with it is told, and does not keep
+    the others of a long list from being looked at."""
+    try:
+        count = extract(source, target, models)
+    except ValueError as error:
+        _complain(error)
+        return False
+    print(f"{target}: {counted(count, 'frame')} of {source}")
+    return True
+
+
+def _complain(error: Exception) -> None:
+    print(f"extract: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

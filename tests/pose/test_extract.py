@@ -73,9 +73,21 @@ def test_what_cannot_be_done_is_one_sentence_and_leaves_nothing(dance, weights, 
     ):
         assert extract.main(arguments) == 1
         error = capsys.readouterr().err.splitlines()[-1]
+        assert "pass pose files" not in error, "to make them is what was asked"
         assert message in error and error.startswith("extract: ")
     assert {path.name for path in tmp_path.iterdir()} == before
     assert json.loads(there.read_text()) == {"kept": True}
+
+
+def test_a_source_that_cannot_be_read_does_not_cost_the_others(dance, weights, tmp_path, capsys):
+    text, ref = tmp_path / "text.mp4", tmp_path / "ref.png"
+    text.write_text("hello")
+    image.write_png(ref, frame_with((100, 80, 255)))
+    assert extract.main([str(text), str(dance), str(ref), "--weights", str(weights)]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith(f"extract: {text}: not a video") and "7 frames" in told.out
+    written = sorted(path.name for path in tmp_path.glob("*.poses.json"))
+    assert written == ["dance.poses.json", "ref.poses.json"]
 
 
 def test_a_run_that_is_interrupted_leaves_no_file(dance, weights, tmp_path, monkeypatch):
