@@ -72,17 +72,28 @@ FOLDER, ORDERED = re.findall(r"```python\n(.*?)```", INPUTS.read_text(), re.S)
 ORDERS = re.findall(r"\[0, -1[^]]*\]", INPUTS.read_text())
 
 
-def test_a_folder_of_openpose_is_converted_as_the_page_on_inputs_says(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "missing"), [("2nd_dance_{:012}_keypoints.json", ()), ("{}_keypoints.json", (3, 4))]
+)
+def test_a_folder_of_openpose_is_converted_as_the_page_on_inputs_says(
+    tmp_path, monkeypatch, name, missing
+):
+    """Of a video, and of pictures that count from 1 without leading zeros and lack some."""
     monkeypatch.chdir(tmp_path)
     Path("dance").mkdir()
-    for i, frame in enumerate(json.loads(CLEAN.read_text())):
+    expected = json.loads(CLEAN.read_text())
+    for i in missing:
+        expected[i]["people"] = []
+    for i, frame in enumerate(expected):
+        if i in missing:
+            continue
         joints = frame["people"][0]["pose_keypoints_2d"]
         joints = joints[:24] + [1, 2, 1] + joints[24:] + [3, 4, 1] * 6  # hips' middle, feet
         content = {"version": 1.3, "people": [{"person_id": [-1], "pose_keypoints_2d": joints}]}
-        Path(f"dance/dance_{i:012}_keypoints.json").write_text(json.dumps(content))
+        Path("dance", name.format(i + bool(missing))).write_text(json.dumps(content))
     exec(FOLDER.replace("1080", str(WIDTH)).replace("1920", str(HEIGHT)), {})
     found = files.read("dance.poses.json").pose
-    jax.tree.map(np.testing.assert_array_equal, found, files.read(CLEAN).pose)
+    jax.tree.map(np.testing.assert_array_equal, found, read(tmp_path, expected).pose)
 
 
 @pytest.mark.parametrize(("order", "count"), [(ORDERS[0], 133), (ORDERS[1], 33)])
