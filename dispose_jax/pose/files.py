@@ -74,7 +74,7 @@ def read(path: str | os.PathLike) -> PoseFile:
     points, notes = normalise.normalise(np.concatenate(written), frames, size, path)
     frames = [_ordered(frame) for frame in np.split(points, np.cumsum(counts)[:-1])]
     pose = people.stack([(frame[..., :2], frame[..., 2]) for frame in frames])
-    return PoseFile(pose, *size, notes)
+    return PoseFile(pose, *size, (*notes, *normalise.order_of_frames(pose)))
 
 
 def write(path: str | os.PathLike, pose: Pose, *, width: int, height: int) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from dispose_jax.pose import people
 from dispose_jax.pose.draw import LIMBS
-from dispose_jax.types import VISIBLE_SCORE
+from dispose_jax.types import VISIBLE_SCORE, Pose
 
 # Within a person's points: body, left hand, right hand, face.
 _ENDS = np.cumsum([people.NUM_BODY, people.NUM_HAND, people.NUM_HAND, people.NUM_FACE])
@@ -38,6 +38,9 @@ COCO_ORDERS = np.array(
 )
 SHORTER = 0.85  # limbs in the order of a file over those as written: 0.4 to 0.8, else above 0.9
 FEWEST_LIMBS = 8  # of a body that tells its order
+# Frames whose order is looked at, and the way of the joints in another order over that as written:
+# above 1.3 if that one is right, 0.3 to 0.75 if it is that of names.
+FEWEST_FRAMES, NEARER = 20, 0.8
 STRAY_SHARE, STRAY_POINTS = 0.25, 2  # points of the other unit, up to which they are mistakes
 # Of the canvas, from its upper left corner: where all points lie that were found in a picture of
 # half its size or less, those a tenth of that picture outside included.
@@ -78,6 +81,37 @@ def normalise(
     order_note = _order(np.clip(points[:, LISTS[0]], -1e6, 1e6) * (*size, 1))
     points, neck_note = _necks(points)
     return Normalised(points, (*score_note, *unit_notes, *canvas_note, *order_note, *neck_note))
+
+
+def order_of_frames(pose: Pose) -> tuple[str, ...]:
+    """A note if bodies move less from frame to frame once the frames, which were in the order of
+    names without leading zeros, are in that of their numbers. A cut can look like one, so it is not
+    refused."""
+    if pose.num_frames < FEWEST_FRAMES:
+        return ()
+    seen = pose.body_score > 0  # (f, p, 18)
+    count = seen.sum(1)
+    xy = (pose.body * seen[..., None]).sum(1) / np.maximum(count, 1)[..., None]  # all people's mean
+
+    def way(order) -> float:
+        both = (count[order][1:] > 0) & (count[order][:-1] > 0)
+        return (np.linalg.norm(np.diff(xy[order], axis=0), axis=-1) * both).sum() / max(
+            1, both.sum()
+        )
+
+    frames = range(pose.num_frames)
+    # 1.png comes before 10.png, 1_x.png behind it.
+    named = [[f"{first + i}{behind}" for i in frames] for first in (0, 1) for behind in "._"]
+    by_name = [sorted(frames, key=names.__getitem__) for names in named]
+    ways = [way(np.argsort(order)) for order in by_name]
+    likely = int(np.argmin(ways))
+    if ways[likely] >= NEARER * way(np.array(frames)):
+        return ()
+    shown = ", ".join(named[likely][i][:-1] for i in by_name[likely][:4])
+    return (
+        f"its frames seem to be in the order of names without leading zeros, {shown}, ...; put them"
+        " in the order of their numbers",
+    )
 
 
 def _refuse_signed(points: np.ndarray, path: str | os.PathLike) -> None:

@@ -1,11 +1,14 @@
 """Any mixture of the ways in which tools write keypoints is read as what was meant."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from dispose_jax.pose import normalise, people
+from dispose_jax.pose import files, normalise, people
 from tests.pose.poses import standing
 
+DRIVING = Path(__file__).parents[2] / "assets" / "driving.poses.json"
 SIZE = (540, 960)
 FRAMES = np.repeat(np.arange(4), 2)
 
@@ -90,6 +93,28 @@ def test_joints_in_cocos_order_are_told(order, unit, hidden):
     assert not any("COCO" in note for note in read(points).notes)
     points[:, :18] = points[:, np.argsort(order)]
     assert sum("COCO's order" in note for note in read(points).notes) == 1
+
+
+@pytest.mark.parametrize("count", [20, 64])
+@pytest.mark.parametrize("name", ["{}.png", "frame_{}_keypoints.json"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_frames_in_the_order_of_their_names_are_told(first, name, count):
+    pose = files.read(DRIVING).pose.at(slice(count))
+    assert not normalise.order_of_frames(pose)
+    numbers = [i for _, i in sorted((name.format(first + i), i) for i in range(count))]
+    (note,) = normalise.order_of_frames(pose.at(numbers))
+    start = ", ".join(str(first + i) for i in numbers[:4])
+    assert f"names without leading zeros, {start}, ...;" in note
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_order_of_frames_of_somebody_who_stands_tells_nothing(seed):
+    assert not normalise.order_of_frames(standing(20, seed=seed))
+    rng, still = np.random.default_rng(seed), standing(1)
+    trembling = still.at(np.zeros(20, int))
+    trembling.body[:] += rng.normal(scale=0.01, size=(20, 1, 18, 2))
+    assert not normalise.order_of_frames(trembling)
+    assert not normalise.order_of_frames(still.at(np.zeros(20, int)))
 
 
 def test_bodies_of_a_file_without_any_neck_get_one_between_the_shoulders():
