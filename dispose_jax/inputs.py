@@ -277,7 +277,7 @@ def _driving(sources: Sources, stride: int, max_frames: int, detector: Detector)
                 f"{of}: {file.pose.num_frames} entries, but {name} has "
                 f"{counted(info.num_frames, 'frame')}; one entry per frame of the video is needed"
             )
-        check_aspect(of, file, name, info.height, info.width)
+        check_aspect(of, file, name, info.height, info.width, info.pixel_aspect)
         chosen = _choose(sources, stride, max_frames)
         return _driven(file.pose.at(chosen.numbers), chosen, sources.driving, _noted(file, of))
     fps = _rate(sources)
@@ -373,9 +373,21 @@ def _pose_file(poses: Path | files.PoseFile) -> files.PoseFile:
     return files.read(poses)
 
 
-def check_aspect(path: Path, file: files.PoseFile, source: Path, height: int, width: int) -> None:
-    """Raise ValueError if a pose file's canvas has another shape than what it belongs to."""
-    if abs(file.width / file.height - width / height) > 0.02 * width / height:
+def check_aspect(
+    path: Path,
+    file: files.PoseFile,
+    source: Path,
+    height: int,
+    width: int,
+    pixel_aspect: Fraction = Fraction(1),
+) -> None:
+    """Raise ValueError if a pose file's canvas has another shape than what it belongs to.
+
+    height, width: as it is shown. pixel_aspect: of its stored pixels; a canvas of these has the
+    same fractions of the picture.
+    """
+    canvas, shown = file.width / file.height, width / height
+    if all(abs(canvas - shape) > 0.02 * shape for shape in (shown, shown / float(pixel_aspect))):
         raise ValueError(
             f"{path}: its keypoints are on a canvas of {file.width} x {file.height}, but {source} "
             f"is {width} x {height}; both must have the same shape, so these do not belong together"

@@ -11,6 +11,7 @@ from configs import svd
 from dispose_jax import inputs
 from dispose_jax.media import image, video
 from dispose_jax.pose import draw, estimate, files, people, retarget
+from tests.media import films
 from tests.pose.poses import standing, without
 
 WIDTH, HEIGHT = 120, 200  # of the reference picture
@@ -296,6 +297,31 @@ def test_a_stretched_reference_keeps_its_whole_picture_and_all_its_poses(sources
     upright = draw.draw(fitted.pose, 100, 60, canvas=skeleton.canvas, video_size=(64, 80))
     expected = np.stack([image.stretch(one, 64, 64) for one in upright])
     np.testing.assert_array_equal(clip.skeletons, expected)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown", "stored"),
+    [((1, 0, 0, 1), (240, 100), (120, 100)), ((0, 1, -1, 0), (100, 240), (100, 120))],
+)
+def test_keypoints_may_lie_on_the_pixels_as_they_are_stored(
+    sources, tmp_path, matrix, shown, stored
+):
+    """Most tools that find poses take wide pixels for square ones, and turn what is turned."""
+    path = films.write(
+        tmp_path / "wide.mp4", films.numbered(NUM_FRAMES, 100, 120), sample_aspect_ratio=2
+    )
+    films.set_matrix(path, *matrix)
+    info = video.probe(path)
+    assert (info.width, info.height) == shown
+    clips = []
+    for width, height in (shown, stored):
+        poses = tmp_path / f"{width}.json"
+        files.write(poses, standing(NUM_FRAMES, seed=1), width=width, height=height)
+        clips.append(prepare(changed(sources, driving=path, poses=poses)))
+    np.testing.assert_allclose(clips[0].pose.body, clips[1].pose.body, atol=1e-9)
+    files.write(poses, standing(NUM_FRAMES, seed=1), width=stored[1], height=stored[0])
+    with pytest.raises(ValueError, match="do not belong together"):
+        prepare(changed(sources, driving=path, poses=poses))
 
 
 def test_hidden_key_joints_are_a_warning(sources, tmp_path):

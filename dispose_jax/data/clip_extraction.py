@@ -128,7 +128,7 @@ def _known_pose(path: Path, info: video.Info, say: Callable[[str], None]) -> Pos
             f"{source}: {file.pose.num_frames} entries, but {path} has {info.num_frames} frames; "
             "one entry per frame of the video is needed"
         )
-    inputs.check_aspect(source, file, path, info.height, info.width)
+    inputs.check_aspect(source, file, path, info.height, info.width, info.pixel_aspect)
     for note in file.notes:
         say(f"{source}: {note}")
     return follow.follow(file.pose, aspect=info.width / info.height, source=source).pose

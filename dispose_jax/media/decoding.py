@@ -33,6 +33,7 @@ class Scan(NamedTuple):
     times: np.ndarray  # (n,) seconds in the file's clock, n >= 1
     height: int
     width: int
+    pixel_aspect: Fraction  # width over height of a stored pixel, turned as the picture is shown
     stated: Fraction | None  # the container's rate
     damage: tuple[str, ...]  # sentences on frames that are missing
     notes: tuple[str, ...]  # sentences on what is converted or mended
@@ -164,7 +165,8 @@ def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
         )
     named = lambda clauses: tuple(f"{path}: {clause}" for clause in clauses)
     closed, complete = tuple(by for _, by in leaps), most is None
-    return Scan(times, *first, stated or None, named(damage), named(notes), closed, complete)
+    pixel = 1 / view.aspect if view.turn.transpose else view.aspect
+    return Scan(times, *first, pixel, stated or None, named(damage), named(notes), closed, complete)
 
 
 def _default(path: str | os.PathLike, container):

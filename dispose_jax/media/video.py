@@ -43,6 +43,7 @@ class Info(NamedTuple):
     width: int
     warnings: tuple[str, ...] = ()  # sentences on what is damaged, cut away or converted
     damage: tuple[str, ...] = ()  # those of them by which frames are missing
+    pixel_aspect: Fraction = Fraction(1)  # of those stored, which many tools take for square
 
 
 class Chosen(NamedTuple):
@@ -108,7 +109,8 @@ def probe(path: str | os.PathLike) -> Info:
             f"{path}: its frame rate varies between some {slowest:.3g} and {fastest:.3g} frames per"
             " second; frames are taken evenly in time",
         )
-    return Info(fps, len(found.times), found.height, found.width, warnings, found.damage)
+    size, aspect = (found.height, found.width), found.pixel_aspect
+    return Info(fps, len(found.times), *size, warnings, found.damage, aspect)
 
 
 def times(path: str | os.PathLike) -> np.ndarray:
