@@ -23,7 +23,7 @@ _ENDS = np.cumsum([people.NUM_BODY, people.NUM_HAND, people.NUM_HAND, people.NUM
 LISTS = tuple(slice(start, end) for start, end in zip([0, *_ENDS[:-1]], _ENDS))
 LIST_NAMES = ("body", "left hand", "right hand", "face")
 
-NECK, SHOULDERS = 1, [2, 5]
+NECK, SHOULDERS, WRISTS = 1, [2, 5], [7, 4]  # wrists as hands: the left one first
 LARGEST_FRACTION = 2.0  # a point without any larger coordinate may be a fraction of the picture
 LARGEST_SCORE = 1.5  # detectors answer a little above 1, which is no other scale
 PERCENT = (80.0, 100.0)  # where the greatest confidence of a file in percent lies
@@ -38,6 +38,7 @@ COCO_ORDERS = np.array(
 )
 SHORTER = 0.85  # limbs in the order of a file over those as written: 0.4 to 0.8, else above 0.9
 FEWEST_LIMBS = 8  # of a body that tells its order
+NEAR_WRIST = 0.5  # of a hand's distance from the one wrist: as near to the other it belongs to that
 # Frames whose order is looked at, and the way of the joints in another order over that as written:
 # above 1.3 if that one is right, 0.3 to 0.75 if it is that of names.
 FEWEST_FRAMES, NEARER = 20, 0.8
@@ -78,9 +79,10 @@ def normalise(
     points, unit_notes = _fractions(points, frames, size, path)
     canvas_note = _canvas(points, size) if in_pixels else ()
     # Bounded, since lengths of wild coordinates overflow.
-    order_note = _order(np.clip(points[:, LISTS[0]], -1e6, 1e6) * (*size, 1))
+    bounded = np.clip(points, -1e6, 1e6) * (*size, 1)
+    joint_notes = *_order(bounded[:, LISTS[0]]), *_hands(bounded)
     points, neck_note = _necks(points)
-    return Normalised(points, (*score_note, *unit_notes, *canvas_note, *order_note, *neck_note))
+    return Normalised(points, (*score_note, *unit_notes, *canvas_note, *joint_notes, *neck_note))
 
 
 def order_of_frames(pose: Pose) -> tuple[str, ...]:
@@ -158,6 +160,23 @@ def _order(bodies: np.ndarray) -> tuple[str, ...]:
                 " are read in OpenPose's: nose, neck, right shoulder and so on (docs/inputs.md)",
             )
     return ()
+
+
+def _hands(points: np.ndarray) -> tuple[str, ...]:
+    """A note if more hands of people (n, 128, 3) in pixels are at the other arm's wrist than at
+    their own. One hand that was found twice is no reason."""
+    hands = points[:, [part.start for part in LISTS[1:3]]]  # (n, 2, 3) their wrists
+    wrists = points[:, WRISTS]
+    seen = (hands[..., 2] > VISIBLE_SCORE) & (wrists[..., 2] > VISIBLE_SCORE).all(1)[:, None]
+    distance = np.linalg.norm(hands[:, :, None, :2] - wrists[:, None, :, :2], axis=-1)  # (n, 2, 2)
+    own, other = distance[:, [0, 1], [0, 1]], distance[:, [0, 1], [1, 0]]
+    there, here = ((a < NEAR_WRIST * b) & seen for a, b in ((other, own), (own, other)))
+    if there.sum() < 2 or there.sum() <= here.sum():
+        return ()
+    return (
+        "its left hands are at the right wrists and its right ones at the left, as tools for"
+        " mirrored pictures name them; exchange the two lists of hands",
+    )
 
 
 def _necks(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:

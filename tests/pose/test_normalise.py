@@ -117,6 +117,27 @@ def test_the_order_of_frames_of_somebody_who_stands_tells_nothing(seed):
     assert not normalise.order_of_frames(still.at(np.zeros(20, int)))
 
 
+def test_hands_at_the_other_wrists_are_told():
+    points, rng = written(0)
+    wrists, (left, right) = points[:, [7, 4]], normalise.LISTS[1:3]
+    wrists[...] = [(300.0, 500.0, 0.9), (200.0, 480.0, 0.9)]
+    points[:, [7, 4]] = wrists
+    for wrist, part in zip((0, 1), (left, right)):
+        points[:, part] = (*wrists[0, wrist, :2], 0.8)
+        points[:, part, :2] += rng.uniform(-20, 20, (8, 21, 2))
+    assert not read(points).notes
+    exchanged = points.copy()
+    exchanged[:, left], exchanged[:, right] = points[:, right], points[:, left]
+    (note,) = read(exchanged).notes
+    assert "left hands are at the right wrists" in note and "exchange the two lists" in note
+    twice = points.copy()
+    twice[:, left] = points[:, right]  # a detector that found the right one twice
+    assert not read(twice).notes
+    together = exchanged.copy()
+    together[:, [7, 4], :2] = 250.0, 490.0  # folded
+    assert not read(together).notes
+
+
 def test_bodies_of_a_file_without_any_neck_get_one_between_the_shoulders():
     points, _ = written(0)
     points[0, [2, 5]], points[1, 2] = [(100, 50, 0.9), (140, 60, 0.7)], 0
