@@ -26,7 +26,8 @@ LIST_NAMES = ("body", "left hand", "right hand", "face")
 NECK, SHOULDERS, WRISTS = 1, [2, 5], [7, 4]  # wrists as hands: the left one first
 LARGEST_FRACTION = 2.0  # a point without any larger coordinate may be a fraction of the picture
 LARGEST_SCORE = 1.5  # detectors answer a little above 1, which is no other scale
-PERCENT = (80.0, 100.0)  # where the greatest confidence of a file in percent lies
+# Where the greatest confidence of lists in percent lies: above logits, and hands are seldom sure.
+PERCENT = (20.0, 100.0)
 FEWEST_POINTS = 4  # of a list that can tell its own unit
 SIGNED_SHARE = 0.25  # of points that have a negative coordinate, and how far these go
 # Where COCO's 17 joints with a neck, the last or the second of them, have the body's 18.
@@ -201,7 +202,7 @@ def _scores(score: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
         largest = found.max(initial=0.0)
         if largest <= LARGEST_SCORE:
             continue
-        if PERCENT[0] < largest <= PERCENT[1] and (found[found > 0] > LARGEST_SCORE).mean() > 0.9:
+        if PERCENT[0] < largest <= PERCENT[1] and (found[found > 0] > LARGEST_SCORE).mean() > 0.5:
             score[:, part], percent = found / 100, max(percent, largest)
         else:
             score[:, part], highest = np.minimum(found, 1.0), max(highest, largest)

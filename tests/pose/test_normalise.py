@@ -201,8 +201,12 @@ def test_confidences_of_another_scale_are_clipped_and_it_is_said_once(scale):
     )
 
 
-def test_percent_are_hundredths():
+@pytest.mark.parametrize("surest", [[1, 1, 1, 1], [1, 0.5, 0.7, 1], [0.4, 0.3, 0.3, 0.3]])
+def test_percent_are_hundredths(surest):
     points, _ = written(3)
+    for part, greatest in zip(normalise.LISTS, surest):
+        points[:, part, 2] *= greatest / points[:, part, 2].max()
+    points[:, ::5, 2] *= 0.01  # some that are hardly there at all
     percent = points.copy()
     percent[..., 2] *= 100
     found, notes = read(percent)
