@@ -2,7 +2,7 @@
 
 python sample.py                                     # the bundled figure, small model
 python sample.py --config configs/svd.py --weights DIR --reference ref.png --driving dance.mp4
-python sample.py --config configs/svd.py --weights DIR --jobs jobs.jsonl --shard 1/2
+python sample.py --config configs/svd.py --weights DIR --jobs jobs.jsonl --shard 0/2
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ DRIVING = flags.DEFINE_string("driving", None, "Video with the motion.")
 POSES = flags.DEFINE_string("poses", None, "Pose file of the video, beside it or in its place.")
 OUTPUT = flags.DEFINE_string("output", "output/animation.mp4", "Video to write.")
 JOBS = flags.DEFINE_string("jobs", None, "Many clips: JSON lines that name files as flags do.")
-SHARD = flags.DEFINE_string("shard", None, "i/n: every n-th of the jobs, from the i-th on.")
+SHARD = flags.DEFINE_string("shard", "0/1", cli.SHARD)
 EXPLAIN = flags.DEFINE_bool("explain", False, "Also show what controlled each frame.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, memory and FLOPs, then stop.")
 
@@ -38,14 +38,15 @@ def main(config):
     files = [
         Path(f.value) if f.value else None for f in (REFERENCE, REFERENCE_POSE, DRIVING, POSES)
     ]
-    if SHARD.value and not JOBS.value:
+    if SHARD.present and not JOBS.value:
         raise ValueError("--shard is given without --jobs: it takes a share of a file of jobs")
     if JOBS.value:
         if any(files) or OUTPUT.present or DRY_RUN.value:
             raise ValueError(
                 "--jobs: its lines name the files; leave out other inputs, --output and --dry_run"
             )
-        lines = jobs.shard(jobs.read(Path(JOBS.value)), SHARD.value)
+        index, count = cli.parse_shard(SHARD.value)
+        lines = jobs.read(Path(JOBS.value))[index::count]
         jobs.run(config, weights.choose(WEIGHTS.value, config), lines, EXPLAIN.value)
         return
     if not any(files) and not DEMO[0].is_file():

@@ -18,6 +18,7 @@ from absl import flags
 
 from dispose_jax import ahead, ending, memory, settings
 
+SHARD = "i/n: of n machines this is number i, counted from 0."
 OUT_OF_MEMORY = "out of memory: choose a smaller size or fewer frames; --dry_run tells the needs"
 _NO_DEVICE = ("nable to initialize backend", "Unknown backend")  # in what JAX says
 

@@ -148,20 +148,6 @@ def _is_name(value: object) -> bool:
         return False
 
 
-def shard(lines: Sequence[Line], text: str | None) -> list[Line]:
-    """The share "i/n" of the jobs, i from 1 to n: every n-th one; all of them for None.
-
-    Raises ValueError for any other text.
-    """
-    if text is None:
-        return list(lines)
-    part, slash, parts = text.partition("/")
-    numbers = part.isdecimal() and parts.isdecimal()
-    if not (slash and numbers and 1 <= int(part) <= int(parts)):
-        raise ValueError(f"--shard is {text!r}: expected i/n with i from 1 to n, such as 2/4")
-    return list(lines)[int(part) - 1 :: int(parts)]
-
-
 def run(
     config,
     given: tuple[str, ...],

@@ -151,6 +151,22 @@ def test_a_program_that_is_told_to_end_leaves_no_half_file_and_all_that_it_said(
         assert [*tmp_path.iterdir()] == [log]
 
 
+@pytest.mark.parametrize("text", ["3/3", "1", "1/0", "-1/4", "a/b", "1/2/3", ""])
+def test_a_shard_that_is_none_is_refused(text):
+    assert cli.parse_shard("7/8") == (7, 8)
+    with pytest.raises(ValueError, match=f"--shard {text}: expected i/n with i from 0 to n - 1"):
+        cli.parse_shard(text)
+
+
+@pytest.mark.parametrize(
+    "program", ["sample.py", "dispose_jax/data/prepare.py", "dispose_jax/evaluation/paper.py"]
+)
+def test_all_commands_count_shards_alike(program):
+    text = (ROOT / program).read_text(encoding="utf-8")
+    assert 'flags.DEFINE_string("shard", "0/1", cli.SHARD)' in text
+    assert text.count("cli.parse_shard(") == 1
+
+
 def test_what_main_hears_of_late_failures_is_heard_until_the_program_has_ended(start, monkeypatch):
     """Orbax's reading tells of its failure once more when the program ends."""
     usual, own = sys.unraisablehook, lambda late: None

@@ -6,6 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 import sample
 from dispose_jax import inputs, job, jobs, provenance, settings
@@ -119,19 +121,16 @@ def test_an_absent_file_is_named(tmp_path):
         jobs.read(tmp_path / "absent")
 
 
-def test_shards_share_the_jobs_and_leave_none_out(tmp_path):
-    path = write(tmp_path, *(asked(tmp_path, f"{i}.mp4") for i in range(7)))
-    lines = jobs.read(path)
-    parts = [jobs.shard(lines, f"{i}/3") for i in (1, 2, 3)]
-    assert sorted(line.number for part in parts for line in part) == list(range(1, 8))
-    assert [len(part) for part in parts] == [3, 2, 2]
-    assert jobs.shard(lines, None) == lines
-
-
-@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/2", ""])
-def test_a_shard_that_is_none_is_refused(text):
-    with pytest.raises(ValueError, match="--shard is .*expected i/n"):
-        jobs.shard([], text)
+def test_shards_share_the_jobs_and_leave_none_out(tmp_path, config, monkeypatch):
+    path, parts = write(tmp_path, *(asked(tmp_path, f"{i}.mp4") for i in range(7))), []
+    monkeypatch.setattr(jobs, "run", lambda config, given, lines, *rest: parts.append(lines))
+    for given in ({"shard": "0/3"}, {"shard": "1/3"}, {"shard": "2/3"}, {}):
+        with flagsaver.flagsaver():
+            flags.FLAGS.mark_as_parsed()
+            with flagsaver.flagsaver(jobs=str(path), weights=["random"], **given):
+                sample.main(config)
+    numbers = [[line.number for line in part] for part in parts]
+    assert numbers == [[1, 4, 7], [2, 5], [3, 6], [*range(1, 8)]]
 
 
 @pytest.fixture(scope="module")

@@ -294,6 +294,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("videos", None, "Folder of videos, searched with all below it.")
     flags.DEFINE_string("out", None, "Folder of the prepared set.")
     flags.DEFINE_list("weights", None, "Bundle folders; a later one overrides an earlier one.")
-    flags.DEFINE_string("shard", "0/1", "i/n: of n machines this is number i, counted from 0.")
+    flags.DEFINE_string("shard", "0/1", cli.SHARD)
     flags.DEFINE_bool("latents", False, "Store the autoencoder's output in place of pictures.")
     cli.run(main)

@@ -308,6 +308,6 @@ if __name__ == "__main__":
     flags.DEFINE_list("weights", None, "Bundle folders, a later one overriding an earlier one.")
     flags.DEFINE_list("ablation", [], "VARIANT=BUNDLE of models trained without a part.")
     flags.DEFINE_string("workdir", None, "Folder for frames and tables; run again to go on.")
-    flags.DEFINE_string("shard", "0/1", "i/n: of n machines this is number i, counted from 0.")
+    flags.DEFINE_string("shard", "0/1", cli.SHARD)
     flags.DEFINE_integer("frames", 0, "Frames of each clip, from the first; 0: all.")
     cli.run(main)

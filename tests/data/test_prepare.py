@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dispose_jax import cli
 from dispose_jax.correspondence import keypoints
 from dispose_jax.correspondence.dift import NETWORKS
 from dispose_jax.data import prepare, records
@@ -235,13 +234,6 @@ def test_a_set_of_other_settings_is_not_added_to(videos, tmp_path):
     with pytest.raises(ValueError, match="other settings or weights .*stride is 2 there, 1 here"):
         run(videos, tmp_path / "set", clipped.config(stride=1))
     assert len(records.PreparedClips(tmp_path / "set")) == 3
-
-
-@pytest.mark.parametrize("text", ["3/3", "1", "-1/4", "a/b", "1/2/3", ""])
-def test_a_shard_that_is_none_is_refused(text):
-    assert cli.parse_shard("7/8") == (7, 8)
-    with pytest.raises(ValueError, match="expected i/n"):
-        cli.parse_shard(text)
 
 
 def test_keypoints_come_from_the_detector_where_no_file_is(videos, tmp_path, monkeypatch):
