@@ -5,6 +5,7 @@ Without JAX, so that commands that do not need it start at once.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -43,25 +44,41 @@ def say_at_once() -> None:
 
 def _write(stream: TextIO, write: Callable[[str], int], text: str) -> int:
     """Write to a stream, which goes nowhere from when nobody reads it any more, as after
-    `| head`: what a command makes is worth more than what it says."""
+    `| head` or in a terminal that is closed: what a command makes is worth more than what it
+    says."""
     try:
         return write(text)
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
         return len(text)
 
 
+def from_outside() -> tuple[signal.Signals, ...]:
+    """The signals by which others end a program: SIGTERM, as of a batch system, and SIGHUP of a
+    terminal that is closed, unless it is to be ignored, as after `nohup`."""
+    is_kept_up = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (signal.SIGTERM,) if is_kept_up else (signal.SIGTERM, signal.SIGHUP)
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM, as of a batch system, ends the program as Ctrl-C does, so that no half file stays.
+    """What ends a program from outside does so as Ctrl-C does, so that no half file stays.
 
     Python drops either if it comes while it collects garbage, where JAX has a callback: one in
     thirty did not end the program. Such a one is sent again.
     """
-    interrupt = signal.default_int_handler
-    usual, before = sys.unraisablehook, signal.signal(signal.SIGTERM, interrupt)
+
+    def interrupt(number: int, _) -> None:
+        if number == signal.SIGHUP:  # of the shell, and of the system once more when that has ended
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    usual = sys.unraisablehook
+    before = {number: signal.signal(number, interrupt) for number in from_outside()}
 
     def tell(dropped) -> None:
         if dropped.exc_type is KeyboardInterrupt:
@@ -81,17 +98,18 @@ def interruptible() -> Iterator[None]:
     finally:
         if sys.unraisablehook is tell:  # what main put over it is for the end of the program, too
             sys.unraisablehook = usual
-        if signal.getsignal(signal.SIGTERM) is interrupt:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if signal.getsignal(number) is interrupt:
+                signal.signal(number, handler)
 
 
 def follow_parent(*_) -> None:
     """What a process that works for another does first: it ends with that one, and only then.
 
-    A terminal sends Ctrl-C, and a batch system SIGTERM, to every process of a program; what follows
-    from them is the parent's to say. Whatever arguments there are say nothing.
+    A terminal sends Ctrl-C and SIGHUP, a batch system SIGTERM, to every process of a program; what
+    follows from them is the parent's to say. Whatever arguments there are say nothing.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
     def watch() -> None:

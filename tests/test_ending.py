@@ -1,9 +1,12 @@
 """Commands that read their own flags end as the others do, whatever names they print."""
 
+import fcntl
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -48,7 +51,7 @@ if __name__ == "__main__":
     worker = context.Process(target=work, args=(theirs,), daemon=True)
     worker.start()
     number = ours.recv()
-    for told in (signal.SIGINT, signal.SIGTERM):
+    for told in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(number, told)
     ours.send("go on")
     print(number, ours.recv(), flush=True)
@@ -56,7 +59,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_command_that_is_told_to_end_leaves_no_half_file(tmp_path, number):
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background has none
     program = LONG.replace("WHERE", repr(str(tmp_path / "a.txt")))
@@ -69,6 +72,56 @@ def test_a_command_that_is_told_to_end_leaves_no_half_file(tmp_path, number):
         assert run.wait(20) == 130
         assert run.stderr.read() == b"error: interrupted\n"
     assert not [*tmp_path.iterdir()]
+
+
+IN_TERMINAL = """
+import os, signal, sys, time
+from pathlib import Path
+from dispose_jax import ending
+
+def main():
+    print("begun")
+    Path(WHERE, "half").touch()
+    try:
+        time.sleep(30)
+    finally:
+        os.kill(os.getpid(), signal.SIGHUP)  # as the system does when the shell has ended
+        print("nobody hears this")
+        Path(WHERE, "half").unlink()
+        Path(WHERE, "end").touch()
+    return 0
+
+raise SystemExit(ending.status_of(main))
+"""
+
+
+def test_a_command_whose_terminal_is_closed_ends_as_by_ctrl_c(tmp_path):
+    terminal, inside = pty.openpty()
+    command = [sys.executable, "-c", IN_TERMINAL.replace("WHERE", repr(str(tmp_path)))]
+    streams = {"stdin": inside, "stdout": inside, "stderr": inside}
+    # A session of its own, whose terminal this is.
+    controlling = lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    run = subprocess.Popen(
+        command, cwd=ROOT, start_new_session=True, preexec_fn=controlling, **streams
+    )
+    os.close(inside)
+    end = time.monotonic() + 20
+    while not (tmp_path / "half").exists():
+        assert time.monotonic() < end and run.poll() is None
+        time.sleep(0.05)
+    os.close(terminal)
+    assert run.wait(20) == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["end"]
+
+
+def test_a_command_after_nohup_goes_on_without_its_terminal(tmp_path):
+    program = LONG.replace("WHERE", repr(str(tmp_path / "a.txt"))).replace("30", "1")
+    command = ["nohup", sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as run:
+        assert run.stdout.readline() == b"begun caf\\udce9\n"
+        run.send_signal(signal.SIGHUP)
+        assert run.wait(20) == 0
+    assert (tmp_path / "a.txt").read_bytes() == b"half"
 
 
 UNHEARD = """

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from absl import flags
 
-from dispose_jax import cli, settings, weights
+from dispose_jax import cli, ending, settings, weights
 from dispose_jax.page import bounds, controls, worker
 from dispose_jax.page.guard import Guard
 from dispose_jax.page.turns import Turns
@@ -102,7 +102,8 @@ def main(_) -> None:
     chosen = weights.choose(given.weights, first)
     # The worker goes from folder to folder.
     folders = [f if f == weights.RANDOM else str(Path(f).resolve()) for f in chosen]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for number in ending.from_outside():
+        signal.signal(number, lambda *_: sys.exit(0))
     try:
         with own_root() as root:
             os.environ["GRADIO_TEMP_DIR"] = str(root / UPLOADS)

@@ -1,4 +1,5 @@
-"""SIGTERM and Ctrl-C while a run learns: from a batch system, or whoever has seen enough."""
+"""What tells a run to stop while it learns: SIGTERM of a batch system, SIGHUP of a terminal that is
+closed, and Ctrl-C of whoever has seen enough."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import TypeVar
 
 import jax
 
-from dispose_jax import ahead
+from dispose_jax import ahead, ending
 from dispose_jax.training.run import Run
 
 Result = TypeVar("Result")
@@ -19,15 +20,16 @@ Result = TypeVar("Result")
 
 @contextmanager
 def told_to_stop(run: Run) -> Iterator[None]:
-    """While inside, SIGTERM and Ctrl-C let the step end, save, and stop; a second Ctrl-C breaks,
-    as does the first one in a `breaking`."""
+    """While inside, these signals let the step end, save, and stop; a second Ctrl-C breaks, as does
+    the first of them in a `breaking`."""
 
     def stop(number: int, _) -> None:
         if run.breaks or (run.stopped and number == signal.SIGINT):
             raise KeyboardInterrupt
         run.stopped = True
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGINT, *ending.from_outside())
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:

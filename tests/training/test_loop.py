@@ -209,9 +209,10 @@ def test_a_run_continues_on_other_devices(run, tmp_path, monkeypatch, devices, a
 
 # A process each; SIGTERM in this one has a test above.
 @pytest.mark.parametrize(
-    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.full), signal.SIGINT]
+    "number",
+    [pytest.param(signal.SIGTERM, marks=pytest.mark.full), signal.SIGINT, signal.SIGHUP],
 )
-def test_sigterm_and_ctrl_c_save_and_end_well(start, tmp_path, number):
+def test_sigterm_ctrl_c_and_a_closed_terminal_save_and_end_well(start, tmp_path, number):
     process = start("run", "--config.train.save_every=1000000")
     wait_for(process, tmp_path / "run", 3)
     process.send_signal(number)
