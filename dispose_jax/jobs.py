@@ -24,6 +24,7 @@ from dispose_jax.job import Job
 from dispose_jax.media import output
 
 KEYS = (*inputs.FILES, "output", "seed", "sample")
+SHOWN = 5  # lines of one trouble that are named
 
 
 @dataclass(frozen=True)
@@ -195,9 +196,10 @@ def _config_of(line: Line, config):
 
 def _forewarn(lines: Sequence[Line], detects: bool, say: Callable[[str], None]) -> None:
     """Say what lines that are to be done lack, while somebody looks on: files that are not there,
-    and keypoints if nothing detects them. Files may still come, as what an earlier line makes does,
-    so this is no error."""
+    and keypoints if nothing detects them; once what several lack. Files may still come, as what an
+    earlier line makes does, so this is no error."""
     made: set[Path] = set()
+    lacking: dict[str, list[int]] = {}  # what -> numbers of lines
     for line in lines:
         files = line.sources.files
         absent = [
@@ -208,9 +210,14 @@ def _forewarn(lines: Sequence[Line], detects: bool, say: Callable[[str], None]) 
         kept = os.path.exists(line.output.with_name(line.output.stem + job.KEYPOINTS))
         if not (detects or kept or {"reference_pose", "poses"} <= files.keys()):
             absent.append("keypoints are not given, and no weights folder holds DWPose's files")
-        for sentence in absent:
-            say(f"warning: line {line.number} will fail as things are: {sentence}")
+        for what in absent:
+            lacking.setdefault(what, []).append(line.number)
         made.add(output.place(line.output))
+    for what, numbers in lacking.items():
+        named = ", ".join(map(str, numbers[:SHOWN]))
+        more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
+        which = f"line{'s' if len(numbers) > 1 else ''} {named}{more}"
+        say(f"warning: {which} will fail as things are: {what}")
 
 
 def _animator(

@@ -263,6 +263,21 @@ def test_files_that_are_not_there_are_told_before_the_first_job(tmp_path, fake, 
     assert not any("as things are" in sentence for sentence in said), "found by an earlier run"
 
 
+def test_what_many_lines_lack_is_told_once(tmp_path, fake, config):
+    poses = str(tmp_path / "absent.json")
+    asks = [asked(tmp_path, f"{i}.mp4") for i in range(7)]
+    lines = [
+        {key: value for key, value in line.items() if key != "reference_pose"} for line in asks
+    ]
+    lines[1]["poses"] = lines[3]["poses"] = poses
+    go(config, write(tmp_path, *lines), said := [])
+    assert [sentence for sentence in said if "as things are" in sentence] == [
+        "warning: lines 1, 2, 3, 4, 5 and 2 more will fail as things are: keypoints are not given, "
+        "and no weights folder holds DWPose's files",
+        f"warning: lines 2, 4 will fail as things are: poses {poses}: no such file",
+    ]
+
+
 def test_weights_are_kept_for_lines_of_other_settings(tmp_path, fake, config):
     more = [{}, {"steps": 2}, {"fps": 5}, {"steps": 2}, {"dtype": "bfloat16"}]
     lines = [asked(tmp_path, f"{i}.mp4", sample=values) for i, values in enumerate(more)]
