@@ -118,7 +118,9 @@ def look(item: Item, revision: str) -> hub.Remote:
 def fetch(item: Item, remote: hub.Remote, folder: Path) -> Path:
     """Download one file below a folder of weights and note where it is from; returns its path."""
     target = folder / item.place
-    with tqdm(total=remote.size, unit="B", unit_scale=True, desc=item.remote, leave=False) as bar:
+    with tqdm(
+        total=remote.size, unit="B", unit_scale=True, desc=item.remote, leave=False, disable=None
+    ) as bar:
         try:
             hub.fetch(remote, target, lambda count: bar.update(count - bar.n))
         except hub.Gated:

@@ -103,7 +103,8 @@ class Stages:
             self.job.say(f"{stage} ...")
             self.name, self.start = stage, time.perf_counter()
             unit = UNITS.get(stage, "part")
-            hidden = stage not in UNITS or self.job.progress is not None
+            # None: where standard error is no terminal.
+            hidden = True if stage not in UNITS or self.job.progress is not None else None
             self.bar = tqdm(total=total, unit=unit, disable=hidden, leave=False)
         if self.job.progress is not None:
             self.job.progress(stage, done, total)

@@ -211,6 +211,15 @@ def test_progress_and_pictures_are_told_where_they_are_wanted(tmp_path, whole, c
     assert (tmp_path / "a.mp4").read_bytes() == (whole / "a.mp4").read_bytes()
 
 
+def test_a_log_gets_stages_and_no_bars(capfd):
+    said = []
+    stages = job.Stages(SimpleNamespace(say=said.append, progress=None, seconds={}))
+    stages("sampling", 1, 2)
+    stages("sampling", 2, 2)
+    stages.end()
+    assert said == ["sampling ..."] and not capfd.readouterr().err
+
+
 def test_another_seed_gives_another_video(tmp_path, whole):
     other = config()
     other.seed = 1

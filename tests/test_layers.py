@@ -243,6 +243,16 @@ def test_right_imports_are_accepted():
     assert not list(complaints("benchmarks.step", "import torch\nfrom configs import svd"))
 
 
+def test_no_bar_goes_into_a_log():
+    """tqdm draws them there too, over and over, unless it is told otherwise."""
+    bars = {}
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "tqdm":
+                bars[name, node.lineno] = {word.arg for word in node.keywords}
+    assert len(bars) > 4 and all("disable" in words for words in bars.values()), bars
+
+
 BLOCKED_IMPORT = """
 import sys
 import jax, flax.linen, numpy  # these may use SciPy themselves

@@ -12,6 +12,7 @@ RAFT in it gives the flow (otherwise OpenCV's DIS), Stable Diffusion in it gives
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -86,7 +87,7 @@ def prepare(
     skipped = out / SKIPPED.format(suffix)
     skipped.unlink(missing_ok=True)
     todo = _to_do(names, videos, out, summary, say)
-    with tqdm(total=len(names), initial=summary.kept, unit="video") as bar:
+    with tqdm(total=len(names), initial=summary.kept, unit="video", disable=None) as bar:
         for name in todo:
             try:
                 clips = [
@@ -101,12 +102,20 @@ def prepare(
                 summary.made, summary.clips = summary.made + 1, summary.clips + len(clips)
             bar.update()
             bar.set_postfix(clips=summary.clips, skipped=len(summary.skipped))
+            if bar.disable:  # no terminal: lines instead of a bar
+                print(_how_far(summary), file=sys.stderr, flush=True)
     if names and not summary.clips:
         raise ValueError(
             f"{videos}: none of {counted(len(names), 'video')} could be used; the first: "
             f"{summary.skipped[names[0]]} (all reasons are in {skipped})"
         )
     return summary
+
+
+def _how_far(summary: Summary) -> str:
+    skipped = len(summary.skipped)
+    done = summary.kept + summary.made + skipped
+    return f"video {done}/{summary.videos}: {counted(summary.clips, 'clip')}, {skipped} skipped"
 
 
 def _find(videos: Path) -> list[str]:

@@ -280,7 +280,7 @@ def _frechet(metric: Metric, real: dict[str, np.ndarray], fake: dict[str, np.nda
     joined = [np.concatenate(side) for side in sides]
     # Minutes for many windows: each draw is a distance of as many as there are.
     draws = frechet.DRAWS + frechet.HALVINGS
-    with tqdm(total=draws, unit="draw", desc=metric.title, leave=False) as bar:
+    with tqdm(total=draws, unit="draw", desc=metric.title, leave=False, disable=None) as bar:
         interval = frechet.bootstrap(*sides, metric.ddof, progress=bar.update)
         floor = frechet.floor(sides[0], metric.ddof, progress=bar.update)
     return Score(

@@ -29,7 +29,7 @@ ENDING = ".poses.json"
 def extract(source: Path, target: Path, models: estimate.Models) -> int:
     """Write the poses of every frame of a video or of a picture; returns the number of frames.
 
-    One frame is in memory at a time, progress is shown on standard error. Raises ValueError if the
+    One frame is in memory at a time, progress is shown in a terminal. Raises ValueError if the
     source cannot be read or the file cannot be written; then nothing is written.
     """
     if source.suffix.lower() in image.SUFFIXES:
@@ -40,7 +40,9 @@ def extract(source: Path, target: Path, models: estimate.Models) -> int:
         for warning in info.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         frames, count, size = video.iterate(source, 1), info.num_frames, (info.width, info.height)
-    with tqdm(frames, total=count, unit="frame", desc=source.name, leave=False) as bar:
+    with tqdm(
+        frames, total=count, unit="frame", desc=source.name, leave=False, disable=None
+    ) as bar:
         pose = estimate.estimate(models, bar)
     files.write(target, pose, width=size[0], height=size[1])
     return pose.num_frames

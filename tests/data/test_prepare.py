@@ -66,6 +66,16 @@ def test_a_folder_of_videos_becomes_a_set(videos, tmp_path):
     assert {clips[i].video for i in range(9)} == {"a.mp4", "b.mp4", "in/c.mp4"}
 
 
+def test_a_log_gets_a_line_for_each_video_and_no_bar(videos, tmp_path, capsys):
+    (videos / "b.mp4").write_bytes(b"no video")
+    run(videos, tmp_path / "set")
+    assert capsys.readouterr().err.splitlines() == [
+        "video 1/3: 3 clips, 0 skipped",
+        "video 2/3: 3 clips, 1 skipped",
+        "video 3/3: 6 clips, 1 skipped",
+    ]
+
+
 def test_the_same_command_gives_the_same_bytes(videos, tmp_path):
     for name in ("one", "two"):
         run(videos, tmp_path / name)
