@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 SHUTDOWN_SECONDS = 30  # that a process which ends waits for the others
 ARRIVE_SECONDS = 60  # that one waits to learn whether the others met the same trouble
 LOOK_SECONDS = 1.0  # between looks at whether another process has to end
-_TROUBLE = "dispose_jax/trouble"  # key of what made a process end
+_TROUBLE = "dispose_jax/trouble"  # folder of what made processes end, by their numbers
 
 
 def start(
@@ -124,11 +124,9 @@ def ending_all() -> Iterator[None]:
     except (ValueError, OSError) as error:
         if jax.process_count() == 1 or isinstance(error, KnownToAll):
             raise
-        try:
-            text = f"{jax.process_index()} {' '.join(str(error).split())}"
-            distributed.global_state.client.key_value_set(_TROUBLE, text)
-        except jax.errors.JaxRuntimeError:
-            pass  # another process was first
+        text = " ".join(str(error).split())
+        with suppress(jax.errors.JaxRuntimeError):  # the lead is gone, and JAX ends the others
+            distributed.global_state.client.key_value_set(f"{_TROUBLE}/{jax.process_index()}", text)
         threading.Event().wait()  # for _listen, which ends this one too
 
 
@@ -144,21 +142,23 @@ def all_arrive(what: str) -> bool:
 
 
 def _listen() -> None:
-    """End this process when one of the run says that it has to."""
+    """End this process when one of the run says that it has to, with the message of its own trouble
+    if it met one itself."""
     while True:
         time.sleep(LOOK_SECONDS)
         client = distributed.global_state.client
         if client is None:
             return  # the run is over
         try:
-            text = client.key_value_try_get(_TROUBLE)
-        except jax.errors.JaxRuntimeError as error:
-            if "NOT_FOUND" in str(error):
+            if not client.key_value_dir_get(_TROUBLE):
                 continue
+            time.sleep(LOOK_SECONDS)  # a mistake that they share they meet within moments
+            met = {int(Path(key).name): text for key, text in client.key_value_dir_get(_TROUBLE)}
+        except jax.errors.JaxRuntimeError:
             return  # the run is over, or JAX itself ends it
-        index, _, message = text.partition(" ")
-        if int(index) != jax.process_index():
-            message = f"process {index} of this run had to stop: {message}"
+        first = min(met)
+        other = f"process {first} of this run had to stop: {met[first]}"
+        message = met.get(jax.process_index(), other)
         print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr, flush=True)
         # What follows from it is not told: connections break as the processes end, the lead last,
         # as the others hear of it through that one.

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dispose_jax.training import multihost
+from tests.training import toy
 from tests.training.conftest import ROOT, losses, wait_for
 
 MESHES = ("8,1,1", "2,2,2")
@@ -85,7 +86,7 @@ def test_a_directory_that_only_one_process_sees_is_told_instead_of_waited_for(pa
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("process", [0, 1])
+@pytest.mark.parametrize("process", [0, 1, toy.ALL])
 @pytest.mark.parametrize(
     "trouble, step, sentence",
     [
@@ -94,7 +95,7 @@ def test_a_directory_that_only_one_process_sees_is_told_instead_of_waited_for(pa
         ("file", 0, "frames.bin: is damaged"),
     ],
 )
-def test_what_one_process_meets_ends_all_with_one_sentence(
+def test_what_processes_meet_ends_all_with_one_sentence(
     pair, monkeypatch, process, trouble, step, sentence
 ):
     monkeypatch.setenv("TOY_MEETS", f"{trouble},{process},{step}")
@@ -110,7 +111,7 @@ def test_what_one_process_meets_ends_all_with_one_sentence(
         assert len(lines) == 1, text
         other = f"toy.py: process {process} of this run had to stop: {sentence}"
         own = f"toy.py: {sentence}"
-        assert lines[0].startswith(own if index == process else other)
+        assert lines[0].startswith(own if process in (index, toy.ALL) else other)
 
 
 @pytest.mark.parametrize(

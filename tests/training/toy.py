@@ -126,15 +126,16 @@ def exhausted() -> jax.errors.JaxRuntimeError:
     return jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
 
 
+ALL = -1  # processes
 TROUBLES = {"memory": exhausted, "file": lambda: OSError("frames.bin: is damaged")}
 
 
 def meet(trouble: str, process: int, step: int) -> None:
-    """Let one process of several meet an error after a step, before the first for step 0."""
+    """Let one process of several, or ALL, meet an error after a step, before the first for 0."""
     add, open_source = loop.Metrics.add, loop.open_source
 
     def meeting(done: int) -> None:
-        if done == step and jax.process_index() == process:
+        if done == step and process in (ALL, jax.process_index()):
             raise TROUBLES[trouble]()
 
     def measured(self, done, scalars):
