@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import json
 import os
 import re
@@ -19,9 +20,20 @@ from math import inf
 from pathlib import Path
 
 FORGOTTEN = 3600.0  # seconds without a change, after which a temporary file may be a dead process's
-# Numbers of processes repeat: in every container the first one is 1.
-_OURS = os.urandom(4).hex()
-_MARK = re.compile(r"([0-9]+)-[0-9a-f]{8}")  # of any process, as of `_mark`
+
+
+def _system() -> str:
+    """What tells apart the systems whose numbers of processes mean different ones: machines, their
+    starts, and containers, in each of which the first process is 1."""
+    own = [os.uname().nodename]
+    with suppress(OSError):  # no Linux, or hidden: then containers of one name are taken for one
+        own.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        own.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256(" ".join(own).encode()).hexdigest()[:8]
+
+
+_HERE, _OURS = _system(), os.urandom(4).hex()
+_MARK = re.compile(r"([0-9]+)-([0-9a-f]{8})-[0-9a-f]{8}")  # of any process, as of `_mark`
 
 
 def prepare(path: str | os.PathLike, *suffixes: str) -> Path:
@@ -79,7 +91,7 @@ def temporary(path: Path) -> Path:
 
 def _mark() -> str:
     """What temporary names of this process have, and of no other in the world."""
-    return f"{os.getpid()}-{_OURS}"
+    return f"{os.getpid()}-{_HERE}-{_OURS}"
 
 
 def try_out(path: str | os.PathLike) -> None:
@@ -142,11 +154,13 @@ def _remove_left_behind(place: Path, ending: str = "") -> None:
         mark = _MARK.fullmatch(left.name.removeprefix(start).removesuffix(ending))
         if left == place or not mark:
             continue
-        number = int(mark[1])
+        number, system = int(mark[1]), mark[2]
         with suppress(OSError):  # another process may be quicker
-            # One of another machine is not known here, but would have written since.
-            is_old = time.time() - _last_change(left) > FORGOTTEN
-            if is_old and (number == os.getpid() or not is_alive(number)):
+            if system == _HERE:  # of our own number: one before us
+                is_dead = number == os.getpid() or not is_alive(number)
+            else:  # not known here, but it would have written since
+                is_dead = time.time() - _last_change(left) > FORGOTTEN
+            if is_dead:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 

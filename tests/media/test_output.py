@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from dispose_jax.media import output
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +24,36 @@ def forget(*paths):
         os.utime(path, (0, 0))
 
 
+KILLED = """
+import os, signal
+from pathlib import Path
+from dispose_jax.media import output
+with output.replacing_folder("b") as folder, output.replacing("a.bin") as place:
+    place.touch()
+    (folder / "part").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_of_this_machine_left_is_removed_at_once(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert len(left) == 2 and left[0].startswith(".a.") and left[1].startswith(".b.partial-")
+    # Of a process that lives, and of one of our number before us.
+    rest = left[0].partition("-")[2]
+    busy, before = (tmp_path / f".a.{n}-{rest}" for n in (os.getppid(), os.getpid()))
+    busy.touch(), before.touch()
+    output.write_bytes(tmp_path / "a.bin", b"1")
+    with output.replacing_folder(tmp_path / "b"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"a.bin", "b", busy.name}
+
+
 def test_what_a_killed_process_left_is_removed_when_the_file_is_written_again(tmp_path, dead):
-    numbers = (f"{dead}-0123abcd", f"{os.getppid()}-0123abcd", f"{dead}0000000-0123abcd")
-    left = [tmp_path / f".a.{number}.bin" for number in numbers]
-    others = [f".b.{dead}-0123abcd.bin", ".a.mine.bin", f".a.{dead}-0123abcd.txt"]
+    """One of another machine or container, whose processes are not known here."""
+    left = [tmp_path / f".a.{number}-0123abcd-4567abcd.bin" for number in (dead, f"{dead}0000000")]
+    others = [f".b.{dead}-0123abcd-4567abcd.bin", ".a.mine.bin", f".a.{dead}-0123abcd-4567abcd.txt"]
     others = [tmp_path / name for name in others]
     for path in (*left, *others):
         path.touch()
@@ -32,7 +61,7 @@ def test_what_a_killed_process_left_is_removed_when_the_file_is_written_again(tm
     assert all(path.exists() for path in left), "one may be written at this moment, elsewhere"
     forget(*left, *others)
     output.write_bytes(tmp_path / "a.bin", b"2")
-    assert [path.exists() for path in left] == [False, True, False]
+    assert not any(path.exists() for path in left)
     assert all(path.exists() for path in others)
 
 
@@ -53,7 +82,7 @@ def test_hidden_files_and_folders_of_the_users_own_stay(tmp_path, dead):
 
 
 def test_what_a_process_of_our_number_left_in_another_container_is_removed(tmp_path):
-    left = tmp_path / f".a.{os.getpid()}-0123abcd.bin"
+    left = tmp_path / f".a.{os.getpid()}-0123abcd-4567abcd.bin"
     left.touch()
     forget(left)
     output.write_bytes(tmp_path / "a.bin", b"1")
@@ -72,8 +101,8 @@ def test_processes_of_equal_numbers_write_to_files_of_their_own():
 
 
 def test_a_folder_that_a_killed_process_left_is_removed_when_it_is_made_again(tmp_path, dead):
-    left = tmp_path / f".a.partial-{dead}-0123abcd"
-    busy = tmp_path / f".a.partial-{dead}-4567abcd"
+    left = tmp_path / f".a.partial-{dead}-0123abcd-4567abcd"
+    busy = tmp_path / f".a.partial-{dead}-0123abcd-89ababcd"
     for folder in (left, busy):
         folder.mkdir()
         (folder / "part").touch()
