@@ -10,7 +10,6 @@ shown as its change since its own first value, the mean of an arm's seeds with t
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ def read(run: Path) -> dict[int, float]:
     """Held-out losses of a run by step. Raises ValueError for a run without any."""
     path = run / metrics.FILE
     try:
-        lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        lines = metrics.read(path)
     except OSError as error:
         raise ValueError(
             f"{path}: {error.strerror}; expected what training wrote: name the folder that was its "

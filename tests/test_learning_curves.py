@@ -27,6 +27,14 @@ def test_each_run_is_compared_with_its_own_first_value(tmp_path):
     assert row.split() == ["full", "+0.0000", "-0.2000", "0.2000"]
 
 
+def test_a_line_that_was_cut_off_is_left_out(tmp_path):
+    """As of a run that was killed, or that is going on."""
+    folder = write(tmp_path / "a", {10: 0.5, 20: 0.4})
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('\n{"step": 30, "validation_lo')
+    assert learning_curves.read(folder) == {10: 0.5, 20: 0.4}
+
+
 def test_an_arm_that_is_named_again_has_more_seeds(tmp_path, monkeypatch, capsys):
     first = write(tmp_path / "a", {10: 0.5, 20: 0.4})
     second = write(tmp_path / "b", {10: 0.5, 20: 0.2})

@@ -100,7 +100,7 @@ class TableRun:
         path = output.prepare(self.workdir / PLAN)
         if not path.is_file():
             output.write_json(path, plan)
-        elif (found := json.loads(path.read_text(encoding="utf-8"))) != plan:
+        elif (found := _read(path)) != plan:
             differing = [key for key in plan if found.get(key) != plan[key]]
             raise ValueError(
                 f"{path}: this folder's clips were made with other {', '.join(differing)}; choose "
@@ -154,7 +154,7 @@ class TableRun:
         """
         path = self.workdir / COSTS / f"{variant}.json"
         if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
+            return _read(path)
         animator = self.animator(variant)
         clip = sequences.prepared(animator, self.sequences[0], self.limit)
         seconds = []
@@ -234,6 +234,17 @@ def parameters(config, variant: str) -> int:
     names = _TRAINED[config.base] if variant == "base" else common.learnt(config.control)
     leaves = [leaf for name in names for leaf in jax.tree.leaves(built[name].shapes)]
     return sum(prod(leaf.shape) for leaf in leaves)
+
+
+def _read(path: Path) -> dict:
+    """What an earlier run wrote. Raises ValueError for a damaged file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); delete it and run again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: is not what an earlier run wrote; delete it and run again")
+    return found
 
 
 def _printed(name: str, score: measure.Score) -> str:

@@ -25,6 +25,18 @@ FILE, BOARD = "metrics.jsonl", "tensorboard"
 VALIDATION = "validation_loss"  # of clips that are held out, in lines of steps that have one
 
 
+def read(file: Path) -> list[dict]:
+    """The lines of a run's FILE; one that was cut off, as by a full disk, is left out. Raises
+    OSError if it cannot be read."""
+    lines = []
+    for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(json.JSONDecodeError):
+            line = json.loads(text)
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                lines.append(line)
+    return lines
+
+
 class Metrics:
     """Measurements of a run that starts or continues after `start` of `total` steps.
 
@@ -103,16 +115,9 @@ class Metrics:
     @staticmethod
     def _rewind(file: Path, start: int) -> None:
         """Drop the lines of later steps, and one that was cut off."""
-        if not file.exists():
-            return
-        kept = []
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                if json.loads(line)["step"] <= start:
-                    kept.append(line)
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue
-        output.write_bytes(file, "".join(f"{line}\n" for line in kept).encode())
+        if file.exists():
+            kept = [json.dumps(line) for line in read(file) if line["step"] <= start]
+            output.write_bytes(file, "".join(f"{line}\n" for line in kept).encode())
 
 
 class _Board:

@@ -93,6 +93,19 @@ def table_of(workdir, data, table=6, **more):
     return run.text()
 
 
+@pytest.mark.parametrize("text", ["", "[1]", '{"config": ', b"\xff"])
+def test_what_an_earlier_run_wrote_is_named_if_it_is_damaged(stub, tiktok, tmp_path, text):
+    run = run_of(tmp_path / "run", tiktok, 7)
+    for name in ("plan.json", "costs/full.json"):
+        path = tmp_path / "run" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=r"costs/full.json: .*delete it and run again"):
+        run.costs("full")
+    with pytest.raises(ValueError, match=r"run/plan.json: .*delete it and run again"):
+        run_of(tmp_path / "run", tiktok, 7)
+
+
 def test_a_run_that_was_killed_three_times_gives_the_same_table(stub, tiktok, tmp_path):
     expected = table_of(tmp_path / "whole", tiktok)
     assert stub.calls == 12
