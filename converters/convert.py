@@ -260,11 +260,11 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(command, help=text)
         sub.add_argument("--config", default="configs/svd.py", help="file.py[:argument]")
         if command == "check":
-            sub.add_argument("folder", type=Path)
+            sub.add_argument("folder", type=settings.path)
             sub.add_argument("--verify", action="store_true", help="compare digests of a bundle")
             continue
-        sub.add_argument("--from", dest="source", type=Path, required=True)
-        sub.add_argument("--to", type=Path, required=True)
+        sub.add_argument("--from", dest="source", type=settings.path, required=True)
+        sub.add_argument("--to", type=settings.path, required=True)
         sub.add_argument("--dtype", choices=_DTYPES, help="cast the weights; default: keep")
     commands.choices["to-flax"].add_argument(
         "--only",

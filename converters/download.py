@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m converters.download", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--to", type=Path, required=True, help="folder for the weights")
+    parser.add_argument("--to", type=settings.path, required=True, help="folder for the weights")
     parser.add_argument("--config", default="configs/svd.py", help="file.py[:argument]")
     parser.add_argument("--only", default="", help="names, separated by commas")
     parser.add_argument("--revision", default="", help="REVISION, or NAME=REVISION,...")

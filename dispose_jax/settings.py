@@ -7,6 +7,7 @@ sentence.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import difflib
 import importlib.util
@@ -166,6 +167,19 @@ def at_home(arguments: Sequence[str] | None = None) -> list[str]:
         re.sub(r"(?<=[=,])~[\w.-]*(?=/|,|$)", home, argument) if argument[:1] == "-" else argument
         for argument in (sys.argv[1:] if arguments is None else arguments)
     ]
+
+
+def filled(text: str) -> str:
+    """A flag's value, as argparse takes it. Raises ArgumentTypeError for an empty one, as of a
+    shell's variable that is not set: it would stand for the flag's absence, or for this folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: give it a value, or leave it out")
+    return text
+
+
+def path(text: str) -> Path:
+    """The same of a file or folder."""
+    return Path(filled(text))
 
 
 def take_overrides(arguments: Sequence[str]) -> tuple[list[tuple[str, str | None]], list[str]]:

@@ -1,6 +1,7 @@
 """Commands that read their own flags end as the others do, whatever names they print."""
 
 import fcntl
+import importlib
 import os
 import pty
 import signal
@@ -201,6 +202,28 @@ def _is_alive(number: int) -> bool:
 def test_commands_end_so(path):
     last = (ROOT / path).read_text(encoding="utf-8").splitlines()[-1]
     assert last.strip() == "sys.exit(ending.status_of(main))"
+
+
+@pytest.mark.parametrize(
+    "module, flag, arguments",
+    [
+        ("converters.download", "--to", ["--to="]),
+        ("converters.convert", "folder", ["check", ""]),
+        ("converters.convert", "--from", ["to-flax", "--from", "", "--to", "x"]),
+        ("converters.convert", "--to", ["to-torch", "--from", "x", "--to", ""]),
+        ("dispose_jax.pose.extract", "--weights", ["a.mp4", "--weights="]),
+        ("dispose_jax.pose.extract", "VIDEO|PICTURE", ["", "--weights=x"]),
+        ("dispose_jax.correspondence.query", "--weights", ["a", "1,1", "b", "--weights="]),
+    ],
+)
+def test_an_empty_value_does_not_stand_for_the_folder_where_one_is(
+    module, flag, arguments, capsys, tmp_path, monkeypatch
+):
+    """As of a shell's variable that is not set."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(module).main(arguments)
+    assert f"argument {flag}: is empty: give it a value, or leave it out" in capsys.readouterr().err
 
 
 def test_a_folder_whose_name_is_no_text_is_looked_into(tmp_path):

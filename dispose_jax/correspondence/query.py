@@ -161,13 +161,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("reference")
     parser.add_argument("point", help="X,Y in pixels of the reference")
     parser.add_argument("target")
-    parser.add_argument("--output", type=Path, default=Path("output/correspondence.png"))
+    parser.add_argument("--output", type=settings.path, default=Path("output/correspondence.png"))
     parser.add_argument("--config", default="configs/svd.py:size=small", help="file.py[:argument]")
     parser.add_argument(
-        "--weights", help="bundles, a later one overriding an earlier one; or 'random'"
+        "--weights",
+        type=settings.filled,
+        help="bundles, a later one overriding an earlier one; or 'random'",
     )
     parser.add_argument("--explain", action="store_true", help="look for some joints too")
-    parser.add_argument("--reference_pose", help="pose file of the reference, for --explain")
+    parser.add_argument(
+        "--reference_pose", type=settings.filled, help="pose file of the reference, for --explain"
+    )
     options = parser.parse_args(settings.at_home(arguments))
     try:
         settings.refuse_addresses({f"--{name}": value for name, value in vars(options).items()})

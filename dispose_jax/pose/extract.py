@@ -73,9 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m dispose_jax.pose.extract", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("sources", nargs="+", type=Path, metavar="VIDEO|PICTURE")
-    parser.add_argument("--weights", type=Path, required=True, help="folder with DWPose's files")
-    parser.add_argument("--output", type=Path, help="the pose file, of one source")
+    parser.add_argument("sources", nargs="+", type=settings.path, metavar="VIDEO|PICTURE")
+    parser.add_argument(
+        "--weights", type=settings.path, required=True, help="folder with DWPose's files"
+    )
+    parser.add_argument("--output", type=settings.path, help="the pose file, of one source")
     options = parser.parse_args(settings.at_home(arguments))
     try:
         files_given = {"a source": options.sources, "--weights": options.weights}
