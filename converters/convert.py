@@ -143,7 +143,13 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
             f"{owner[unknown[0]]}: holds the network {unknown[0]}, which {config.name} has not; "
             f"use --config {described[owner[unknown[0]]]['config']}"
         )
-    taken = [target / row.file for row in rows if (target / row.file).exists()]
+    pose_files = {
+        target / releases.POSE_FOLDER / released: onnx
+        for name, released in dwpose.RELEASED_AS.items()
+        if (onnx := bundle.pose_file(sources, name)) is not None
+    }
+    places = (*(target / row.file for row in rows), *pose_files)
+    taken = [place for place in places if place.exists()]
     if taken:
         raise ValueError(f"{taken[0]}: already exists; remove it or choose another folder")
     left = [_not_written(name, held, config.base) for name in sorted(held - claimed)]
@@ -163,14 +169,11 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
         yield f"{target / row.file}: {len(tensors)} tensors of {' and '.join(row.networks)}"
         if row.name == "sd15_vae":
             yield "  the encoder only: a bundle holds no decoder of Stable Diffusion"
-    for name, released in dwpose.RELEASED_AS.items():
-        onnx = bundle.pose_file(sources, name)
-        if onnx is not None:
-            place = target / releases.POSE_FOLDER / released
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with output.replacing(place) as partial, output.explained(place):
-                shutil.copyfile(onnx, partial)
-            yield f"{place}: copied"
+    for place, onnx in pose_files.items():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with output.replacing(place) as partial, output.explained(place):
+            shutil.copyfile(onnx, partial)
+        yield f"{place}: copied"
     yield from (f"not written: {reason}" for reason in left)
 
 

@@ -107,6 +107,18 @@ def test_released_files_become_a_bundle_and_come_back_bit_for_bit(
     assert names == set(dwpose.RELEASED_AS.values())
 
 
+def test_no_file_that_is_there_is_replaced(capsys, tmp_path, released):
+    run(capsys, "to-flax", "--from", released, "--to", tmp_path / "bundle")
+    own = tmp_path / "mine" / "dwpose" / "yolox_l.onnx"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"a finer one")
+    status, out, err = run(
+        capsys, "to-torch", "--from", tmp_path / "bundle", "--to", tmp_path / "mine"
+    )
+    assert (status, out) == (1, "") and f"{own}: already exists; remove it or choose" in err
+    assert own.read_bytes() == b"a finer one" and len([*(tmp_path / "mine").rglob("*")]) == 2
+
+
 def test_the_bundle_is_what_the_model_loads(capsys, tmp_path, released, traced):
     run(capsys, "to-flax", "--from", released, "--to", tmp_path / "b", "--dtype", "float32")
     config = settings.load(CONFIG)
