@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.measure import outputs
 from dispose_jax.evaluation import measure, sequences
 from dispose_jax.evaluation.metrics import METRICS
 from dispose_jax.media import image
@@ -136,12 +137,13 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--output", type=Path, default=Path("output/metrics_damage.png"))
     options = parser.parse_args()
+    outputs(parser, options.output)
     try:
         found = run(tuple(filter(None, options.weights.split(","))), options.clips)
     except ValueError as error:
         sys.exit(f"damage: {error}")
-    image.write_png(options.output, figure(found))
     print(table(found))
+    image.write_png(options.output, figure(found))
 
 
 if __name__ == "__main__":

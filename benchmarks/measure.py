@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks import chips
 from dispose_jax import settings
+from dispose_jax.media import output
 
 
 def config(parser: argparse.ArgumentParser, text: str):
@@ -28,6 +29,16 @@ def config(parser: argparse.ArgumentParser, text: str):
     try:
         return settings.load(text)
     except ValueError as error:
+        parser.error(str(error))
+
+
+def outputs(parser: argparse.ArgumentParser, *paths: str | os.PathLike | None) -> None:
+    """End the program with a sentence, before it measures for long, unless these files, those that
+    are given, can be written."""
+    try:
+        for path in filter(None, paths):
+            output.try_out(output.prepare(path))
+    except (ValueError, OSError) as error:
         parser.error(str(error))
 
 

@@ -12,7 +12,10 @@ exact run, clip by clip, with 95 % intervals over the clips. TFLOP are counted (
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import re
+import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -25,6 +28,7 @@ from dispose_jax import control_signals, decoding, dry_run, sampling, settings
 from dispose_jax.evaluation import statistics
 from dispose_jax.evaluation.ablation import clips as drawn_clips
 from dispose_jax.evaluation.ablation import metrics
+from dispose_jax.media import output
 from dispose_jax.models import networks, registry
 from dispose_jax.weights import Weights, choose
 
@@ -218,17 +222,21 @@ def main() -> None:
     parser.add_argument("--plot", help="picture to write, which needs matplotlib (extra: bench)")
     options = parser.parse_args()
     config = measure.config(parser, options.config)
+    measure.outputs(parser, options.output, options.plot)
+    if options.plot and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--plot needs matplotlib: pip install 'dispose-jax[bench]'")
     ways = ways_of(config.base)
     if options.ways:
-        ways = {name: ways[name] for name in (EXACT, *options.ways.split(";"))}
-    full = options.full and tuple(int(side) for side in options.full.split("x"))
+        chosen = (EXACT, *options.ways.split(";"))
+        if unknown := [name for name in chosen if name not in ways]:
+            parser.error(f"--ways: {unknown[0]!r} is none of {'; '.join(ways)}")
+        ways = {name: ways[name] for name in chosen}
+    sides = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", options.full or "")
+    if options.full and not sides:
+        parser.error(f"--full {options.full}: expected HEIGHTxWIDTH such as 576x1024")
+    full = sides and (int(sides[1]), int(sides[2]))
     say = lambda sentence: print(sentence, flush=True)
     rows = report(config, ways, run(config, ways, options.clips, options.frames, say), full)
-    if options.output:
-        with open(options.output, "w", encoding="utf-8") as file:
-            json.dump(rows, file, indent=2)
-    if options.plot:
-        plot(rows, options.plot)
     columns = [
         name
         for name in rows[-1]
@@ -243,6 +251,13 @@ def main() -> None:
             [tuple(text(row.get(c, "")) for c in columns) for row in rows], tuple(columns)
         )
     )
+    try:
+        if options.output:
+            output.write_bytes(options.output, json.dumps(rows, indent=2).encode())
+        if options.plot:
+            plot(rows, options.plot)
+    except OSError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import autoencoder, clips, measure, shortcuts, step, tradeoff, train_step
+from benchmarks import autoencoder, clips, damage, measure, shortcuts, step, tradeoff, train_step
 from configs import sd15, svd
 from dispose_jax import dry_run
 from dispose_jax.training import plan
@@ -51,6 +51,28 @@ def test_a_configuration_that_there_is_not_is_one_sentence(
         program()
     assert ended.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "message"),
+    [
+        (tradeoff, ["--output", "a.txt/rows.json"], "a.txt/rows.json: cannot make its folder"),
+        (tradeoff, ["--plot", "."], ".: is a folder, expected the name of a file to write"),
+        (tradeoff, ["--ways", "2m 4;fastest"], "--ways: 'fastest' is none of exact; euler 4;"),
+        (tradeoff, ["--full", "576"], "--full 576: expected HEIGHTxWIDTH such as 576x1024"),
+        (damage, ["--output", "a.txt/a.png"], "a.txt/a.png: cannot make its folder"),
+    ],
+)
+def test_what_cannot_be_written_or_compared_is_told_before_it_is_measured(
+    monkeypatch, capsys, tmp_path, program, flags, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").touch()
+    monkeypatch.setattr(program, "run", lambda *_: pytest.fail("the measurement began"))
+    monkeypatch.setattr(sys, "argv", ["program", *flags])
+    with pytest.raises(SystemExit, match="2"):
+        program.main()
+    assert message in capsys.readouterr().err
 
 
 def test_random_weights_keep_the_variance_of_what_passes_them():
