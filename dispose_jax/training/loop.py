@@ -100,10 +100,15 @@ def _steps(
     folder = run.workdir if multihost.is_lead() else None
     metrics = Metrics(folder, done, train.steps, train.batch, useful)
     progress = Progress(run, frozen)
+    before = None  # the scalars of the last step
     try:
         while True:
             stopped = multihost.ask(run.stopped)  # before the step: the answer need not wait for it
             current, scalars = compiled(current, frozen, batch, key)
+            # The devices have a step to go on with. A host that does not wait for the one before
+            # would put the batches of dozens of steps on them, which nobody has planned memory for.
+            jax.block_until_ready(before)
+            before = scalars
             done += 1
             metrics.add(done, scalars)
             last = done >= train.steps or bool(stopped)

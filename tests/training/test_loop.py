@@ -10,12 +10,13 @@ import time
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dispose_jax import memory
 from dispose_jax.models import bundle
-from dispose_jax.training import loop, multihost, objectives
+from dispose_jax.training import loop, multihost, objectives, sharding
 from dispose_jax.training.checkpoint import Checkpoints
 from tests.training import toy
 from tests.training.conftest import losses, steps_saved, stop_after, trained, wait_for
@@ -37,6 +38,37 @@ def test_a_run_learns_measures_every_step_and_leaves_a_bundle(run, tmp_path):
     assert said[-1] == f"trained to step 30; wrote {tmp_path / 'run' / 'bundle'}"
     assert bundle.describe(tmp_path / "run" / "bundle")["networks"]["vae"]["tensors"] == 4
     assert not [*(tmp_path / "run").glob(".bundle*")]
+
+
+def test_no_batch_is_put_on_the_devices_before_the_step_before_the_last_is_done(run, monkeypatch):
+    objective, place, add = toy.objective, sharding.place_batch, loop.Metrics.add
+    scalars, waiting = [], []
+
+    def slow(*arguments):
+        made = objective(*arguments)
+
+        def loss(params, batch, key):
+            value, more = made.loss(params, batch, key)
+            work = jax.lax.fori_loop(
+                0, 40, lambda _, x: jnp.tanh(x @ x), jnp.full((400, 400), value)
+            )
+            return value + 0 * jax.lax.stop_gradient(work.mean()), more
+
+        return made._replace(loss=loss)
+
+    def placed(*arguments, **options):
+        waiting.append(sum(not loss.is_ready() for loss in scalars))
+        return place(*arguments, **options)
+
+    def added(self, step, found):
+        scalars.append(found["loss"])
+        add(self, step, found)
+
+    monkeypatch.setattr(objectives, "build", slow)
+    monkeypatch.setattr(sharding, "place_batch", placed)
+    monkeypatch.setattr(loop.Metrics, "add", added)
+    run(steps=8, log_every=100, save_every=0)
+    assert len(waiting) == 8 and max(waiting) == 1  # the devices always have a step to go on with
 
 
 @pytest.mark.parametrize("step", [1, 2, 4])
