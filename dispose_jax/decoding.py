@@ -40,12 +40,12 @@ def decode(
     """
     num_frames, place = latents.shape[1], placement(devices)
     params = jax.device_put(params, place.whole)
-    done = 0
-    for group in _groups(pieces(num_frames, chunk, rest), place.rows):
-        numbers = np.stack([numbers for numbers, _ in group])
-        rows = jax.device_put(latents[0][numbers], place.spread)  # (rows, n, h, w, c)
-        decoded = np.asarray(_decode(model, place.whole, params, rows))
-        frames = np.concatenate([row[new] for row, (_, new) in zip(decoded, group)])
+    done, waiting = 0, None
+
+    def finished(decoded: Array, group: list[Piece]) -> Iterator[np.ndarray]:
+        nonlocal done
+        frames = [row[new] for row, (_, new) in zip(np.asarray(decoded), group)]
+        frames = np.concatenate(frames)
         start, done = done, done + len(frames)
         if progress is not None:
             progress(done, num_frames)
@@ -53,6 +53,15 @@ def decode(
             frames = frames[1:]
         if len(frames):
             yield frames
+
+    for group in _groups(pieces(num_frames, chunk, rest), place.rows):
+        numbers = np.stack([numbers for numbers, _ in group])
+        rows = jax.device_put(latents[0][numbers], place.spread)  # (rows, n, h, w, c)
+        decoded = _decode(model, place.whole, params, rows)
+        if waiting is not None:  # the devices work while the caller does with frames what it wants
+            yield from finished(*waiting)
+        waiting = decoded, group
+    yield from finished(*waiting)
 
 
 def compile_ahead(

@@ -73,3 +73,19 @@ def test_decoding_is_cut_into_whole_chunks():
     assert pieces(4, 3, "short")[1] == ([3], [3])
     assert pieces(4, 3, "whole")[1] == ([1, 2, 3], [3])
     assert pieces(2, 3, "whole") == [([0, 1, 1], [0, 1])]
+
+
+def test_devices_decode_the_next_frames_while_the_caller_has_the_last_ones(monkeypatch):
+    decode, begun, seen = decoding._decode, [], []
+
+    def beginning(*arguments):
+        begun.append(len(arguments[-1]))
+        return decode(*arguments)
+
+    monkeypatch.setattr(decoding, "_decode", beginning)
+    latents = np.zeros((1, 7, 3, 4, 2), np.float32)
+    model, devices = Mixing(generates_reference=True), jax.devices()[:2]
+    for frames in decoding.decode(model, PARAMS, latents, 2, devices=devices):
+        seen.append((len(frames), len(begun)))
+    # Four frames but the reference, two on one device alone, and the last in a program of its own.
+    assert seen == [(3, 2), (2, 3), (1, 3)]
