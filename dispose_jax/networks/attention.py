@@ -71,16 +71,21 @@ class Attention(nn.Module):
             q, k, v, lengths = project("to_q")(x), to_k(context), to_v(context), None
             if reference is not None:
                 rows = len(x) // len(reference.tokens)
-                shared = lambda y: jnp.repeat(y, rows, axis=0)
                 tokens = reference.tokens.astype(self.dtype)
-                k = jnp.concatenate([k, shared(to_k(tokens))], axis=1)
-                v = jnp.concatenate([v, shared(to_v(tokens))], axis=1)
-                lengths = context.shape[1] + tokens.shape[1] * shared(reference.read)
+                k = jnp.concatenate([k, _repeated(to_k(tokens), rows)], axis=1)
+                v = jnp.concatenate([v, _repeated(to_v(tokens), rows)], axis=1)
+                read = jnp.repeat(reference.read, rows)
+                lengths = context.shape[1] + tokens.shape[1] * read
             if self.between_frames:
                 out = ops.between_frames(split(q), split(k), split(v)).reshape(x.shape)
             else:
                 out = ops.attention(split(q), split(k), split(v), lengths=lengths).reshape(x.shape)
         return dense(features, name="to_out_0", dtype=self.dtype)(out)
+
+
+def _repeated(x: Array, times: int) -> Array:
+    """Every row of (b, ..) so many times in succession; its gradients are summed in float32."""
+    return jnp.repeat(x.astype(jnp.float32), times, axis=0).astype(x.dtype)
 
 
 def one_token_values(params: dict, context: Array, dtype: DTypeLike) -> dict:

@@ -55,6 +55,44 @@ def spread(values: Array, like: Array) -> Array:
     return jnp.broadcast_to(values.astype(jnp.float32), like.shape).astype(like.dtype)
 
 
+def product(x: Array, kernel: Array) -> Array:
+    """x (..., in) times a kernel (in, out), which is cast to x's type -> (..., out) in it; the
+    gradient of a kernel of another type is made in float32.
+
+    Devices that share a batch out add their parts of that gradient in the type in which each makes
+    its own: of a plain product in bfloat16 every part and every sum would be rounded to it.
+    """
+    if kernel.dtype == x.dtype:
+        return _plain_product(x, kernel)
+    return _product_of_cast(x, kernel)
+
+
+def _plain_product(x: Array, kernel: Array) -> Array:
+    return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+
+
+@jax.custom_vjp
+def _product_of_cast(x: Array, kernel: Array) -> Array:
+    return _plain_product(x, kernel.astype(x.dtype))
+
+
+def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _product_of_cast(x, kernel), (x, kernel)
+
+
+def _backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = kept
+    axes = tuple(range(x.ndim - 1))
+    of_x = jax.lax.dot_general(gradient, kernel.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())))
+    of_kernel = jax.lax.dot_general(
+        x, gradient, ((axes, axes), ((), ())), preferred_element_type=jnp.float32
+    )
+    return of_x, of_kernel.astype(kernel.dtype)
+
+
+_product_of_cast.defvjp(_forward, _backward)
+
+
 class Conv(Given, nn.Module):
     """Convolution over the two axes before the channels; see `conv` and `temporal_conv`."""
 
@@ -100,8 +138,7 @@ class Dense(Given, nn.Module):
     def __call__(self, x: Array) -> Array:
         """x (..., in) -> (..., features)."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        last = (((x.ndim - 1,), (0,)), ((), ()))
-        y = jax.lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), last)
+        y = product(x.astype(self.dtype), kernel)
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,))
             y = y + spread(bias, y)

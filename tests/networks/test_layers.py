@@ -1,11 +1,14 @@
 """The small layers against plain formulas in NumPy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import errors
 from flax import linen as nn
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from scipy.special import erf
 
 from dispose_jax.networks import layers
@@ -215,3 +218,34 @@ def test_the_gradient_of_a_bias_keeps_its_digits_in_bfloat16(layer):
     exact = np.asarray(above, np.float64).sum((0, 1, 2))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, exact, atol=1e-3)  # of a size of 128
+
+
+def test_devices_add_their_gradients_of_a_matrix_in_float32():
+    """In bfloat16 the parts and their sum would be off by two in a thousand."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    whole, shared = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    module = layers.dense(6, dtype=jnp.bfloat16)
+    x, above = (jnp.asarray(draw(8, 16, 16, c, seed=c), jnp.bfloat16) for c in (5, 6))
+    params = random_params(module, x)
+
+    @partial(jax.jit, out_shardings=whole)
+    def gradient(params, x, above):
+        return jax.vjp(lambda params: module.apply({"params": params}, x), params)[1](above)[0]
+
+    placed = jax.device_put((x, above), shared)
+    found = gradient(jax.device_put(params, whole), *placed)["kernel"]
+    exact = np.einsum("bhwi,bhwo->io", *(np.asarray(a, np.float64) for a in (x, above)))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, exact, atol=1e-5 * np.abs(exact).max())
+
+
+def test_the_gradient_of_what_a_product_is_of_is_in_its_own_type():
+    module = layers.dense(6, dtype=jnp.bfloat16)
+    x, above = (jnp.asarray(draw(3, 4, c, seed=c), jnp.bfloat16) for c in (5, 6))
+    params = random_params(module, x)
+    of = lambda params: jax.vjp(lambda x: module.apply({"params": params}, x), x)[1](above)[0]
+    cast = {**params, "kernel": params["kernel"].astype(jnp.bfloat16)}  # a frozen one
+    assert of(params).dtype == jnp.bfloat16
+    np.testing.assert_array_equal(of(params), of(cast))
+    exact = np.asarray(above, np.float64) @ np.asarray(cast["kernel"], np.float64).T
+    np.testing.assert_allclose(np.asarray(of(params), np.float64), exact, rtol=1e-2, atol=1e-2)

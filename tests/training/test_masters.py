@@ -119,7 +119,7 @@ def narrow_sums(jaxpr, clips: int) -> Iterator[str]:
 def test_a_step_in_bfloat16_sums_no_gradient_in_it(base, stage):
     made = small.config(base=base)
     height, width = small.SIZE
-    made.train.update(dtype="bfloat16", batch=2, frames=3, height=height, width=width)
+    made.train.update(dtype="bfloat16", batch=2, frames=4, height=height, width=width)
     made.data.source = "synthetic"
     if stage == "image":
         made.train.update(stage="image", objective="image")
