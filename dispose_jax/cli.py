@@ -114,6 +114,8 @@ def fail(error: Exception | str, code: int) -> None:
 
 def use_compile_cache() -> None:
     """Keep compiled programs between runs, in a folder of the user's own: it is trusted code."""
+    # JAX alone keeps those of a second or more: dozens of small ones were compiled in every run.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if CACHE is None:
         return
     try:
@@ -122,7 +124,6 @@ def use_compile_cache() -> None:
         return  # a read-only home costs compile time, nothing else
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(CACHE))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
 def _parse(arguments: Sequence[str]) -> list[str]:

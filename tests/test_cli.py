@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 from absl.testing import flagsaver
+from jax.experimental.compilation_cache import compilation_cache
 
 import sample
 from dispose_jax import cli, settings
@@ -296,6 +297,14 @@ def test_the_compile_cache_is_private_and_optional(monkeypatch, tmp_path):
         cli.use_compile_cache()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "a" / "cache")
         assert (tmp_path / "a" / "cache").stat().st_mode & 0o077 == 0
+        compilation_cache.reset_cache()
+
+        def little(x):
+            return x + 1
+
+        jax.jit(little)(2)
+        kept = [file.name for file in (tmp_path / "a" / "cache").iterdir()]
+        assert any(name.startswith("jit_little") for name in kept), "however fast it compiled"
         (tmp_path / "file").write_text("")
         monkeypatch.setattr(cli, "CACHE", tmp_path / "file" / "cache")
         cli.use_compile_cache()
@@ -303,3 +312,4 @@ def test_the_compile_cache_is_private_and_optional(monkeypatch, tmp_path):
     finally:
         jax.config.update("jax_compilation_cache_dir", was[0])
         jax.config.update("jax_persistent_cache_min_compile_time_secs", was[1])
+        compilation_cache.reset_cache()
