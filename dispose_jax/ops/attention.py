@@ -46,6 +46,7 @@ USED = {
     "tpu": Use("tpu", 512, 256, (jnp.bfloat16, jnp.float32), 2**26),
     "cpu": Use("", 0, 0, (), 2**21),
 }
+_ELSEWHERE = Use("", 0, 0, (), 2**26)  # on what other plugins bring: nothing but plain products
 _MIN_BLOCK = 128  # queries of a block: shorter ones would waste the products
 _LANES = 128  # of a TPU: what the Pallas kernel's tokens are padded to
 # Tokens of a tile of the Pallas kernel, whose scores fill a good part of its memory.
@@ -91,7 +92,7 @@ def choose(q: Array, k: Array) -> str:
     batch, n, heads, width = q.shape
     m = k.shape[1]
     platform, kind = target(q)
-    used = USED[platform]
+    used = USED.get(platform, _ELSEWHERE)
     if used.kernel and q.dtype in used.types and min(n, m) >= used.tokens and width <= used.width:
         if used.kernel != "cudnn" or (width % 8 == 0 and width <= _cudnn_width(kind)):
             return used.kernel
@@ -189,7 +190,8 @@ def _chunked(q: Array, k: Array, v: Array, lengths: Array | None) -> Array:
     """Blocks of queries against all keys, one block and one batch row at a time."""
     batch, n, heads, width = q.shape
     m = k.shape[1]
-    block = min(n, max(_MIN_BLOCK, USED[target(q)[0]].scores // (heads * m)))
+    used = USED.get(target(q)[0], _ELSEWHERE)
+    block = min(n, max(_MIN_BLOCK, used.scores // (heads * m)))
     while n % block:  # the largest divisor that fits
         block -= 1
     queries = q.reshape(batch * (n // block), 1, block, heads, width)

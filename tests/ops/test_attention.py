@@ -242,6 +242,15 @@ def test_the_devices_of_a_program_choose_and_it_lowers_for_eight_of_them(
     assert set(names) == {chosen}
 
 
+@pytest.mark.parametrize(("n", "chosen"), [(144, "explicit"), (9216, "chunked")])
+def test_devices_that_another_plugin_brings_get_plain_products(monkeypatch, n, chosen):
+    monkeypatch.setattr(jax, "default_backend", lambda: "mps")
+    q = jax.ShapeDtypeStruct((2, n, 8, 64), jnp.bfloat16)
+    assert ops.choose(q, q) == chosen
+    traced = jax.make_jaxpr(ops.attention)(q, q, q)
+    assert ("scan" in str(traced)) == (chosen == "chunked")
+
+
 @pytest.mark.parametrize("implementation", ["explicit", "chunked"])
 def test_gradients_of_hidden_keys_are_zero_and_the_others_those_of_the_kept_keys(
     monkeypatch, implementation
