@@ -65,6 +65,7 @@ class WindowedNetwork:
         self.params, self.shared = jax.device_put((params, conditioning.shared), place.whole)
         self.per_frame = jax.tree.map(np.asarray, conditioning.per_frame)
         self.batches = list(_batches(plan, batch * place.rows))
+        self.placed: dict | None = None  # per_frame's rows of the only batch, on the devices
         self.left: list[Deep | None] = [None] * len(self.batches)  # by the last call that kept any
         self.cross: dict[int, dict | None] = {}  # constant cross-attentions by halves
 
@@ -90,11 +91,20 @@ class WindowedNetwork:
         shared = self.shared.replace(cross=self.cross[halves])
         waiting = None
         for i, (frames, weights) in enumerate(self.batches):
-            picked = jax.tree.map(lambda leaf, frames=frames: leaf[0][frames], self.per_frame)
-            rows = jax.device_put((x[0][frames], picked), self.place.spread)
+            latents = jax.device_put(x[0][frames], self.place.spread)
+            per_frame = self._rows(frames)
             deep = self.left[i] if reuse else None
             output, kept = _predict(
-                model, halves, keep, self.place, self.params, shared, *rows, level, deep
+                model,
+                halves,
+                keep,
+                self.place,
+                self.params,
+                shared,
+                latents,
+                per_frame,
+                level,
+                deep,
             )
             if keep:
                 self.left[i] = kept
@@ -103,6 +113,21 @@ class WindowedNetwork:
             waiting = output, frames, weights
         _add(blend, *waiting)
         return blend
+
+    def _rows(self, frames: np.ndarray) -> dict:
+        """per_frame of windows of these frames, (rows, t, ..) on the devices.
+
+        Where all windows are one batch, every call sees the same rows, and they stay: a call holds
+        them anyway, and nothing would work while they are picked and moved.
+        """
+        if self.placed is not None:
+            return self.placed
+        # Several times as fast as indexing, for types that NumPy does not have itself.
+        picked = jax.tree.map(lambda leaf: np.take(leaf[0], frames, axis=0), self.per_frame)
+        rows = jax.device_put(picked, self.place.spread)
+        if len(self.batches) == 1:
+            self.placed = rows
+        return rows
 
 
 def compile_ahead(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dispose_jax import sampling
+from dispose_jax import sampling, windowed
 from dispose_jax.diffusion import solvers
 from dispose_jax.types import Deep
 from tests import small
@@ -150,6 +150,25 @@ def test_noise_of_any_length_begins_alike_and_comes_of_few_programs():
     assert not [name for name in compiled if name.endswith("backend_compile_duration")]
     for n, noise in made.items():
         np.testing.assert_array_equal(noise, whole[:, :n])
+
+
+@pytest.mark.parametrize(("num_frames", "placed"), [(8, 1), (11, 2 * 3)])  # 3 windows, 4
+def test_windows_of_one_batch_stay_on_the_devices_from_call_to_call(
+    monkeypatch, num_frames, placed
+):
+    predict, given = windowed._predict, []
+
+    def watched(*arguments):
+        given.append(arguments[7]["motion"])
+        return predict(*arguments)
+
+    monkeypatch.setattr(windowed, "_predict", watched)
+    params, conditioning, noise = toy_clip(num_frames)
+    sampler = sampling.Sampler(3, 4, 2, 2.0, window_batch=3)
+    some = jax.devices()[:1]
+    ours = sampling.sample(Toy(), params, conditioning, noise, sampler, devices=some)
+    assert len({id(rows) for rows in given}) == placed
+    assert_same(ours, plain_loop(Toy(), params, conditioning, noise, sampler))
 
 
 def test_what_is_not_shared_out_is_computed_on_one_of_the_devices_given(monkeypatch):
