@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
@@ -92,7 +92,7 @@ def _display_matrix(frame: av.VideoFrame) -> tuple[float, float, float, float]:
     return 1, 0, 0, 1
 
 
-def deinterlaced(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+def deinterlaced(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
     """A video's frames, one for one, without combs: where a frame holds two moments, the rows of
     the later one are made from the others and the frames before and after (FFmpeg's bwdif)."""
     graph = kind = None

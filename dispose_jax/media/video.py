@@ -20,7 +20,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from dispose_jax.counting import counted
-from dispose_jax.media import decoding, output, timeline
+from dispose_jax.media import decoding, output, scanning, timeline
 from dispose_jax.media.sound import Sound, beside
 
 FILM_RATE = 24  # frames per second; the stride grows with every whole multiple of it
@@ -99,7 +99,7 @@ def probe(path: str | os.PathLike) -> Info:
     Remembered while the file stays as it is. Raises ValueError if the file is missing, damaged
     beyond use, no video or without frames, and where the picture size changes.
     """
-    found = decoding.scan(path)
+    found = scanning.scan(path)
     fps = _fps(found)
     warnings = found.warnings
     if timeline.varies(found.times, fps):
@@ -115,13 +115,13 @@ def probe(path: str | os.PathLike) -> Info:
 
 def times(path: str | os.PathLike) -> np.ndarray:
     """When each frame is shown, (n,) float64 seconds in the file's clock; errors as of `probe`."""
-    return decoding.scan(path).times
+    return scanning.scan(path).times
 
 
 def turns(path: str | os.PathLike) -> np.ndarray:
     """When each frame is shown, (n,) float64 in frames of the video's rate: 0, 1, 2, ... unless the
     rate varies; errors as of `probe`."""
-    found = decoding.scan(path)
+    found = scanning.scan(path)
     fps = _fps(found)
     if not timeline.varies(found.times, fps):
         return np.arange(len(found.times), dtype=np.float64)
@@ -136,11 +136,11 @@ def choose(path: str | os.PathLike, sample_stride: int, max_frames: int = 0) -> 
     Raises ValueError as `probe` does, and if fewer than two frames are used.
     """
     if max_frames:
-        head = decoding.scan(path, _most_needed(path, sample_stride, max_frames))
+        head = scanning.scan(path, _most_needed(path, sample_stride, max_frames))
         if head.stated and timeline.steady(head.times, head.stated) and not head.complete:
             stride = stride_for(head.stated, sample_stride)
             return _chosen(head, np.arange(max_frames) * stride, stride, head.stated, head.warnings)
-    found, info = decoding.scan(path), probe(path)
+    found, info = scanning.scan(path), probe(path)
     stride = stride_for(info.fps, sample_stride)
     count_used(path, info.num_frames, stride)
     numbers = timeline.numbers(found.times, info.fps, stride)[: max_frames or None]
@@ -289,21 +289,21 @@ def write(
             append(chunk)
 
 
-def _fps(found: decoding.Scan) -> Fraction:
+def _fps(found: scanning.Scan) -> Fraction:
     """The rate of a video; of a single frame, or where time stands still, the one stated."""
     if len(found.times) > 1 and found.times[-1] > found.times[0]:
         return timeline.rate(found.times, found.stated)
-    return found.stated or Fraction(decoding.USUAL_RATE)
+    return found.stated or Fraction(scanning.USUAL_RATE)
 
 
 def _most_needed(path: str | os.PathLike, sample_stride: int, max_frames: int) -> int:
     """How many frames have to be decoded for max_frames, if the rate is the stated one."""
-    stated = decoding.scan(path, 1).stated
+    stated = scanning.scan(path, 1).stated
     return max(SMALLEST_COUNT, (max_frames - 1) * stride_for(stated or 1, sample_stride) + 1)
 
 
 def _chosen(
-    found: decoding.Scan, numbers: np.ndarray, stride: int, fps: Fraction, warnings: tuple
+    found: scanning.Scan, numbers: np.ndarray, stride: int, fps: Fraction, warnings: tuple
 ) -> Chosen:
     start = float(found.times[0])
     stop = start + len(numbers) * stride / float(fps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dispose_jax.inputs import Sources
-from dispose_jax.media import decoding, image
+from dispose_jax.media import image, scanning
 
 MOST_BYTES = 256 * 2**20  # of a file
 MOST_POSE_BYTES = 32 * 2**20  # of a pose file, which takes many times that in memory
@@ -25,9 +25,9 @@ def check(sources: Sources) -> None:
     if isinstance(sources.reference, Path):
         _check_pixels(sources.reference, image.dimensions(sources.reference))
     if isinstance(sources.driving, Path):
-        first = decoding.scan(sources.driving, 1)
+        first = scanning.scan(sources.driving, 1)
         _check_pixels(sources.driving, (first.height, first.width))
-        found = decoding.scan(sources.driving, MOST_FRAMES + 1)
+        found = scanning.scan(sources.driving, MOST_FRAMES + 1)
         if len(found.times) > MOST_FRAMES:
             raise ValueError(
                 f"{sources.driving}: more than {MOST_FRAMES} frames; cut out the part that you need"

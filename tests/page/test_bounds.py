@@ -51,9 +51,9 @@ def test_what_is_beyond_them_is_one_sentence(folder, monkeypatch, bound, value, 
 
 def test_the_length_is_told_without_decoding_the_whole_video(folder, monkeypatch):
     asked = []
-    scan = bounds.decoding.scan
+    scan = bounds.scanning.scan
     monkeypatch.setattr(
-        bounds.decoding, "scan", lambda path, most=None: asked.append(most) or scan(path, most)
+        bounds.scanning, "scan", lambda path, most=None: asked.append(most) or scan(path, most)
     )
     monkeypatch.setattr(bounds, "MOST_FRAMES", 5)
     with pytest.raises(ValueError, match="more than 5 frames"):
