@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import flags
 
 from configs import common
-from dispose_jax import cli, settings, weights
+from dispose_jax import cli, limits, settings, weights
 from dispose_jax.evaluation import measure, report, videos
 from dispose_jax.evaluation.ablation import report as ablation_report
 from dispose_jax.evaluation.ablation import run, variants
@@ -100,7 +100,7 @@ def ablation(config):
     for flag in (NAMES, SIZE, STRIDE, FPS, VBENCH):
         if flag.present:
             raise ValueError(f"--{flag.name} is for videos: name their folder with --fake")
-    settings.check(config)
+    limits.check(config)
     run.check(config, CLIPS.value)
     wanted = variants.parse(ARMS.value, common.CONTROL)
     given = weights.choose(WEIGHTS.value, config)

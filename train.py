@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from dispose_jax import cli, settings, weights
+from dispose_jax import cli, limits, weights
 from dispose_jax.training import loop, multihost, plan
 
 ASSETS = Path(__file__).parent / "assets"
@@ -31,7 +31,7 @@ COMPILED = flags.DEFINE_bool("compiled", False, "With --dry_run: what the compil
 
 def main(config):
     multihost.start(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, DISTRIBUTED.value)
-    settings.check(config)
+    limits.check(config)
     if DRY_RUN.value:
         print(plan.report(config, compiled=COMPILED.value))
         return

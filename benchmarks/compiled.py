@@ -34,7 +34,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from benchmarks import chips, measure, plans, programs
-from dispose_jax import flops, settings
+from dispose_jax import flops, limits, settings
 from dispose_jax.flops import in_bytes, in_flops, line
 from dispose_jax.media.image import check_size, target_size
 from dispose_jax.training import sharding
@@ -215,7 +215,7 @@ def parse(arguments: list[str] | None = None):
     config = settings.load(f"configs/{options.base}.py:size={options.size}")
     for name, _, value in (change.partition("=") for change in options.set):
         settings.override(config, name, value)
-    settings.check(config)
+    limits.check(config)
     sample = config.sample
     height, width = (
         (sample.height, sample.width) if sample.height else target_size(9, 16, sample.resolution)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure
-from dispose_jax import control_signals, decoding, dry_run, sampling, settings
+from dispose_jax import control_signals, decoding, dry_run, limits, sampling, settings
 from dispose_jax.evaluation import statistics
 from dispose_jax.evaluation.ablation import clips as drawn_clips
 from dispose_jax.evaluation.ablation import metrics
@@ -80,7 +80,7 @@ def changed(config, values: Mapping[str, object]):
     """A copy of a config with other values of `sample`. Raises ValueError for impossible ones."""
     made = config.copy_and_resolve_references()
     made.sample.update(values)
-    settings.check(made)
+    limits.check(made)
     return made
 
 

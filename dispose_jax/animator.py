@@ -27,6 +27,7 @@ from dispose_jax import (
     control_signals,
     decoding,
     inputs,
+    limits,
     memory,
     sampling,
     settings,
@@ -67,7 +68,7 @@ class Animator:
         devices: Sequence[jax.Device] | None = None,
         say: Callable[[str], None] = lambda sentence: None,
     ):
-        settings.check(config)
+        limits.check(config)
         self.config, self.devices, self.say = config, devices, say
         built = networks.build(config, networks.compute_dtype(config.sample.dtype))
         self.networks = built
@@ -109,7 +110,7 @@ class Animator:
         noise_aug, conditioning_fps, motion_bucket) is part of its programs, which are compiled
         again. Raises ValueError for anything else, and for impossible values.
         """
-        settings.check(config)
+        limits.check(config)
         if differing := sorted(_fixed(config) ^ _fixed(self.config)):
             raise ValueError(
                 f"{differing[0][0]} differs from what this animator was made with; make another"
@@ -189,7 +190,7 @@ class Animator:
         """The denoised latents of a clip, (1, f, h, w, c) float32; the arguments of a call."""
         self._check(clip)
         seed = self.config.seed if seed is None else operator.index(seed)
-        settings.check_limits("seed", seed)
+        limits.check_range("seed", seed)
         spare = self._spare(clip)
         given, clip = clip, clip.prolonged(spare)
         told = lambda stage, total: _told(progress, stage, total)

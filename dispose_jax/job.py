@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from dispose_jax import dry_run, explain, inputs, memory, provenance, settings
+from dispose_jax import dry_run, explain, inputs, limits, memory, provenance
 from dispose_jax.animator import Animator, Preview, Progress
 from dispose_jax.clip import Clip, padding
 from dispose_jax.correspondence import keypoints
@@ -62,7 +62,7 @@ class Job:
     stamps: dict[str, dict] = field(default_factory=dict, init=False)  # of what `prepare` read
 
     def __post_init__(self):
-        settings.check(self.config)
+        limits.check(self.config)
         self.output = output.prepare(self.output, ".mp4")
         self._spare_sources()
         video.try_out(self.output)
@@ -166,7 +166,7 @@ def animate(job: Job, clip: Clip) -> Path:
 
 def plan(config, sources: inputs.Sources) -> str:
     """What a run would need: parameters, memory and FLOPs, before any weight is read."""
-    settings.check(config)
+    limits.check(config)
     num_frames, height, width = inputs.measure(sources, config.sample)
     dtype = networks.compute_dtype(config.sample.dtype)
     model = registry.build(config, networks.build(config, dtype))

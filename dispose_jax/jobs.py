@@ -17,7 +17,7 @@ from pathlib import Path
 
 import jax
 
-from dispose_jax import inputs, job, memory, provenance, settings
+from dispose_jax import inputs, job, limits, memory, provenance, settings
 from dispose_jax.animator import Animator
 from dispose_jax.counting import counted
 from dispose_jax.job import Job
@@ -45,7 +45,7 @@ class Line:
         for name, text in self.sample.items():
             settings.override(made, f"sample.{name}", text)
         settings.refuse_void(made, [f"sample.{name}" for name in self.sample])
-        settings.check(made)
+        limits.check(made)
         return made
 
 
@@ -159,7 +159,7 @@ def run(
     """Do the jobs. Raises ValueError before the first one for settings and weights that cannot be
     worked with, and at the end if some failed, which was said when they did."""
     jax.devices()  # raises where there are none, which is no single job's fault
-    settings.check(config)
+    limits.check(config)
     configs = [_config_of(line, config) for line in lines]
     left = [line for line, own in zip(lines, configs) if not finished(line, own, given, explain)]
     # What is wrong with the weights is said once, before a night of jobs that would all fail by it.

@@ -14,7 +14,7 @@ import tokenize
 from pathlib import Path
 
 from configs import sd15, svd
-from dispose_jax import settings
+from dispose_jax import limits, settings
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "settings.md"
@@ -63,12 +63,12 @@ def shown(value) -> str:
 
 
 def allowed(name: str, value) -> str:
-    """What settings.check lets through."""
-    if name in settings.CHOICES:
-        return ", ".join(map(shown, settings.CHOICES[name]))
-    if name not in settings.LIMITS:
+    """The values that limits.check lets through."""
+    if name in limits.CHOICES:
+        return ", ".join(map(shown, limits.CHOICES[name]))
+    if name not in limits.RANGES:
         return KINDS.get(type(value), "several")
-    low, high = settings.LIMITS[name]
+    low, high = limits.RANGES[name]
     number = lambda x: f"{x:,}" if isinstance(x, int) else f"{x:.4g}"
     return f"{number(low)} or more" if high == math.inf else f"{number(low)} to {number(high)}"
 

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import common, sd15, svd
-from dispose_jax import control_signals, settings
+from dispose_jax import control_signals, limits
 from dispose_jax.media import image
 from dispose_jax.models import networks, registry
 
@@ -287,7 +287,7 @@ def test_a_speed_changes_how_is_sampled_and_nothing_else(base, size):
     work = []
     for speed in common.SPEEDS:
         config = base.get_config(f"size={size},speed={speed}")
-        settings.check(config)
+        limits.check(config)
         assert config.name == exact.name, "weights serve every speed"
         other = {k for k, v in config.to_dict().items() if v != exact.to_dict()[k]}
         assert other <= {"sample"}

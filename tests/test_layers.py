@@ -33,7 +33,7 @@ ROWS = [
         "dispose_jax.pose.dwpose",
         "dispose_jax.media.output",
     },
-    {"dispose_jax.networks", "dispose_jax.diffusion"},
+    {"dispose_jax.networks", "dispose_jax.diffusion", "dispose_jax.limits"},
     {"dispose_jax.pose", "dispose_jax.motion", "dispose_jax.correspondence"},
     {"dispose_jax.models", "dispose_jax.control_signals"},
     {"dispose_jax.media"},

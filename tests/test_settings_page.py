@@ -5,7 +5,7 @@ import re
 import pytest
 
 from configs import sd15, svd
-from dispose_jax import settings
+from dispose_jax import limits, settings
 from tests import settings_page
 from tests.settings_page import ROOT
 
@@ -32,10 +32,10 @@ def test_every_setting_is_explained():
 
 def test_bounds_are_of_settings_that_exist_and_every_default_is_within_them():
     known = every_setting()
-    assert not {*settings.LIMITS, *settings.CHOICES} - known.keys()
+    assert not {*limits.RANGES, *limits.CHOICES} - known.keys()
     for base in (svd, sd15):
         for size in ("full", "small", "tiny"):
-            settings.check(base.get_config(f"size={size}"))
+            limits.check(base.get_config(f"size={size}"))
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda path: path.name)

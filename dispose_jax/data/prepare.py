@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from dispose_jax import cli, control_signals, settings
+from dispose_jax import cli, control_signals, limits
 from dispose_jax.correspondence import dift, keypoints
 from dispose_jax.counting import counted
 from dispose_jax.data import clip_choice, clip_extraction, examples, records
@@ -69,7 +69,7 @@ def prepare(
     ValueError for settings, folders and weights that cannot be used, and if no video could be;
     OSError if the set cannot be written.
     """
-    settings.check(config)
+    limits.check(config)
     recipe = clip_choice.recipe(config)
     names = _find(videos)[shard[0] :: shard[1]]
     tools, made_with = _tools(config, weights, latents, say)

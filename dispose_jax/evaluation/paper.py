@@ -21,7 +21,7 @@ import jax
 from absl import flags
 
 from configs import common
-from dispose_jax import cli, provenance, settings, weights
+from dispose_jax import cli, limits, provenance, weights
 from dispose_jax.animator import Animator
 from dispose_jax.evaluation import measure, report, sequences
 from dispose_jax.evaluation.ablation.variants import check_own
@@ -296,7 +296,7 @@ def main(config) -> None:
     if wrong:
         raise ValueError(f"--ablation {wrong[0]}: expected VARIANT=BUNDLE of {', '.join(_ABLATED)}")
     shard = cli.parse_shard(given.shard)
-    settings.check(config)
+    limits.check(config)
     chosen = weights.choose(given.weights, config)
     ablation = {variant: folder for variant, _, folder in pairs}
     run = TableRun(config, given.table, given.data, chosen, given.workdir, ablation, given.frames)

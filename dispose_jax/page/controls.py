@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from dispose_jax import settings
+from dispose_jax import limits, settings
 from dispose_jax.media.image import GRID
 
 SPEEDS = ("exact", "fast", "draft")  # of configs/, exact first
 MOST_STEPS = 100
 MOST_FRAMES = 600  # of a video to make
 USUAL_FRAMES = 96  # that are asked for unless the config says it
-FITS = settings.CHOICES["skeleton.fit"]
+FITS = limits.CHOICES["skeleton.fit"]
 
 
 class Choice(NamedTuple):
@@ -50,7 +50,7 @@ def at_speeds(argument: str, overrides: Sequence[tuple[str, str | None]]) -> dic
     for config in made.values():
         for name, text in overrides:
             settings.override(config, name, text)
-        settings.check(config)
+        limits.check(config)
     return made
 
 
@@ -83,7 +83,7 @@ def config_of(configs: dict[str, object], choice: Choice):
     sample = made.sample
     sample.steps = _whole("Steps", choice.steps, 1, MOST_STEPS)
     sample.max_frames = _whole("Frames", choice.frames, 2, MOST_FRAMES)
-    made.seed = _whole("Seed", choice.seed, *settings.LIMITS["seed"])
+    made.seed = _whole("Seed", choice.seed, *limits.RANGES["seed"])
     made.skeleton.fit = choice.fit
     if sample.height and sample.height == sample.width:
         if sample.shown_height == sample.height:
@@ -91,7 +91,7 @@ def config_of(configs: dict[str, object], choice: Choice):
         sample.height = sample.width = int(choice.size)
     elif not sample.height:
         sample.resolution = int(choice.size)
-    settings.check(made)
+    limits.check(made)
     return made
 
 

@@ -12,7 +12,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before it is impor
 
 import gradio as gr  # noqa: E402
 
-from dispose_jax import settings, weights  # noqa: E402
+from dispose_jax import limits, weights  # noqa: E402
 from dispose_jax.inputs import Sources  # noqa: E402
 from dispose_jax.page import controls, guard, words  # noqa: E402
 from dispose_jax.page.controls import Choice  # noqa: E402
@@ -123,7 +123,7 @@ def _files(detects: bool) -> list[gr.File]:
 
 def _knobs(configs: dict[str, object], usual: Choice) -> list[gr.components.Component]:
     """The settings, in the order of Choice, and whether the picture is shown as it forms."""
-    low, high = settings.LIMITS["seed"]
+    low, high = limits.RANGES["seed"]
     config = configs[usual.speed]
     with gr.Group():
         speed = gr.Radio(

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from dispose_jax import settings
+from dispose_jax import limits
 from dispose_jax.pose import retarget
 from tests.pose.poses import standing, without
 
@@ -10,7 +10,7 @@ SIZES = {"video_size": (540, 960), "target_size": (576, 1024)}
 
 
 def test_the_procedures_are_those_that_a_config_may_name():
-    assert set(settings.CHOICES["skeleton.fit"]) == set(retarget.PROCEDURES)
+    assert set(limits.CHOICES["skeleton.fit"]) == set(retarget.PROCEDURES)
 
 
 @pytest.mark.parametrize("procedure", retarget.PROCEDURES)
