@@ -44,9 +44,9 @@ class Job:
     """What to animate, with what, and where the results go.
 
     given: what weights.choose gives. animator: one with this config and these weights; None makes
-    one. say: receives sentences for people. progress: is told the
-    stages in place of bars; preview: as of an Animator's call; what they raise ends the job. Raises
-    ValueError for settings, weights and an output that cannot be worked with.
+    one. say: receives sentences for people. progress: is told the stages in place of bars. preview:
+    as of an Animator's call. What the callbacks raise ends the job. Raises ValueError for settings,
+    weights and an output that cannot be worked with.
     """
 
     config: object  # of configs/
@@ -195,20 +195,8 @@ def _latents(job: Job, clip: Clip, stages: Stages) -> np.ndarray:
 def _decode(job: Job, clip: Clip, latents: np.ndarray, stages: Stages) -> explain.Strip | None:
     """Latents -> the video and its record; its frames too, reduced, if they are to be shown."""
     shown = explain.Strip(clip.reference.shape[:2]) if job.explain else None
-    record = job.path(".json")
     try:
-        # Both or none: an older record would tell of another video than the one beside it.
-        with output.replacing(record) as place:
-            with video.writer(job.output, clip.fps, sound=clip.sound) as write:
-                for frames in job.animator.decode(clip, latents, progress=stages):
-                    write(frames)
-                    if shown is not None:
-                        shown.append(frames)
-                stages.end()
-                with output.explained(record):
-                    place.write_bytes(output.as_json(_about(job, clip), indent=2))
-            for ending in EXPLANATION:  # of the video that was there
-                job.path(ending).unlink(missing_ok=True)
+        _write(job, clip, latents, stages, shown)
     except memory.OutOfMemory as error:
         if not job.path(LATENTS).exists():
             raise
@@ -216,6 +204,25 @@ def _decode(job: Job, clip: Clip, latents: np.ndarray, stages: Stages) -> explai
             f"{error}; {job.path(LATENTS)} keeps the latents, so that the same command only decodes"
         ) from error
     return shown
+
+
+def _write(
+    job: Job, clip: Clip, latents: np.ndarray, stages: Stages, shown: explain.Strip | None
+) -> None:
+    """Write the video and its record, and append the frames to `shown` if there is one."""
+    record = job.path(".json")
+    # Both or none: an older record would tell of another video than the one beside it.
+    with output.replacing(record) as place:
+        with video.writer(job.output, clip.fps, sound=clip.sound) as write:
+            for frames in job.animator.decode(clip, latents, progress=stages):
+                write(frames)
+                if shown is not None:
+                    shown.append(frames)
+            stages.end()
+            with output.explained(record):
+                place.write_bytes(output.as_json(_about(job, clip), indent=2))
+        for ending in EXPLANATION:  # of the video that was there
+            job.path(ending).unlink(missing_ok=True)
 
 
 def _about(job: Job, clip: Clip) -> dict:

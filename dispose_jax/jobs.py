@@ -66,6 +66,12 @@ def read(path: Path) -> list[Line]:
     lines = [_line(path, i, text) for i, text in enumerate(texts, start=1) if text.strip()]
     if not lines:
         raise ValueError(f"--jobs {path}: holds no job; expected one in JSON on every line")
+    _refuse_overwriting(path, lines)
+    return lines
+
+
+def _refuse_overwriting(path: Path, lines: Sequence[Line]) -> None:
+    """Raise ValueError if a line would write what another one writes, or over what is read."""
     first: dict[Path, int] = {}
     for line in lines:
         for place in job.outputs(output.place(line.output)):
@@ -90,11 +96,27 @@ def read(path: Path) -> list[Line]:
                 f"--jobs {path}{where}: line {first[place]} would write over {file}; give that one "
                 "another output"
             )
-    return lines
 
 
 def _line(path: Path, number: int, text: str) -> Line:
+    """The job of one line of a file. Raises ValueError that names the line."""
     where = f"--jobs {path}, line {number}"
+    given = _object(where, text)
+    seed, sample = given.get("seed"), given.get("sample", {})
+    if seed is not None and not (isinstance(seed, int) and not isinstance(seed, bool)):
+        raise ValueError(f"{where}: seed is {seed!r}: expected a whole number")
+    if not isinstance(sample, dict):
+        raise ValueError(f"{where}: sample is {sample!r}: expected an object of settings")
+    _check_sources(where, given)
+    # As of flags, which a shell or settings.at_home replaces.
+    place = lambda name: Path(os.path.expanduser(given[name]))
+    files = [place(name) if given.get(name) else None for name in inputs.FILES]
+    texts = {name: str(value) for name, value in sample.items()}
+    return Line(number, inputs.Sources(*files), place("output"), seed, texts)
+
+
+def _object(where: str, text: str) -> dict[str, object]:
+    """What a line of JSON holds, by KEYS; where: the line, for messages."""
     try:
         given = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
@@ -103,32 +125,24 @@ def _line(path: Path, number: int, text: str) -> Line:
         raise ValueError(f'{where}: expected an object such as {{"output": "a.mp4", ...}}')
     if unknown := sorted(given.keys() - set(KEYS)):
         raise ValueError(f"{where}: {unknown[0]!r} is none of {', '.join(KEYS)}")
-    for name in (*inputs.FILES, "output"):
+    return given
+
+
+def _check_sources(where: str, given: dict[str, object]) -> None:
+    """Raise ValueError unless a line names files of this machine, and all that a job needs."""
+    names = (*inputs.FILES, "output")
+    for name in names:
         if not _is_name(given.get(name, "")):
             raise ValueError(f"{where}: {name} is {given[name]!r}: expected a file's name")
     if not given.get("output"):
         raise ValueError(f"{where}: has no output; name the video to write")
-    settings.refuse_addresses(
-        {f"{where}: {name}": given.get(name) for name in (*inputs.FILES, "output")}
-    )
-    seed, sample = given.get("seed"), given.get("sample", {})
-    if seed is not None and not (isinstance(seed, int) and not isinstance(seed, bool)):
-        raise ValueError(f"{where}: seed is {seed!r}: expected a whole number")
-    if not isinstance(sample, dict):
-        raise ValueError(f"{where}: sample is {sample!r}: expected an object of settings")
-    # As of flags, which a shell or settings.at_home replaces.
-    place = lambda name: Path(os.path.expanduser(given[name]))
-    files = [place(name) if given.get(name) else None for name in inputs.FILES]
+    settings.refuse_addresses({f"{where}: {name}": given.get(name) for name in names})
     if Path(given["output"]).suffix.lower() != ".mp4":
         raise ValueError(f"{where}: output is {given['output']!r}: expected a name ending in .mp4")
     if not given.get("reference"):
         raise ValueError(f"{where}: has no reference; name the picture to animate")
     if not (given.get("driving") or given.get("poses")):
         raise ValueError(f"{where}: has neither driving nor poses; name one or both")
-    texts = {
-        name: value if isinstance(value, str) else str(value) for name, value in sample.items()
-    }
-    return Line(number, inputs.Sources(*files), place("output"), seed, texts)
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict:
