@@ -40,6 +40,7 @@ from dispose_jax.diffusion import windows
 from dispose_jax.media import image
 from dispose_jax.models import networks, registry
 from dispose_jax.models.protocol import generated
+from dispose_jax.pose.detector import Detector
 from dispose_jax.pose.files import PoseFile
 from dispose_jax.types import Conditioning, ControlSignals, Pose
 
@@ -76,6 +77,7 @@ class Animator:
         self.recipe = control_signals.build(config, built)
         self.weights = weights.Weights(given, built, config)
         self.sampler = sampling.Sampler.of(config.sample)
+        self.recent: dict[str, Pose] = {}  # keypoints found, of every config it is `under`
         if self.weights.random:
             names = ", ".join(self.weights.random)
             say(f"random weights, so the result is noise: {names}")
@@ -151,11 +153,9 @@ class Animator:
         """The same for sources that are already put together; kept: a file for the keypoints that
         are detected, which are not looked for again."""
         config = self.config
-        folder = self.weights.pose_folder
         found = progress and (lambda done, total: progress(FINDING, done, total))
-        clip = inputs.prepare(
-            sources, config.sample, config.skeleton, folder, self.say, found, kept
-        )
+        detector = Detector(self.weights.pose_folder, self.say, found, kept, self.recent)
+        clip = inputs.prepare(sources, config.sample, config.skeleton, detector)
         self._check(clip)
         return clip
 

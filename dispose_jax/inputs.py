@@ -8,10 +8,8 @@ sentence that names the file or flag.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,39 +90,16 @@ class Driving(NamedTuple):
     sound: Sound | None = None  # of the frames that are used
 
 
-def prepare(
-    sources: Sources,
-    sample,
-    skeleton,
-    pose_models: Path | None,
-    say: Callable[[str], None],
-    progress: Callable[[int, int], None] | None = None,
-    kept: Path | None = None,
-) -> Clip:
+def prepare(sources: Sources, sample, skeleton, detector: Detector) -> Clip:
     """Read, fit and draw everything.
 
-    sample, skeleton: `config.sample`, of which resolution, height, width, shown_height, stride,
-    max_frames, fps, audio, person and draw_others are read, and `config.skeleton`, checked
-    (settings.py). pose_models: folder of the detector's files or None; progress(done, total) counts
-    the frames that it has looked at; kept: file for what it finds (pose/detected.py). Raises
-    ValueError for anything that cannot be animated.
+    sample: `config.sample`, of which resolution, height, width, shown_height, stride, max_frames,
+    fps, audio, person and draw_others are read. skeleton: `config.skeleton`. Both are checked
+    (limits.py). Raises ValueError for anything that cannot be animated.
     """
     picture, size = _reference(sources, sample)
     framed = frame(picture, size, sample.shown_height)
-    detector = Detector(pose_models, say, progress, kept)
-    notes = []
-    if sources.reference_pose is None:
-        upright = framed.upright[None]
-        name = _name(sources.reference, "reference")
-        of = partial(detected.digest, framed.upright)
-        reference_pose = detector.find(upright, name, "--reference_pose", of)
-    else:
-        found, notes = read_reference_pose(sources, *picture.shape[:2])
-        reference_pose = people.move(found, *framed.move)
-        notes += _cut_away(sources, found, reference_pose, picture.shape[1::-1], framed)
-    aspect = framed.upright.shape[1] / framed.upright.shape[0]
-    reference_pose = follow.follow(reference_pose, aspect=aspect).pose
-    check_seen(follow.alone(reference_pose), _name(sources.reference, "reference"))
+    reference_pose, notes = _reference_pose(sources, picture, framed, detector)
     driving = _driving(sources, sample.stride, sample.max_frames, detector)
     everybody = sample.draw_others and draw.STYLES[skeleton.style].people == "all"
     driving = _trusted(driving, sources, sample, everybody)
@@ -133,13 +108,7 @@ def prepare(
         skeleton.fit, reference_pose, driving.pose, video_size=video_size, target_size=target_size
     )
     fps = driving.fps / driving.stride
-    warnings, sound = [*notes, *driving.warnings, *fitted.warnings], driving.sound
-    if sound and sample.audio and sample.fps and abs(sample.fps / fps - 1) > IN_STEP:
-        warnings.append(
-            f"{sound.path}: its sound is left out, as it would not be in step at sample.fps "
-            f"{sample.fps:g} in place of {float(fps):g}"
-        )
-        sound = None
+    sound, silence = _sound(driving.sound, fps, sample)
     pose = fitted.pose if everybody else follow.alone(fitted.pose)
     skeletons = Skeletons(
         pose,
@@ -157,8 +126,8 @@ def prepare(
         shown=framed.shown,
         fps=Fraction(sample.fps).limit_denominator(1001) or fps,
         fit=fitted.fit,
-        warnings=warnings,
-        sound=sound if sample.audio else None,
+        warnings=[*notes, *driving.warnings, *fitted.warnings, *silence],
+        sound=sound,
     )
 
 
@@ -257,6 +226,24 @@ def _reference(sources: Sources, sample) -> tuple[np.ndarray, tuple[int, int]]:
     return picture, size
 
 
+def _reference_pose(
+    sources: Sources, picture: np.ndarray, framed: Framed, detector: Detector
+) -> tuple[Pose, list[str]]:
+    """The keypoints of the reference in fractions of what is shown of it: one frame whose person 0
+    is animated; and why they deserve a look. picture (h, w, 3) uint8 as it is."""
+    name = _name(sources.reference, "reference")
+    if sources.reference_pose is None:
+        digest = detected.digest(framed.upright)
+        pose, notes = detector.find(framed.upright[None], name, "--reference_pose", digest), []
+    else:
+        found, notes = read_reference_pose(sources, *picture.shape[:2])
+        pose = people.move(found, *framed.move)
+        notes += _cut_away(sources, found, pose, picture.shape[1::-1], framed)
+    pose = follow.follow(pose, aspect=framed.upright.shape[1] / framed.upright.shape[0]).pose
+    check_seen(follow.alone(pose), name)
+    return pose, notes
+
+
 def _driving(sources: Sources, stride: int, max_frames: int, detector: Detector) -> Driving:
     """The driving poses, from the pose file where there is one."""
     name = _name(sources.driving, "driving video")
@@ -266,8 +253,8 @@ def _driving(sources: Sources, stride: int, max_frames: int, detector: Detector)
             frames = (sources.driving[i] for i in chosen.numbers)
         else:
             frames = video.frames(sources.driving, chosen.numbers)
-        of = partial(detected.digest, sources.driving, chosen.numbers)
-        pose = detector.find(frames, name, "--poses", of, len(chosen.numbers))
+        digest = detected.digest(sources.driving, chosen.numbers)
+        pose = detector.find(frames, name, "--poses", digest, len(chosen.numbers))
         return _driven(pose, chosen, sources.driving)
     file, of = _pose_file(sources.poses), _name(sources.poses, "poses")
     if sources.driving is not None:
@@ -307,6 +294,21 @@ def _driven(
         (*chosen.warnings, *notes),
         heard,
     )
+
+
+def _sound(sound: Sound | None, fps: Fraction, sample) -> tuple[Sound | None, list[str]]:
+    """The sound of the video to come, and a sentence if that is to be silent.
+
+    sound: of the frames that are used; fps: their own rate.
+    """
+    if sound is None or not sample.audio:
+        return None, []
+    if not sample.fps or abs(sample.fps / fps - 1) <= IN_STEP:
+        return sound, []
+    return None, [
+        f"{sound.path}: its sound is left out, as it would not be in step at sample.fps "
+        f"{sample.fps:g} in place of {float(fps):g}"
+    ]
 
 
 def _noted(file: files.PoseFile, name: str) -> tuple[str, ...]:

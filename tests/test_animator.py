@@ -18,6 +18,7 @@ from dispose_jax import decoding, memory
 from dispose_jax.animator import STAGES, Animator
 from dispose_jax.clip import Skeletons
 from dispose_jax.models.protocol import generated
+from dispose_jax.pose import estimate
 from dispose_jax.pose.files import PoseFile
 from tests import small
 
@@ -249,6 +250,20 @@ def test_another_config_keeps_weights_and_programs(animator, first):
     assert made.weights is animator.weights and made.networks is animator.networks
     assert np.concatenate(list(made(prepare(made, 5)))).shape == first.frames.shape
     np.testing.assert_array_equal(np.concatenate(list(animator(first.clip))), first.frames)
+
+
+def test_keypoints_that_were_found_serve_later_clips_of_other_configs_too(monkeypatch):
+    looked, animator = [], Animator.load("random", config=config())
+    monkeypatch.setattr(estimate, "open_models", lambda folder: None)
+    monkeypatch.setattr(
+        estimate, "estimate", lambda *_, num_frames, **__: looked.append(0) or person(num_frames)
+    )
+    monkeypatch.setattr(type(animator.weights), "pose_folder", "dwpose")
+    other = config()
+    other.sample.steps = 3
+    for one in (animator, animator, animator.under(other)):
+        one.prepare(REFERENCE, poses=PoseFile(person(5), 64, 64))
+    assert looked == [0]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from configs import svd
 from dispose_jax import inputs
 from dispose_jax.media import image, video
 from dispose_jax.pose import draw, estimate, files, people, retarget
+from dispose_jax.pose.detector import Detector
 from tests.media import films
 from tests.pose.poses import standing, without
 
@@ -47,7 +48,7 @@ def changed(sources, **paths):
 
 
 def prepare(sources, **values):
-    return inputs.prepare(sources, settings(**values), SKELETON, None, silent)
+    return inputs.prepare(sources, settings(**values), SKELETON, Detector(None, silent))
 
 
 def test_a_clip_has_the_reference_first_and_every_second_driving_frame_after_it(sources):
@@ -102,7 +103,8 @@ def test_the_rate_is_the_sources_over_the_stride_used_unless_given(
 
 def test_a_pose_file_alone_drives_at_thirty_frames_per_second_and_says_so(sources):
     said = []
-    clip = inputs.prepare(changed(sources, driving=None), settings(), SKELETON, None, said.append)
+    alone = changed(sources, driving=None)
+    clip = inputs.prepare(alone, settings(), SKELETON, Detector(None, said.append))
     assert clip.fps == 15
     assert clip.num_frames == 5
     assert "taking 30 fps" in " ".join(said)
@@ -123,9 +125,7 @@ def test_keypoints_of_a_video_are_found_frame_by_frame_and_counted(sources, monk
         changed(sources, poses=None),
         settings(max_frames=3),
         SKELETON,
-        sources.driving.parent,
-        silent,
-        lambda done, total: counted.append((done, total)),
+        Detector(sources.driving.parent, silent, lambda done, total: counted.append((done, total))),
     )
     assert clip.num_frames == 3
     assert seen == [(80, 64, 3)] * 3 and counted == [(1, 3), (2, 3), (3, 3)]
@@ -143,9 +143,7 @@ def test_keypoints_that_were_found_are_not_looked_for_again(sources, monkeypatch
             changed(sources, poses=None),
             settings(max_frames=max_frames),
             SKELETON,
-            sources.driving.parent,
-            said.append,
-            kept=kept,
+            Detector(sources.driving.parent, said.append, kept=kept),
         )
 
     monkeypatch.setattr(estimate, "estimate", look)
@@ -163,7 +161,7 @@ def test_keypoints_that_were_found_are_not_looked_for_again(sources, monkeypatch
 
 
 def test_keypoints_of_a_dance_are_found_once_for_all_its_figures(sources, monkeypatch, tmp_path):
-    looked, said, folder = [], [], sources.driving.parent
+    looked, said, recent = [], [], {}
     monkeypatch.setattr(estimate, "open_models", lambda folder: None)
 
     def look(*_, num_frames, **__):
@@ -173,8 +171,9 @@ def test_keypoints_of_a_dance_are_found_once_for_all_its_figures(sources, monkey
     monkeypatch.setattr(estimate, "estimate", look)
     given = changed(sources, poses=None)
     places = [tmp_path / f"{i}.keypoints.safetensors" for i in range(2)]
-    figure = lambda kept, folder=folder, **values: inputs.prepare(
-        given, settings(**values), SKELETON, folder, said.append, kept=kept
+    detector = lambda kept: Detector(sources.driving.parent, said.append, None, kept, recent)
+    figure = lambda kept, **values: inputs.prepare(
+        given, settings(**values), SKELETON, detector(kept)
     )
     first, second = map(figure, places)
     assert looked == [5] and said[-1].startswith(f"the keypoints of {sources.driving} are known")
@@ -183,8 +182,7 @@ def test_keypoints_of_a_dance_are_found_once_for_all_its_figures(sources, monkey
     figure(None)
     assert looked == [5]
     figure(None, max_frames=3)
-    figure(None, tmp_path / "others")
-    assert looked == [5, 3, 5], "other frames, and other networks"
+    assert looked == [5, 3], "other frames"
 
 
 def test_fewer_frames_are_taken_from_the_start_if_asked(sources):
@@ -263,7 +261,8 @@ def test_what_the_cut_to_the_models_shape_takes_of_the_person_is_told(sources, t
 def test_fit_and_drawing_are_those_of_the_config(sources, procedure, style):
     skeleton = svd.get_config("size=tiny").skeleton
     skeleton.update({"fit": procedure, "style": style, "canvas": 200, "hidden": (4, 7)})
-    clip = inputs.prepare(sources, settings(height=192, width=128), skeleton, None, silent)
+    sample = settings(height=192, width=128)
+    clip = inputs.prepare(sources, sample, skeleton, Detector(None, silent))
     driving = files.read(sources.poses).pose.at(slice(None, None, 2))
     sizes = {"video_size": (64, 80), "target_size": clip.reference.shape[1::-1]}
     fitted = retarget.to_reference(procedure, clip.pose.at([0]), driving, **sizes)
@@ -283,7 +282,7 @@ def test_a_stretched_reference_keeps_its_whole_picture_and_all_its_poses(sources
     values = {"height": 64, "width": 64, "shown_height": 100}
     skeleton = svd.get_config("size=tiny").skeleton
     skeleton.fit = "musepose"
-    clip = inputs.prepare(sources, settings(**values), skeleton, None, silent)
+    clip = inputs.prepare(sources, settings(**values), skeleton, Detector(None, silent))
     picture = image.read(sources.reference)
     np.testing.assert_array_equal(clip.reference, image.stretch(picture, 64, 64))
     reference = files.read(sources.reference_pose).pose
@@ -409,7 +408,7 @@ def test_sizes_off_the_grid_are_refused_with_the_nearest_one(sources, prepare_or
     sample = settings(height=100, width=64)
     with pytest.raises(ValueError, match="multiples of 16, 64 or more; 64 x 96 is the nearest"):
         if prepare_or_measure == "prepare":
-            inputs.prepare(sources, sample, SKELETON, None, silent)
+            inputs.prepare(sources, sample, SKELETON, Detector(None, silent))
         else:
             inputs.measure(sources, sample)
 

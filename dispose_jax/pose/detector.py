@@ -1,8 +1,4 @@
-"""DWPose as sources need it: opened when first asked, and what it found kept (host code).
-
-In a file, so that the same command need not look again, and for as long as the program runs, as one
-dance may drive many figures.
-"""
+"""DWPose as sources need it: opened when first asked, and what it found kept (host code)."""
 
 from __future__ import annotations
 
@@ -16,13 +12,15 @@ from dispose_jax.pose.dwpose import RELEASED_AS
 from dispose_jax.types import Pose
 
 RECENT = 100  # sources whose keypoints are remembered, about 1 MB each: a list may go round them
-# By folder of the networks and digest, the one that was asked for last at the end.
-_recent: dict[tuple[Path | None, str], Pose] = {}
 
 
 class Detector:
-    """DWPose, opened when first needed. What it finds is remembered, and kept in a file if one is
-    named, and not looked for again."""
+    """DWPose of a folder, opened when first needed.
+
+    What it finds is not looked for again: it is kept in a file, if one is named, for the next time
+    that the same command runs, and added to recent, {digest: keypoints} that these networks found
+    in earlier clips, as one dance may drive many figures.
+    """
 
     def __init__(
         self,
@@ -30,9 +28,10 @@ class Detector:
         say: Callable[[str], None],
         progress: Callable[[int, int], None] | None = None,
         kept: Path | None = None,
+        recent: dict[str, Pose] | None = None,
     ):
         self.folder, self.say, self.progress, self.models = folder, say, progress, None
-        self.kept = kept
+        self.kept, self.recent = kept, {} if recent is None else recent
 
     def open(self, source: Path, remedy: str) -> estimate.Models:
         """The networks; the error without any names source and what to do."""
@@ -50,33 +49,46 @@ class Detector:
         frames: Iterable[np.ndarray],
         source: Path,
         flag: str,
-        of: Callable[[], str],
+        digest: str,
         num_frames: int = 1,
     ) -> Pose:
-        """Poses of num_frames frames (h, w, 3) uint8, taken as they come; the error without a
-        detector names source and flag. of: gives the digest of what is looked at."""
-        name = of()
-        known = _recent.pop((self.folder, name), None)
-        read = None if self.kept is None else detected.read(self.kept, name)
-        pose = known if read is None else read
-        if read is not None:
+        """Poses of num_frames frames (h, w, 3) uint8, taken as they come.
+
+        digest: of what is looked at (detected.digest). Raises ValueError where nobody is visible;
+        without a folder it names source and flag.
+        """
+        pose = None if self.kept is None else detected.read(self.kept, digest)
+        if pose is not None:
             self.say(f"{self.kept} has the keypoints of {source}")
-        elif known is not None:
+            self._remember(digest, pose)
+            return pose
+        pose = self.recent.get(digest)
+        if pose is not None:
             self.say(f"the keypoints of {source} are known from an earlier clip")
         else:
             models = self.open(source, f"pass a pose file with {flag}")
             self.say(f"finding keypoints in {num_frames} frames of {source}")
             pose = estimate.estimate(models, frames, num_frames=num_frames, progress=self.progress)
             check_seen(pose, source)
-        _recent[self.folder, name] = pose
-        if len(_recent) > RECENT:
-            del _recent[next(iter(_recent))]  # not asked for since longest
-        if self.kept is not None and read is None:
-            try:
-                detected.keep(self.kept, name, pose)
-            except OSError as error:  # no reason to stop
-                self.say(f"warning: keypoints will be looked for again: {error}")
+        self._remember(digest, pose)
+        self._keep(digest, pose)
         return pose
+
+    def _remember(self, digest: str, pose: Pose) -> None:
+        """Add keypoints to the recent ones, as the last; the first are the next to be forgotten."""
+        self.recent.pop(digest, None)
+        self.recent[digest] = pose
+        if len(self.recent) > RECENT:
+            self.recent.pop(next(iter(self.recent)), None)
+
+    def _keep(self, digest: str, pose: Pose) -> None:
+        """Add keypoints to the file, if there is one."""
+        if self.kept is None:
+            return
+        try:
+            detected.keep(self.kept, digest, pose)
+        except OSError as error:  # no reason to stop
+            self.say(f"warning: keypoints will be looked for again: {error}")
 
 
 def check_seen(pose: Pose, source: Path) -> None:

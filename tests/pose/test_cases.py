@@ -13,6 +13,7 @@ import pytest
 from configs import sd15, svd
 from dispose_jax import inputs
 from dispose_jax.pose import checks, draw, files, follow
+from dispose_jax.pose.detector import Detector
 from tests.pose.poses import without
 
 ROOT = Path(__file__).parents[2]
@@ -88,7 +89,8 @@ def clip(name, base, **sample):
         None,
         CASES / f"{name}.poses.json",
     )
-    return inputs.prepare(sources, config.sample, config.skeleton, None, lambda sentence: None)
+    detector = Detector(None, lambda sentence: None)
+    return inputs.prepare(sources, config.sample, config.skeleton, detector)
 
 
 @pytest.mark.parametrize("base", [svd, sd15])

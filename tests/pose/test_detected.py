@@ -49,9 +49,10 @@ def test_what_an_earlier_command_found_serves_the_other_figures_of_this_one(tmp_
     detected.keep(kept, "dance", dance)
     before = kept.stat().st_mtime_ns
     monkeypatch.setattr(estimate, "open_models", lambda folder: pytest.fail("looked for again"))
+    recent = {}
     for place in (kept, tmp_path / "b.keypoints.safetensors"):
-        finder = detector.Detector(tmp_path, lambda sentence: None, kept=place)
-        found = finder.find([], "dance.mp4", "--poses", lambda: "dance", 3)
+        finder = detector.Detector(tmp_path, lambda sentence: None, None, place, recent)
+        found = finder.find([], "dance.mp4", "--poses", "dance", 3)
         np.testing.assert_array_equal(found.body, dance.body)
         np.testing.assert_array_equal(detected.read(place, "dance").body, dance.body)
     assert kept.stat().st_mtime_ns == before
@@ -62,9 +63,9 @@ def test_what_is_asked_for_again_and_again_is_remembered_among_many(tmp_path, mo
     monkeypatch.setattr(estimate, "open_models", lambda folder: None)
     monkeypatch.setattr(estimate, "estimate", lambda *_, **__: looked.append(0) or standing(1))
     finder = detector.Detector(tmp_path, lambda sentence: None)
-    find = lambda name: finder.find([], name, "--poses", lambda: name)
+    find = lambda name: finder.find([], name, "--poses", name)
     for i in range(3 * detector.RECENT):
         find("dance")
         find(f"figure {i}")
     assert len(looked) == 1 + 3 * detector.RECENT
-    assert len(detector._recent) == detector.RECENT
+    assert len(finder.recent) == detector.RECENT

@@ -17,6 +17,7 @@ from dispose_jax.models import bundle, networks
 from dispose_jax.motion import field, tracks
 from dispose_jax.networks.cmp import CMP
 from dispose_jax.networks.layers import BatchNorm
+from dispose_jax.pose.detector import Detector
 from dispose_jax.synthetic.batches import HELD_OUT, DrawnBatches
 from dispose_jax.training.losses import cmp
 from dispose_jax.training.losses.cmp import CompletionLoss
@@ -186,7 +187,7 @@ def test_the_demo_figure_moves_with_its_joints_before_a_still_wall(config, bundl
     names = ("reference.png", "reference.poses.json", None, "driving.poses.json")
     sources = inputs.Sources(*(name and ASSETS / name for name in names))
     config.sample.max_frames = 8
-    clip = inputs.prepare(sources, config.sample, config.skeleton, None, lambda _: None)
+    clip = inputs.prepare(sources, config.sample, config.skeleton, Detector(None, lambda _: None))
     side = config.motion.cmp_size
     guides = tracks.from_reference(clip.pose, clip.reference.shape[:2], side, "drop")
     picture = jnp.asarray(clip.reference, jnp.float32) / 127.5 - 1
