@@ -23,6 +23,7 @@ from benchmarks import measure
 from dispose_jax import flops, sampling, traces
 from dispose_jax.media.image import target_size
 from dispose_jax.models import networks, registry
+from dispose_jax.models.network import Network
 from dispose_jax.models.protocol import generated
 from dispose_jax.types import Params
 
@@ -81,7 +82,7 @@ def run(
     return figures | ({"tflop_per_cpu_s": rate / 1e12} if measure.on_cpu() else {})
 
 
-def weight_shapes(built: Mapping[str, networks.Network]) -> Params:
+def weight_shapes(built: Mapping[str, Network]) -> Params:
     """Shapes of all weights in the types that the networks compute in."""
     cast = lambda net: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, net.dtype), net.shapes)
     return {name: cast(net) for name, net in built.items()}

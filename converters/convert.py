@@ -24,13 +24,14 @@ from dispose_jax import ending, settings
 from dispose_jax.media import output
 from dispose_jax.models import bundle, evaluation_networks
 from dispose_jax.models import networks as model_networks
+from dispose_jax.models.network import Network
 from dispose_jax.pose import dwpose
 
 PARTS = ("svd_encoder",)  # releases whose network is but a part of the file that is read
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
-def all_networks(config) -> dict[str, model_networks.Network]:
+def all_networks(config) -> dict[str, Network]:
     """What can be converted: the networks of a config, what its ControlNet starts from, and those
     that give its training data flow or measure."""
     fixed = {name: evaluation_networks.build(name) for name in evaluation_networks.NAMES}

@@ -17,7 +17,7 @@ from converters import checkpoints, files, hub, releases, shards
 from converters.releases import RELEASES, Release
 from dispose_jax.counting import counted
 from dispose_jax.models import bundle
-from dispose_jax.models.networks import Network
+from dispose_jax.models.network import Network
 from dispose_jax.pose import dwpose
 
 _SUFFIXES = (".pth", ".tar", ".bin", ".safetensors", ".ckpt", ".pt")

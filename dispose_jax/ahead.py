@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from dispose_jax import decoding, traces, windowed
-from dispose_jax.models.networks import Network
+from dispose_jax.models.network import Network
 from dispose_jax.models.protocol import Model, generated
 
 NAME = "programs compiled ahead"  # of the threads

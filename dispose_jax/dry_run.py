@@ -21,7 +21,7 @@ from dispose_jax.diffusion.plan import plan
 from dispose_jax.flops import flops_by_module, in_bytes, in_flops, line, live_bytes, size, work
 from dispose_jax.media.image import check_size
 from dispose_jax.models import networks, registry
-from dispose_jax.models.networks import Network
+from dispose_jax.models.network import Network
 from dispose_jax.models.protocol import Model, generated
 from dispose_jax.types import Conditioning, ControlSignals, Params
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from dispose_jax.models import bundle, networks
+from dispose_jax.models.network import Network
 from dispose_jax.pose import dwpose
 from dispose_jax.types import Params
 
@@ -71,7 +72,7 @@ class Weights:
     mapped, no weight is read.
     """
 
-    def __init__(self, given: Sequence[str], built: Mapping[str, networks.Network], config):
+    def __init__(self, given: Sequence[str], built: Mapping[str, Network], config):
         self.folders = tuple(folder for folder in given if folder != RANDOM)
         self.random: tuple[str, ...] = ()
         self._built, self._seed = built, config.seed

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from dispose_jax.models.networks import Network, flow_network
+from dispose_jax.models.network import Network
+from dispose_jax.models.networks import flow_network
 from dispose_jax.networks.clip import VisionTransformer
 from dispose_jax.networks.evaluation.i3d import I3D
 from dispose_jax.networks.evaluation.lpips import TRUNKS, Heads, Trunk

@@ -1,23 +1,21 @@
-"""Every network of a config by name: its module, and a call that makes all its parameters.
+"""Every network of a config by name, as that config sizes it.
 
-The names are those of `params`, of a bundle's files and of `config.trainable`. Shapes come from
-tracing alone, so that weights can be checked, counted and converted without being made.
+The names are those of `params`, of a bundle's files and of `config.trainable`.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache, partial
-from typing import NamedTuple
+from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from dispose_jax.models.network import Like, Network, like
 from dispose_jax.networks.clip import TextTransformer, VisionTransformer
 from dispose_jax.networks.cmp import CMP
 from dispose_jax.networks.controlnet import ControlNet
@@ -28,36 +26,19 @@ from dispose_jax.networks.raft import RAFT, SMALLEST
 from dispose_jax.networks.temporal import MotionSizes, split_motion
 from dispose_jax.networks.unet import Flavour, UNet
 from dispose_jax.networks.vae import VAE
-from dispose_jax.types import Array, Params
-
-_Like = jax.ShapeDtypeStruct  # an input of a network that is initialised
-
-
-class Network(NamedTuple):
-    """A module and its initialisation: init(key) -> variables, for some small input."""
-
-    module: nn.Module
-    init: Callable[[Array], Mapping]
-    dtype: DTypeLike  # of the computation; weights are best cast to it once
-
-    @property
-    def shapes(self) -> Params:
-        """Parameter tree of jax.ShapeDtypeStruct, float32; nothing is computed."""
-        return jax.eval_shape(self.init, jax.random.key(0))["params"]
+from dispose_jax.types import Params
 
 
 def build(config, dtype: DTypeLike = jnp.float32, *, training: bool = False) -> dict[str, Network]:
-    """The networks that a config uses, {name: Network}; dtype is that of the computation.
+    """The networks that a config uses, {name: Network}.
+
+    config: its base, model, control and quirks are read, the guidance that decides about context
+    groups, and in training `config.train`. dtype: of the computation. Autoencoders and CMP compute
+    in float32 whatever it is: they run once per clip, and their results are pictures and positions.
+    (How many digits products of float32 keep is up to the device, see docs/accelerators.md.)
 
     training: as training runs them. Rows of a batch are then clips, not halves of guidance, and
     `config.train.remat` decides what gradients compute again.
-
-    Autoencoders and CMP compute in float32 whatever it is: they run once per clip, and their
-    results are pictures and positions. (How many digits products of float32 keep is up to the
-    device, see docs/accelerators.md.)
-
-    config: see configs/; read are base, model, control, quirks and the guidance that decides about
-    context groups.
     """
     sizes, control = config.model, config.control
     flavour = Flavour(
@@ -95,13 +76,13 @@ def svd_encoder(config, dtype: DTypeLike = jnp.float32) -> Network:
     sizes = config.model
     flavour = Flavour(groups=sizes.unet.groups, temporal="mixed", dtype=dtype)
     whole = _mimicmotion(sizes, flavour)["unet"]
-    return whole._replace(init=_part(whole.init, _way_down))
+    return whole.part(_way_down)
 
 
 def flow_network(dtype: DTypeLike = jnp.float32) -> Network:
     """RAFT, which gives training data its optical flow: no model holds it, no config sizes it."""
-    picture = _like(1, SMALLEST, SMALLEST, 3)
-    return _network(RAFT(dtype=dtype), picture, picture, updates=1)
+    picture = like(1, SMALLEST, SMALLEST, 3)
+    return Network.of(RAFT(dtype=dtype), picture, picture, updates=1)
 
 
 def compute_dtype(name: str) -> DTypeLike:
@@ -160,13 +141,13 @@ def _mimicmotion(sizes, flavour: Flavour, spatial_only: bool = False) -> dict[st
         **_unet_sizes(sizes.unet),
     )
     x, named = _svd_inputs(sizes)
-    whole = _network(unet, *x, **named)
+    whole = Network.of(unet, *x, **named)
     seen = unet.clone(flavour=replace(flavour, spatial_only=spatial_only))
     pose = PoseNet(sizes.unet.channels[0], tuple(sizes.pose_encoder.widths), flavour.dtype)
     return {
         "unet": whole._replace(module=seen),
-        "pose_encoder": _network(pose, _like(1, 1, 64, 64, 3)),
-        "vae": _network(_vae(sizes.vae), _like(1, 1, 64, 64, 3)),
+        "pose_encoder": Network.of(pose, like(1, 1, 64, 64, 3)),
+        "vae": Network.of(_vae(sizes.vae), like(1, 1, 64, 64, 3)),
         "image_encoder": _image_encoder(sizes.image_encoder, flavour.dtype),
     }
 
@@ -182,16 +163,14 @@ def _musepose(sizes, flavour: Flavour, spatial_only: bool) -> dict[str, Network]
     video = replace(flavour, temporal="motion_module", motion=motion, spatial_only=spatial_only)
     shape = {**_unet_sizes(sizes.unet), "out_channels": sizes.vae.latent_channels}
     x, _ = _picture_inputs(sizes)
-    whole = _network(UNet(flavour=video, **shape), *x)
-
-    part = lambda choose: whole._replace(init=_part(whole.init, choose))
+    whole = Network.of(UNet(flavour=video, **shape), *x)
     pose = PoseGuider(sizes.unet.channels[0], tuple(sizes.pose_encoder.widths), flavour.dtype)
     return {
-        "unet": part(_picture_parts),
-        **({} if spatial_only else {"motion_modules": part(_motion_parts)}),
-        "reference": _network(UNet(flavour=flavour, head=False, **shape), *x),
-        "pose_encoder": _network(pose, _like(1, 1, 64, 64, 3)),
-        "vae": _network(_vae(sizes.vae), _like(1, 1, 64, 64, 3)),
+        "unet": whole.part(_picture_parts),
+        **({} if spatial_only else {"motion_modules": whole.part(_motion_parts)}),
+        "reference": Network.of(UNet(flavour=flavour, head=False, **shape), *x),
+        "pose_encoder": Network.of(pose, like(1, 1, 64, 64, 3)),
+        "vae": Network.of(_vae(sizes.vae), like(1, 1, 64, 64, 3)),
         "image_encoder": _image_encoder(sizes.image_encoder, flavour.dtype),
     }
 
@@ -202,49 +181,53 @@ def _vae(sizes) -> VAE:
 
 
 def _image_encoder(sizes, dtype: DTypeLike) -> Network:
-    fields = {k: v for k, v in sizes.items() if k != "image_size"}
+    fields = {name: value for name, value in sizes.items() if name != "image_size"}
     side = sizes.image_size
-    return _network(VisionTransformer(**fields, dtype=dtype), _like(1, side, side, 3))
+    return Network.of(VisionTransformer(**fields, dtype=dtype), like(1, side, side, 3))
 
 
 def _control(sizes, control, quirks, flavour: Flavour, inputs) -> dict[str, Network]:
     """What of DisPose the ablation leaves; inputs: of the ControlNet, as of the U-Net."""
-    dtype = flavour.dtype
-    networks = {}
-    channels = tuple(sizes.unet.channels)
-    places = []
+    networks, places = {}, set()
     if control.motion:
-        places.append(control.motion_into)
-        encoder = MotionEncoder(
-            channels[0],
-            tuple(control.motion),
-            tuple(sizes.motion_encoder.widths),
-            zero_start=control.motion_into == "unet",
-            dtype=dtype,
-        )
-        flow = _like(1, 1, 64, 64, 2)
-        networks["motion_encoder"] = _network(encoder, flow, flow)
+        networks["motion_encoder"] = _motion_encoder(sizes, control, flavour.dtype)
+        places.add(control.motion_into)
     if control.points:
-        places.append(control.points_into)
-        finest = quirks.point_levels == "finest"  # before the first level: the latents' grid
-        encoder = PointEncoder(
-            channels[:1] * finest + channels,
-            sizes.point_encoder.width,
-            strides=(8,) * finest + strides(len(channels)),
-            levels=quirks.point_levels,
-            zero_start=control.points_into == "unet",
-            dtype=dtype,
-        )
-        width = sizes.dift.channels[-2]  # up block 1 gives the second coarsest level's channels
-        cells = _like(1, 1, 18, 2, dtype=jnp.int32)
-        networks["point_encoder"] = _network(
-            encoder, _like(1, 18, width), cells, _like(1, 1, 18, dtype=jnp.bool_), size=(64, 64)
-        )
+        networks["point_encoder"] = _point_encoder(sizes, control, quirks, flavour.dtype)
+        places.add(control.points_into)
     if "controlnet" in places:
         x, named = inputs
-        net = ControlNet(flavour=flavour, **_unet_sizes(sizes.unet))
-        networks["controlnet"] = _network(net, *x, **named)
+        module = ControlNet(flavour=flavour, **_unet_sizes(sizes.unet))
+        networks["controlnet"] = Network.of(module, *x, **named)
     return networks
+
+
+def _motion_encoder(sizes, control, dtype: DTypeLike) -> Network:
+    module = MotionEncoder(
+        sizes.unet.channels[0],
+        tuple(control.motion),
+        tuple(sizes.motion_encoder.widths),
+        zero_start=control.motion_into == "unet",
+        dtype=dtype,
+    )
+    flow = like(1, 1, 64, 64, 2)
+    return Network.of(module, flow, flow)
+
+
+def _point_encoder(sizes, control, quirks, dtype: DTypeLike) -> Network:
+    channels = tuple(sizes.unet.channels)
+    finest = quirks.point_levels == "finest"  # before the first level: the latents' grid
+    module = PointEncoder(
+        channels[:1] * finest + channels,
+        sizes.point_encoder.width,
+        strides=(8,) * finest + strides(len(channels)),
+        levels=quirks.point_levels,
+        zero_start=control.points_into == "unet",
+        dtype=dtype,
+    )
+    features = like(1, 18, sizes.dift.channels[-2])  # of up block 1, as the second coarsest level
+    cells, visible = like(1, 1, 18, 2, dtype=jnp.int32), like(1, 1, 18, dtype=jnp.bool_)
+    return Network.of(module, features, cells, visible, size=(64, 64))
 
 
 def strides(num_levels: int) -> tuple[int, ...]:
@@ -253,8 +236,8 @@ def strides(num_levels: int) -> tuple[int, ...]:
 
 
 def _cmp(sizes) -> Network:
-    fields = {k: tuple(v) if k == "layers" else v for k, v in sizes.items()}
-    return _network(CMP(**fields), _like(1, 64, 64, 3), _like(1, 64, 64, 2), _like(1, 64, 64))
+    module = CMP(**{**sizes, "layers": tuple(sizes.layers)})
+    return Network.of(module, like(1, 64, 64, 3), like(1, 64, 64, 2), like(1, 64, 64))
 
 
 def _dift(sizes, dtype: DTypeLike) -> dict[str, Network]:
@@ -283,12 +266,12 @@ def _dift(sizes, dtype: DTypeLike) -> dict[str, Network]:
         activation="quick_gelu",
         dtype=dtype,
     )
-    context = _like(1, 77, sizes.text_width)
-    x = _like(1, 1, 8, 8, sizes.latent_channels)
+    context = like(1, 77, sizes.text_width)
+    x = like(1, 1, 8, 8, sizes.latent_channels)
     return {
-        "dift_unet": _network(unet, x, _like(1), context),
-        "dift_vae": _network(vae, _like(1, 64, 64, 3), method="encode"),
-        "dift_text_encoder": _network(text, _like(1, 77, dtype=jnp.int32)),
+        "dift_unet": Network.of(unet, x, like(1), context),
+        "dift_vae": Network.of(vae, like(1, 64, 64, 3), method="encode"),
+        "dift_text_encoder": Network.of(text, like(1, 77, dtype=jnp.int32)),
     }
 
 
@@ -301,44 +284,17 @@ def _unet_sizes(sizes) -> dict:
     return fields | ({"added_width": sizes.added_width} if "added_width" in sizes else {})
 
 
-def _svd_inputs(sizes) -> tuple[tuple[_Like, ...], dict[str, _Like]]:
+def _svd_inputs(sizes) -> tuple[tuple[Like, ...], dict[str, Like]]:
     """Latents beside the reference's, time, context; added time ids."""
     (x, t, context), _ = _picture_inputs(sizes)
-    both = _like(*x.shape[:-1], 2 * x.shape[-1])
-    return (both, t, context), {"added_time": _like(1, 3)}
+    both = like(*x.shape[:-1], 2 * x.shape[-1])
+    return (both, t, context), {"added_time": like(1, 3)}
 
 
-def _picture_inputs(sizes) -> tuple[tuple[_Like, ...], dict[str, _Like]]:
+def _picture_inputs(sizes) -> tuple[tuple[Like, ...], dict[str, Like]]:
     """Latents, time, context; nothing else."""
-    x = _like(1, 1, 8, 8, sizes.vae.latent_channels)
-    return (x, _like(1), _like(1, 1, sizes.image_encoder.projection)), {}
-
-
-def _network(module: nn.Module, *inputs, **named) -> Network:
-    """inputs, named: of its call, arrays as `_like` gives them."""
-    dtype = module.flavour.dtype if hasattr(module, "flavour") else module.dtype
-    return Network(module, _init(module, inputs, tuple(named.items())), dtype)
-
-
-@cache  # JAX traces one function once, and many builds have equal networks
-def _init(module: nn.Module, inputs: tuple, named: tuple) -> Callable[[Array], Mapping]:
-    def init(key: Array) -> Mapping:
-        zeros = lambda x: jnp.zeros(x.shape, x.dtype) if isinstance(x, _Like) else x
-        given = {name: zeros(x) for name, x in named}
-        return module.init(key, *map(zeros, inputs), **given)
-
-    return init
-
-
-@cache
-def _part(init: Callable[[Array], Mapping], choose: Callable[[Params], Params]):
-    """Initialisation of the parameters that `choose` takes of a whole network's."""
-    return lambda key: {"params": choose(init(key)["params"])}
-
-
-def _like(*shape: int, dtype: DTypeLike = jnp.float32) -> _Like:
-    """Zeros that nobody has made yet."""
-    return _Like(shape, dtype)
+    x = like(1, 1, 8, 8, sizes.vae.latent_channels)
+    return (x, like(1), like(1, 1, sizes.image_encoder.projection)), {}
 
 
 def _picture_parts(params: Params) -> Params:

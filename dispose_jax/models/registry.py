@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dispose_jax.models import mimicmotion, musepose
-from dispose_jax.models.networks import Network
+from dispose_jax.models.network import Network
 from dispose_jax.models.protocol import Model
 
 _BASES = {"svd": mimicmotion, "sd15": musepose}

@@ -13,7 +13,7 @@ from ml_collections import FrozenConfigDict
 from dispose_jax import control_signals
 from dispose_jax.correspondence import dift
 from dispose_jax.models import registry
-from dispose_jax.models.networks import Network
+from dispose_jax.models.network import Network
 from dispose_jax.training import previews
 from dispose_jax.training.losses import cmp, image, video
 from dispose_jax.training.step import Loss

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from flax import struct, traverse_util
 
-from dispose_jax.models.networks import Network
+from dispose_jax.models.network import Network
 from dispose_jax.types import Array, Params
 
 QUIET = -6.0  # logarithm of the variance that a shallow autoencoder's latents begin with

@@ -18,7 +18,7 @@ from dispose_jax.evaluation.features import Feature
 from dispose_jax.evaluation.metrics import METRICS
 from dispose_jax.media import image, video
 from dispose_jax.models import bundle, evaluation_networks
-from dispose_jax.models.networks import Network
+from dispose_jax.models.network import Network
 from dispose_jax.networks.evaluation import lpips
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dispose_jax.models import networks
+from dispose_jax.models.network import Network
 from dispose_jax.motion import flow
 from dispose_jax.networks.raft import RAFT
 from dispose_jax.ops import resize
@@ -74,7 +75,7 @@ UPDATES = 2
 def params():
     picture = np.zeros((1, 128, 128, 3), np.float32)
     init = lambda key: NETWORK.init(key, picture, picture, updates=1)
-    network = networks.Network(NETWORK, init, np.float32)
+    network = Network(NETWORK, init, np.float32)
     return networks.random({"raft": network}, seed=0)["raft"]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dispose_jax.models import networks
+from dispose_jax.models.network import Network
 from dispose_jax.networks import raft
 from dispose_jax.networks.raft import RAFT
 
@@ -74,7 +75,7 @@ def test_instance_norm_knows_neither_size_nor_mean_of_a_channel():
 def test_more_updates_continue_from_fewer():
     images = np.tanh(random(2, 128, 136, 3))
     init = lambda key: SMALL.init(key, images[:1], images[1:], updates=1)
-    network = networks.Network(SMALL, init, np.float32)
+    network = Network(SMALL, init, np.float32)
     params = {"params": networks.random({"raft": network}, seed=0)["raft"]}
 
     @jax.jit  # one program compiles sooner than a hundred operations

@@ -26,6 +26,7 @@ from dispose_jax import control_signals, sampling, windowed
 from dispose_jax.correspondence import dift
 from dispose_jax.diffusion import guidance
 from dispose_jax.models import networks
+from dispose_jax.models.network import Network
 from dispose_jax.types import Residuals
 from tests import blockwise
 from tests.parity.cases import Case, load_manifest, weights
@@ -156,7 +157,7 @@ def sampling_of(config: ConfigDict) -> sampling.Sampler:
     return sampling.Sampler(sample.steps, sample.window, sample.overlap, sample.guidance_scale)
 
 
-def recipe_of(case: Case, config: ConfigDict, built: dict[str, networks.Network]):
+def recipe_of(case: Case, config: ConfigDict, built: dict[str, Network]):
     """How the case makes its control signals."""
     about = case.config
     features = dift.Dift(
@@ -180,7 +181,7 @@ def recipe_of(case: Case, config: ConfigDict, built: dict[str, networks.Network]
     )
 
 
-def params_of(case: Case, built: dict[str, networks.Network]) -> dict:
+def params_of(case: Case, built: dict[str, Network]) -> dict:
     """Keyed weights of all roles through the converters, strictly: {network: tree}."""
     params = {}
     for role, manifest in roles(case).items():

@@ -15,6 +15,7 @@ from configs import svd
 from converters import checkpoints, mapping, releases
 from dispose_jax.correspondence import keypoints
 from dispose_jax.models import networks, registry
+from dispose_jax.models.network import Network
 from dispose_jax.networks import controlnet as residual_rules
 from dispose_jax.types import ControlSignals, Pose
 from tests.parity import keyed_weights
@@ -40,7 +41,7 @@ def with_zero_frame(flow: np.ndarray) -> np.ndarray:
 class Weights:
     """The keyed weights of a released file, made when asked for, each once."""
 
-    def __init__(self, case: Case, release: str, built: dict[str, networks.Network]):
+    def __init__(self, case: Case, release: str, built: dict[str, Network]):
         (manifest,) = (name for name in case.about["manifest"] if name.startswith(release))
         self.salt = case.about["salt"]
         self.tensors = load_manifest(manifest)["tensors"]

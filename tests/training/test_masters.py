@@ -16,7 +16,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType
 
 from dispose_jax.models import bundle, networks
-from dispose_jax.models.networks import Network
+from dispose_jax.models.network import Network
 from dispose_jax.training import loop, objectives, plan, sharding, start, step
 from dispose_jax.training.objectives import Objective
 from tests import small

@@ -20,7 +20,7 @@ import train
 from configs import svd
 from dispose_jax import cli
 from dispose_jax.models import networks
-from dispose_jax.models.networks import Network
+from dispose_jax.models.network import Network
 from dispose_jax.training import loop, objectives, sources
 from dispose_jax.training.objectives import Objective
 from dispose_jax.types import Batch
