@@ -107,16 +107,7 @@ def _encoded(
         length = round((sound.stop - sound.start) * rate)
         done = 0
         for samples, place in _samples(source, rate, layout, sound):
-            if abs(place - done) > SLACK * rate:
-                if place > done:  # a pause: silence until it is over
-                    samples = np.pad(samples, [(0, 0), (min(place, length) - done, 0)])
-                else:  # from before the start, or a second time
-                    samples = samples[:, done - place :]
-            elif done == 0:  # the first ones to the sample
-                samples = (
-                    samples[:, -place:] if place < 0 else np.pad(samples, [(0, 0), (place, 0)])
-                )
-            samples = np.ascontiguousarray(samples[:, : length - done])
+            samples = np.ascontiguousarray(_in_place(samples, place, done, length, rate))
             if not samples.shape[1]:
                 if done >= length:
                     break
@@ -129,6 +120,21 @@ def _encoded(
         if done:
             for packet in track.encode(None):
                 yield _second(packet), packet
+
+
+def _in_place(samples: np.ndarray, place: int, done: int, length: int, rate: int) -> np.ndarray:
+    """What of samples (channels, n), the first of them number `place`, comes after the `done` ones
+    that are written, of `length` in all: with the silence before them."""
+    if abs(place - done) > SLACK * rate:
+        if place > done:  # a pause
+            samples = np.pad(samples, [(0, 0), (min(place, length) - done, 0)])
+        else:  # from before the start, or a second time
+            samples = samples[:, done - place :]
+    elif done == 0 and place < 0:  # the first ones to the sample
+        samples = samples[:, -place:]
+    elif done == 0:
+        samples = np.pad(samples, [(0, 0), (place, 0)])
+    return samples[:, : length - done]
 
 
 def _samples(source, rate: int, layout: str, sound: Sound) -> Iterator[tuple[np.ndarray, int]]:

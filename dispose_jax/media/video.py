@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from fractions import Fraction
+from pathlib import Path
 from typing import NamedTuple
 
 import av
@@ -211,48 +212,62 @@ def writer(
             f"{path}: {float(fps):g} frames per second, expected more than 0, at most 1000"
         )
     with output.replacing(path) as temporary:
-        with output.explained(path):
-            container = _create(temporary)
-        stream, heard, count = None, iter(()), 0
-
-        def write(frames: np.ndarray) -> None:
-            nonlocal stream, heard, count
-            if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-                raise ValueError(
-                    f"{path}: frames of shape {frames.shape} and type {frames.dtype},"
-                    " expected (n, h, w, 3) uint8"
-                )
-            h, w = frames.shape[1:3]
-            even_h, even_w = h + h % 2, w + w % 2
-            if stream is None:
-                stream = _add_stream(container, rate, even_h, even_w)
-                heard = beside(container, sound) if sound else heard
-            if (stream.height, stream.width) != (even_h, even_w):
-                raise ValueError(
-                    f"{path}: frames of {w} x {h} after frames of {stream.width} x {stream.height}"
-                )
-            with output.explained(path):
-                for frame in frames:
-                    frame = np.pad(frame, [(0, even_h - h), (0, even_w - w), (0, 0)], mode="edge")
-                    picture = av.VideoFrame.from_ndarray(frame, "rgb24")
-                    container.mux(stream.encode(_to_yuv(picture)))
-                    count += 1
-                    _mux_until(container, heard, count / float(rate))
-
+        movie = _Movie(path, temporary, rate, sound)
         try:
-            yield write
-            if stream is None:
-                raise ValueError(f"{path}: no frames to write")
-            with output.explained(path):
-                container.mux(stream.encode())
-                _mux_until(container, heard, math.inf)
+            yield movie.append
+            movie.finish()
         except BaseException:
             # The first error is the one to tell; closing a broken file may raise another.
             with suppress(OSError, av.error.FFmpegError):
-                container.close()
+                movie.container.close()
             raise
         with output.explained(path):
-            container.close()
+            movie.container.close()
+
+
+class _Movie:
+    """A video that is being written under a temporary name; errors name the one it will have."""
+
+    def __init__(self, path: Path, temporary: Path, rate: Fraction, sound: Sound | None):
+        self.path, self.rate, self.sound = path, rate, sound
+        with output.explained(path):
+            self.container = _create(temporary)
+        self.stream = None  # opened with the first frames, which tell the size
+        self.heard: Iterator[tuple[float, av.Packet]] = iter(())  # packets of sound to come
+        self.count = 0  # frames written
+
+    def append(self, frames: np.ndarray) -> None:
+        """Write frames (n, h, w, 3) uint8, and the sound that goes with them."""
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+            raise ValueError(
+                f"{self.path}: frames of shape {frames.shape} and type {frames.dtype},"
+                " expected (n, h, w, 3) uint8"
+            )
+        h, w = frames.shape[1:3]
+        even_h, even_w = h + h % 2, w + w % 2
+        if self.stream is None:
+            self.stream = _add_stream(self.container, self.rate, even_h, even_w)
+            self.heard = beside(self.container, self.sound) if self.sound else self.heard
+        stream = self.stream
+        if (stream.height, stream.width) != (even_h, even_w):
+            raise ValueError(
+                f"{self.path}: frames of {w} x {h} after frames of {stream.width} x {stream.height}"
+            )
+        with output.explained(self.path):
+            for frame in frames:
+                frame = np.pad(frame, [(0, even_h - h), (0, even_w - w), (0, 0)], mode="edge")
+                picture = av.VideoFrame.from_ndarray(frame, "rgb24")
+                self.container.mux(stream.encode(_to_yuv(picture)))
+                self.count += 1
+                _mux_until(self.container, self.heard, self.count / float(self.rate))
+
+    def finish(self) -> None:
+        """Write what the encoder still holds and the rest of the sound; the file is not closed."""
+        if self.stream is None:
+            raise ValueError(f"{self.path}: no frames to write")
+        with output.explained(self.path):
+            self.container.mux(self.stream.encode())
+            _mux_until(self.container, self.heard, math.inf)
 
 
 def try_out(path: str | os.PathLike) -> None:

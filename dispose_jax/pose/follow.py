@@ -75,42 +75,63 @@ def alone(pose: Pose) -> Pose:
     return pose.at((slice(None), slice(0, 1)))
 
 
+class _Latest(NamedTuple):
+    """Where somebody was when last seen."""
+
+    number: int  # of the track
+    frame: int
+    joints: np.ndarray  # (18, 2) in picture heights
+    seen: np.ndarray  # (18,) bool
+    motion: np.ndarray  # (2,) per frame, 0 where it is not known
+
+
 def _tracks(pose: Pose, aspect: float) -> list[np.ndarray]:
     """The people told apart: for each, the place (f,) it is listed at in every frame, or -1."""
     xy = np.clip(pose.body, -1e6, 1e6) * (aspect, 1.0)  # picture heights; no length overflows
     seen = pose.body_score > 0
     tracks: list[np.ndarray] = []
-    last: list[tuple] = []  # of each: its number, frame, joints, which are seen, their motion
+    latest: list[_Latest] = []
     for frame in range(pose.num_frames):
-        last = [one for one in last[-4 * MOST :] if frame - one[1] <= LONGEST_GAP]
-        here = np.flatnonzero(seen[frame].any(-1))
-        if len(here) > MOST:
-            sizes = _radius(xy[frame, here], seen[frame, here])
-            here = np.sort(here[np.argsort(-sizes, kind="stable")[:MOST]])
-        matched = {}
-        if last and len(here):
-            gaps = np.array([frame - when for _, when, *_ in last])
-            bounds = np.minimum(FARTHEST + LOOSER_PER_FRAME * (gaps - 1), LOOSEST)
-            expected = np.stack([joints + motion for *_, joints, _, motion in last])
-            known = np.stack([known for *_, known, _ in last])
-            unlike = _differences(expected, known, xy[frame, here], seen[frame, here])
-            unlike[unlike > bounds[:, None]] = 1e3
-            matched = {j: i for i, j in zip(*linear_sum_assignment(unlike)) if unlike[i, j] < 1e3}
+        latest = [one for one in latest[-4 * MOST :] if frame - one.frame <= LONGEST_GAP]
+        here = _largest(xy[frame], seen[frame])
+        matched = _matched(latest, frame, xy[frame, here], seen[frame, here])
         found = []
         for j, place in enumerate(here):
             joints, joints_seen, motion = xy[frame, place], seen[frame, place], np.zeros(2)
             if j in matched:
-                number, when, before, known, _ = last[matched[j]]
-                both = known & joints_seen
-                if frame - when == 1 and both.any():
-                    motion = np.median((joints - before)[both], axis=0)
+                before = latest[matched[j]]
+                number, both = before.number, before.seen & joints_seen
+                if frame - before.frame == 1 and both.any():
+                    motion = np.median((joints - before.joints)[both], axis=0)
             else:
                 number = len(tracks)
                 tracks.append(np.full(pose.num_frames, -1))
             tracks[number][frame] = place
-            found.append((number, frame, joints, joints_seen, motion))
-        last = [one for i, one in enumerate(last) if i not in matched.values()] + found
+            found.append(_Latest(number, frame, joints, joints_seen, motion))
+        latest = [one for i, one in enumerate(latest) if i not in matched.values()] + found
     return tracks
+
+
+def _largest(xy: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """The places of people of a frame (p, 18, 2) who are seen (p, 18), the MOST largest of them."""
+    here = np.flatnonzero(seen.any(-1))
+    if len(here) <= MOST:
+        return here
+    sizes = _radius(xy[here], seen[here])
+    return np.sort(here[np.argsort(-sizes, kind="stable")[:MOST]])
+
+
+def _matched(latest: list[_Latest], frame: int, xy: np.ndarray, seen: np.ndarray) -> dict[int, int]:
+    """Who of people (p, 18, 2) seen (p, 18) in a frame is who of those seen before: {index of the
+    first: index of the second}."""
+    if not latest or not len(xy):
+        return {}
+    gaps = np.array([frame - one.frame for one in latest])
+    bounds = np.minimum(FARTHEST + LOOSER_PER_FRAME * (gaps - 1), LOOSEST)
+    expected = np.stack([one.joints + one.motion for one in latest])
+    unlike = _differences(expected, np.stack([one.seen for one in latest]), xy, seen)
+    unlike[unlike > bounds[:, None]] = 1e3
+    return {j: i for i, j in zip(*linear_sum_assignment(unlike)) if unlike[i, j] < 1e3}
 
 
 def _differences(a: np.ndarray, a_seen: np.ndarray, b: np.ndarray, b_seen: np.ndarray):
