@@ -15,7 +15,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 
@@ -39,7 +39,9 @@ def all_networks(config) -> dict[str, Network]:
     return model_networks.build(config) | start | fixed
 
 
-def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dtype=None):
+def to_flax(
+    source: Path, target: Path, config, *, only: Sequence[str] = (), dtype=None
+) -> Iterator[str]:
     """Convert every release found in a folder into a bundle; yields lines for people.
 
     only: names of releases (releases.RELEASES) that must be there; else whatever is found, but
@@ -50,24 +52,7 @@ def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dty
     bundle.prepare(target)
     networks = all_networks(config)
     found = {name: paths[0] for name, paths in every.items()}
-    rows = [_asked_for(name, networks, config.base) for name in only] or [
-        row
-        for row in doctor.rows(networks, config.base)
-        if row.name in found and not row.only_if_asked
-    ]
-    absent = [row for row in rows if row.name not in found]
-    if absent:
-        raise ValueError(
-            f"{source}: no {absent[0].file} in it; get it from {doctor.origin(absent[0])}"
-        )
-    if not rows and (source / bundle.DESCRIPTION).is_file():
-        raise ValueError(f"{source}: is a bundle already, which --weights takes as it is")
-    if not rows:
-        raise ValueError(
-            f"{source}: none of the released files in it; "
-            f"python -m converters.convert check {quote(str(source))} --config "
-            f"{quote(config.name)} says what is expected where"
-        )
+    rows = _wanted(source, found, networks, config, only)
     params, origins, fetched = {}, {}, _fetched(source)
     for row in rows:
         path = found[row.name]
@@ -94,6 +79,32 @@ def to_flax(source: Path, target: Path, config, *, only: Sequence[str] = (), dty
             yield f"not in it: {name}, which comes from {bundle.source_of(config.base, name)}"
 
 
+def _wanted(
+    source: Path, found: Mapping[str, Path], networks: Mapping, config, only: Sequence[str]
+) -> list[releases.Release]:
+    """The releases to convert of those found in a folder: what `only` names, else all that are not
+    second versions. Raises ValueError if one that is named is absent, or there are none."""
+    rows = [_asked_for(name, networks, config.base) for name in only] or [
+        row
+        for row in doctor.rows(networks, config.base)
+        if row.name in found and not row.only_if_asked
+    ]
+    absent = [row for row in rows if row.name not in found]
+    if absent:
+        raise ValueError(
+            f"{source}: no {absent[0].file} in it; get it from {doctor.origin(absent[0])}"
+        )
+    if not rows and (source / bundle.DESCRIPTION).is_file():
+        raise ValueError(f"{source}: is a bundle already, which --weights takes as it is")
+    if not rows:
+        raise ValueError(
+            f"{source}: none of the released files in it; "
+            f"python -m converters.convert check {quote(str(source))} --config "
+            f"{quote(config.name)} says what is expected where"
+        )
+    return rows
+
+
 def _fetched(folder: Path) -> dict[str, str]:
     """{file below a folder of weights: repository@commit} of those that converters.download got."""
     try:
@@ -117,7 +128,7 @@ def _asked_for(name: str, networks: Mapping, base: str) -> releases.Release:
     return row
 
 
-def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
+def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None) -> Iterator[str]:
     """Write a bundle's networks as the released files; yields lines for people.
 
     A later source replaces networks of an earlier one. A file is written if all its networks are
@@ -128,32 +139,21 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
     networks = all_networks(config)
     described = {folder: bundle.describe(folder) for folder in sources}
     owner = {name: folder for folder in sources for name in described[folder]["networks"]}
-    held = set(owner)
-    came_from = {name: described[owner[name]]["networks"][name]["source"] for name in held}
-    rows, claimed = [], set()
-    # Several releases hold networks of one name: the file that they came from first.
-    for row in sorted(releases.serving(config.base), key=lambda row: not _is_of(row, came_from)):
-        if row.name in PARTS or row.file in {other.file for other in rows}:
-            continue
-        if held.issuperset(row.networks) and not claimed.intersection(row.networks):
-            rows.append(row)
-            claimed.update(row.networks)
-    unknown = [name for name in claimed if name not in networks]
+    came_from = {name: described[owner[name]]["networks"][name]["source"] for name in owner}
+    rows = _files_of(came_from, config.base)
+    claimed = {name for row in rows for name in row.networks}
+    unknown = sorted(claimed - networks.keys())
     if unknown:
         raise ValueError(
             f"{owner[unknown[0]]}: holds the network {unknown[0]}, which {config.name} has not; "
             f"use --config {described[owner[unknown[0]]]['config']}"
         )
-    pose_files = {
-        target / releases.POSE_FOLDER / released: onnx
-        for name, released in dwpose.RELEASED_AS.items()
-        if (onnx := bundle.pose_file(sources, name)) is not None
-    }
+    pose_files = _pose_files(sources, target)
     places = (*(target / row.file for row in rows), *pose_files)
     taken = [place for place in places if place.exists()]
     if taken:
         raise ValueError(f"{taken[0]}: already exists; remove it or choose another folder")
-    left = [_not_written(name, held, config.base) for name in sorted(held - claimed)]
+    left = [_not_written(name, set(owner), config.base) for name in sorted(owner.keys() - claimed)]
     if not rows:
         raise ValueError(f"{sources[-1]}: no file can be written from it: {'; '.join(left)}")
     for row in rows:
@@ -176,6 +176,28 @@ def to_torch(sources: Sequence[Path], target: Path, config, *, dtype=None):
             shutil.copyfile(onnx, partial)
         yield f"{place}: copied"
     yield from (f"not written: {reason}" for reason in left)
+
+
+def _files_of(came_from: Mapping[str, str], base: str) -> list[releases.Release]:
+    """The files that networks can be written to, {name: the source that its bundle names}: of
+    several that hold networks of one name the file that they came from, else the first."""
+    rows, claimed = [], set()
+    for row in sorted(releases.serving(base), key=lambda row: not _is_of(row, came_from)):
+        if row.name in PARTS or row.file in {other.file for other in rows}:
+            continue
+        if came_from.keys() >= set(row.networks) and not claimed.intersection(row.networks):
+            rows.append(row)
+            claimed.update(row.networks)
+    return rows
+
+
+def _pose_files(sources: Sequence[Path], target: Path) -> dict[Path, Path]:
+    """DWPose's files of bundles, {their place in a folder of weights: file}."""
+    return {
+        target / releases.POSE_FOLDER / released: onnx
+        for name, released in dwpose.RELEASED_AS.items()
+        if (onnx := bundle.pose_file(sources, name)) is not None
+    }
 
 
 def _is_of(row: releases.Release, came_from: Mapping[str, str]) -> bool:
@@ -229,14 +251,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings.refuse_addresses({flag: given.get(name) for name, flag in names.items()})
         config = settings.load(options.config)
         if options.command == "check":
-            findings, following = check(
-                options.folder, config, options.config, verify=options.verify
+            return _print_findings(
+                *check(options.folder, config, options.config, verify=options.verify)
             )
-            for name, state, detail in findings:
-                print(f"{state:8} {name:18} {detail}")
-            print(f"next: {following}")
-            missing = {f.name for f in findings if f.state == "missing"} - {*dwpose.RELEASED_AS}
-            return int(bool(missing) or any(f.state == "wrong" for f in findings))
         if options.command == "to-flax":
             only = tuple(dict.fromkeys(filter(None, options.only.split(","))))
             lines = to_flax(options.source, options.to, config, only=only, dtype=options.dtype)
@@ -249,6 +266,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _print_findings(findings: Sequence[doctor.Finding], following: str) -> int:
+    """Print what `check` gives; the exit status is 1 if a file is wrong, or missing but for
+    DWPose's, which nobody needs who has pose files."""
+    for name, state, detail in findings:
+        print(f"{state:8} {name:18} {detail}")
+    print(f"next: {following}")
+    missing = {f.name for f in findings if f.state == "missing"} - {*dwpose.RELEASED_AS}
+    return int(bool(missing) or any(f.state == "wrong" for f in findings))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -122,21 +122,11 @@ def _fill(remote: Remote, partial: Path, progress: Callable[[int], None]) -> Non
     """Append to a partial file until it has its size; every try begins where the last one ended."""
     tries, reason = 0, "the connection was cut"
     while tries < TRIES:
-        held = partial.stat().st_size if partial.exists() else 0
-        if remote.size is not None and held >= remote.size:
-            return
-        headers = _headers(remote.address) | ({"Range": f"bytes={held}-"} if held else {})
+        before = _held(partial)
         try:
-            request = urllib.request.Request(remote.address, headers=headers)
-            with _open(request) as answer:
-                if held and answer.status != 206:
-                    held = 0  # a server that does not continue sends all of it
-                with open(partial, "ab" if held else "wb") as file:
-                    before = held
-                    while chunk := _read(answer):
-                        file.write(chunk)
-                        held += len(chunk)
-                        progress(held)
+            held = before
+            if remote.size is None or held < remote.size:
+                held = _append(remote, partial, progress)
             if remote.size is None or held >= remote.size:
                 return
             tries = 0 if held > before else tries + 1
@@ -153,16 +143,36 @@ def _fill(remote: Remote, partial: Path, progress: Callable[[int], None]) -> Non
             http.client.HTTPException,
             ConnectionError,
             TimeoutError,
-        ) as e:
-            tries, reason = tries + 1, " ".join(str(getattr(e, "reason", e)).split()) or reason
+        ) as error:
+            cause = getattr(error, "reason", error)
+            tries, reason = tries + 1, " ".join(str(cause).split()) or reason
         if tries:
             time.sleep(min(2 ** (tries - 1), 8) * PAUSE)
-    held = partial.stat().st_size if partial.exists() else 0
     whole = f" of {size(remote.size)}" if remote.size is not None else ""
     raise ValueError(
-        f"{remote.address}: {size(held)}{whole} came ({reason}); run the same command again, and "
-        "it goes on from there"
+        f"{remote.address}: {size(_held(partial))}{whole} came ({reason}); run the same command "
+        "again, and it goes on from there"
     )
+
+
+def _append(remote: Remote, partial: Path, progress: Callable[[int], None]) -> int:
+    """Write what the server sends of what a partial file lacks; how many bytes it has then."""
+    held = _held(partial)
+    headers = _headers(remote.address) | ({"Range": f"bytes={held}-"} if held else {})
+    with _open(urllib.request.Request(remote.address, headers=headers)) as answer:
+        if held and answer.status != 206:
+            held = 0  # a server that does not continue sends all of it
+        with open(partial, "ab" if held else "wb") as file:
+            while chunk := _read(answer):
+                file.write(chunk)
+                held += len(chunk)
+                progress(held)
+    return held
+
+
+def _held(partial: Path) -> int:
+    """Bytes of a partial file, 0 if there is none."""
+    return partial.stat().st_size if partial.exists() else 0
 
 
 def _read(answer) -> bytes:

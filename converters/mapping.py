@@ -91,11 +91,10 @@ def derive(
         rank = len(leaf.shape)
         axes = _KERNEL_AXES[rank] if path[-1] == "kernel" else tuple(range(rank))
         shape = tuple(leaf.shape[axis] for axis in axes)
+        matching = [pattern for pattern in unit_axes if re.search(pattern, key)]
         if path[-1] == "kernel":  # a unit axis is a property of a weight, not of its bias
-            for pattern, count in unit_axes.items():
-                if re.search(pattern, key):
-                    unused.discard(pattern)
-                    shape += (1,) * count
+            unused.difference_update(matching)
+            shape += (1,) * sum(unit_axes[pattern] for pattern in matching)
         if key in owner:
             raise ConversionError(f"{'/'.join(path)} and {'/'.join(owner[key])} both map to {key}")
         owner[key] = path

@@ -71,6 +71,14 @@ def test_a_server_that_does_not_continue_sends_all_of_it_again(server, target):
     assert target.read_bytes() == CONTENT
 
 
+def test_a_server_that_never_gets_further_is_given_up(server, target):
+    server.cut_after, server.no_ranges = [120_000] * 20, True
+    with pytest.raises(ValueError, match=r"0.12 MB of 0.30 MB came .*connection was cut"):
+        hub.fetch(look(), target)
+    assert len(ranges(server)) == 1 + hub.TRIES
+    assert not target.exists()
+
+
 def test_a_download_that_fails_leaves_its_part_for_the_next_run(server, target):
     server.cut_after = [100_000] + [0] * hub.TRIES
     with pytest.raises(
