@@ -18,6 +18,8 @@ if "xla_force_host_platform_device_count" not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
+from absl.testing import flagsaver  # noqa: E402
 
 jax.config.update("jax_default_matmul_precision", "highest")
 
@@ -44,3 +46,24 @@ def pytest_ignore_collect(collection_path, config):
     if config.option.markexpr == "not full" and collection_path.suffix == ".py":
         return "\npytestmark = pytest.mark.full\n" in collection_path.read_text() or None
     return None
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """command(main, "name.py", *arguments) -> exit code, stdout, stderr: a command as a shell runs
+    it, in this process and without a cache of its own."""
+    from dispose_jax import cli
+
+    monkeypatch.setattr(cli, "use_compile_cache", lambda: None)
+
+    def run(main, name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        code = 0
+        with flagsaver.flagsaver():
+            try:
+                cli.run(main)
+            except SystemExit as ended:
+                code = ended.code
+        return code, *capsys.readouterr()
+
+    return run

@@ -6,14 +6,14 @@ import sys
 import jax
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 
 import evaluate
-from dispose_jax import cli
+from dispose_jax.evaluation import report as table
 from dispose_jax.evaluation.ablation import report, run
 from dispose_jax.evaluation.ablation.metrics import METRICS
 from dispose_jax.models import bundle
 from tests import small
+from tests.evaluation import folders
 
 CONFIG = """
 from tests import small
@@ -27,24 +27,17 @@ def get_config(argument):
 
 
 @pytest.fixture
-def start(monkeypatch, capsys, tmp_path):
+def start(command, tmp_path):
     """start("--flag=x ...") -> exit code, stdout, stderr; FOLDER stands for the test's folder."""
-    monkeypatch.setattr(cli, "use_compile_cache", lambda: None)
     (tmp_path / "small.py").write_text(CONFIG)
     (tmp_path / "file").write_text("hello")
     (tmp_path / "empty").mkdir()
 
     def run(line, base="svd"):
         defaults = f"--config=FOLDER/small.py:{base} --output=FOLDER/out {line}"
-        arguments = [part.replace("FOLDER", str(tmp_path)) for part in defaults.split()]
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
-        with flagsaver.flagsaver():
-            try:
-                cli.run(evaluate.main)
-                code = 0
-            except SystemExit as ended:
-                code = ended.code
-        return code, *capsys.readouterr()
+        return command(
+            evaluate.main, "evaluate.py", *defaults.replace("FOLDER", str(tmp_path)).split()
+        )
 
     return run
 
@@ -154,3 +147,80 @@ def test_the_second_base_is_measured_without_its_reference(start, tmp_path):
     for rows in written["scores"].values():
         base, codec = rows["base"], rows["truth through the autoencoder"]
         assert np.isfinite(base["figure_l1"]).all() and np.isfinite(codec["figure_l1"]).all()
+
+
+@pytest.fixture
+def measured(command, tmp_path):
+    """As start, beside a folder of real clips and one of generated ones; without a config."""
+    folders.pairs(tmp_path)
+    output = f"--output={tmp_path}/out"
+    return lambda line: command(
+        evaluate.main, "evaluate.py", output, *line.replace("FOLDER", str(tmp_path)).split()
+    )
+
+
+def test_measuring_videos_writes_a_table_and_every_number(measured, tmp_path):
+    code, out, err = measured("--real=FOLDER/real --fake=FOLDER/fake")
+    assert code == 0, err
+    assert "PSNR ↑ (dB)" in out and "Skipped: FVD: no i3d in --weights" in out
+    assert "psnr of fake a (12 frames)" in err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(table.FILES)
+
+
+def test_what_was_measured_is_kept_though_nobody_reads_the_table(measured, tmp_path, monkeypatch):
+    def closed(*_, file=sys.stdout, **__):
+        if file is sys.stdout:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(evaluate, "print", closed, raising=False)
+    code, _, err = measured("--real=FOLDER/real --fake=FOLDER/fake --metrics=mae")
+    assert code == 1 and "Broken pipe" in err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*table.FILES}
+
+
+def test_everything_that_is_wrong_is_one_sentence_before_any_network(measured, tmp_path):
+    fake = tmp_path / "fake"
+    (fake / "c").rename(fake / "d")
+    (fake / "a" / "frame_5.png").write_bytes(b"no picture")
+    (fake / "a" / "frame_8.png").write_bytes(b"")
+    (fake / "b" / "frame_11.png").unlink()
+    code, out, err = measured("--real=FOLDER/real --fake=FOLDER/fake --metrics=psnt,fvd,psnr")
+    assert code == 1 and out == "" and err.count("\n") == 2  # progress, then one line
+    for part in (
+        "--metrics psnt: not one of l1, mae",
+        "frame_5.png: not a picture that can be read",
+        "frame_8.png: not a picture that can be read",
+        "no fake clip named c;",
+        "no real clip named d",
+        "numbers of frames differ of b (real 12, fake 11)",
+        "fvd: no i3d in --weights",
+    ):
+        assert part in err, part
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--real=FOLDER/real", "give one of them"),
+        ("--fake=FOLDER/fake --arms=base", "give one of them"),
+        ("--fake=FOLDER/fake --config.sample.steps=4", "--config and its values belong to the"),
+        ("--fake=FOLDER/fake --config=configs/sd15.py", "--config and its values belong to the"),
+        ("--fake=FOLDER/nothing", "no such folder"),
+        (
+            "--fake=FOLDER",
+            "real: a folder without pictures (.png, .jpg, .jpeg, .webp, .bmp, .tif, .tiff, .avif)",
+        ),
+        ("--fake=FOLDER/fake --metrics=psnr", "psnr: compares with the truth, and there is no"),
+        ("--fake=FOLDER/fake --metrics=,", "--metrics is empty"),
+        ("--fake=FOLDER/fake --size=big", "--size big: expected HEIGHTxWIDTH"),
+        ("--fake=FOLDER/fake --stride=0", "--stride 0"),
+        ("--fake=FOLDER/fake --weights=FOLDER/fake", "no bundle.json in it"),
+        ("--fake=FOLDER/fake --vbench=FOLDER/x.json", "not a result file of VBench"),
+        ("--fake=FOLDER/fake --fps=inf", "--fps inf: expected"),
+        ("--fake=FOLDER/fake --metrics=all,fvdd", "--metrics fvdd: not one of"),
+    ],
+)
+def test_a_mistake_about_videos_is_one_line(measured, tmp_path, line, message):
+    code, _, err = measured(line)
+    assert code == 1 and message.replace("FOLDER", str(tmp_path)) in err
+    assert not (tmp_path / "out").exists()

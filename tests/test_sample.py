@@ -9,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 
 import sample
-from dispose_jax import cli
 from dispose_jax.media import image, video
 from dispose_jax.models import bundle
 from dispose_jax.pose import files
@@ -51,19 +49,12 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def start(monkeypatch, capsys, folder):
+def start(command, folder):
     """start("--flag=x ...") -> exit code, stdout, stderr; FOLDER stands for the test's folder."""
-    monkeypatch.setattr(cli, "use_compile_cache", lambda: None)
-
-    def run(line):
-        arguments = [part.replace("FOLDER", str(folder)) for part in line.split()]
-        defaults = [f"--config={folder}/small.py:base", f"--output={folder}/out/a.mp4"]
-        monkeypatch.setattr(sys, "argv", ["sample.py", *defaults, *arguments])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-            cli.run(sample.main)
-        return ended.value.code, *capsys.readouterr()
-
-    return run
+    defaults = f"--config={folder}/small.py:base", f"--output={folder}/out/a.mp4"
+    return lambda line: command(
+        sample.main, "sample.py", *defaults, *line.replace("FOLDER", str(folder)).split()
+    )
 
 
 PICTURE = f"--reference={REFERENCE}"

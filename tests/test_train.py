@@ -1,12 +1,8 @@
 """The command that trains: every mistake of a user is one clear line, and leaves nothing behind."""
 
-import sys
-
 import pytest
-from absl.testing import flagsaver
 
 import train
-from dispose_jax import cli
 from dispose_jax.data import prepare
 from dispose_jax.training import loop
 from tests.data import clipped
@@ -16,20 +12,13 @@ TINY = "--config=configs/svd.py:size=tiny,stage=vae"
 
 
 @pytest.fixture
-def start(monkeypatch, capsys, tmp_path):
+def start(command, tmp_path):
     """start("--flag=x ...") -> exit code, stdout, stderr; FOLDER stands for the test's folder."""
-    monkeypatch.setattr(cli, "use_compile_cache", lambda: None)
     (tmp_path / "file").write_text("hello")
     (tmp_path / "empty").mkdir()
-
-    def run(line):
-        arguments = [part.replace("FOLDER", str(tmp_path)) for part in line.split()]
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-            cli.run(train.main)
-        return ended.value.code, *capsys.readouterr()
-
-    return run
+    return lambda line: command(
+        train.main, "train.py", *line.replace("FOLDER", str(tmp_path)).split()
+    )
 
 
 RUN = "--workdir=FOLDER/run --config.train.batch=8"  # one clip for each of the devices
@@ -83,14 +72,10 @@ def test_a_mistake_is_one_line_and_leaves_no_directory(start, tmp_path, code, li
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["empty"]
 
 
-def test_the_flags_reach_the_run(monkeypatch, tmp_path):
+def test_the_flags_reach_the_run(start, monkeypatch, tmp_path):
     runs = []
-    monkeypatch.setattr(cli, "use_compile_cache", lambda: None)
     monkeypatch.setattr(loop, "train", runs.append)
-    changes = ["--config.train.steps=7", "--config.train.batch=8"]
-    monkeypatch.setattr(sys, "argv", ["train.py", TINY, f"--workdir={tmp_path}", *changes])
-    with flagsaver.flagsaver():
-        cli.run(train.main)
+    start(f"{TINY} --workdir=FOLDER --config.train.steps=7 --config.train.batch=8")
     (run,) = runs
     assert run.workdir == tmp_path and run.config.train.steps == 7 and not run.continues
     assert run.trainable == ("vae",) and dict(run.mesh.shape)["data"] == 8

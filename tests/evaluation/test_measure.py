@@ -1,7 +1,6 @@
 """Measuring folders of videos: pairing, windows, caches, tables, and every mistake at once."""
 
 import os
-import sys
 import weakref
 
 import flax.linen as nn
@@ -9,10 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 
-import evaluate
-from dispose_jax import cli
 from dispose_jax.evaluation import features, frame_metrics, frechet, measure, report, videos
 from dispose_jax.evaluation.features import Feature
 from dispose_jax.evaluation.metrics import METRICS
@@ -20,29 +16,12 @@ from dispose_jax.media import image, video
 from dispose_jax.models import bundle, evaluation_networks
 from dispose_jax.models.network import Network
 from dispose_jax.networks.evaluation import lpips
-
-
-def clip(seed: int, count: int = 6, size=(40, 32)) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    start = rng.integers(0, 200, (*size, 3))
-    return np.stack([start + 5 * i for i in range(count)]).clip(0, 255).astype(np.uint8)
-
-
-def write(folder, frames: np.ndarray) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for i, frame in enumerate(frames):
-        image.write_png(folder / f"frame_{i}.png", frame)
+from tests.evaluation.folders import clip, pairs, write
 
 
 @pytest.fixture
 def folders(tmp_path):
-    """Three real clips and what a model made of them, some 12 frames each."""
-    for i, name in enumerate(("a", "b", "c")):
-        real = clip(i, 12)
-        noise = np.random.default_rng(9 + i).integers(-9, 10, real.shape)
-        write(tmp_path / "real" / name, real)
-        write(tmp_path / "fake" / name, (0.7 * real + noise).clip(0, 255).astype(np.uint8))
-    return tmp_path / "real", tmp_path / "fake"
+    return pairs(tmp_path)
 
 
 class Tiny(nn.Module):
@@ -304,92 +283,3 @@ def test_memory_does_not_grow_with_the_length_of_a_video(weights):
     params = bundle.load([weights], ["i3d"], model={}, quirks={})
     assert features.extract("i3d", params, frames()).shape == (997, 4)
     assert most <= 20  # two of the chunks that are resized together, not the video
-
-
-@pytest.fixture
-def start(monkeypatch, capsys, tmp_path):
-    """start("--flag=x ...") -> exit code, stdout, stderr; FOLDER stands for the test's folder."""
-    monkeypatch.setattr(cli, "use_compile_cache", lambda: None)
-
-    def run(line):
-        arguments = [part.replace("FOLDER", str(tmp_path)) for part in line.split()]
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", "--output", f"{tmp_path}/out", *arguments])
-        with flagsaver.flagsaver():
-            try:
-                cli.run(evaluate.main)
-                code = 0
-            except SystemExit as ended:
-                code = ended.code
-        return code, *capsys.readouterr()
-
-    return run
-
-
-def test_the_command_writes_a_table_and_every_number(start, folders, tmp_path):
-    code, out, err = start("--real=FOLDER/real --fake=FOLDER/fake")
-    assert code == 0, err
-    assert "PSNR ↑ (dB)" in out and "Skipped: FVD: no i3d in --weights" in out
-    assert "psnr of fake a (12 frames)" in err
-    assert {path.name for path in (tmp_path / "out").iterdir()} == set(report.FILES)
-
-
-def test_what_was_measured_is_kept_though_nobody_reads_the_table(
-    start, folders, tmp_path, monkeypatch
-):
-    def closed(*_, file=sys.stdout, **__):
-        if file is sys.stdout:
-            raise BrokenPipeError(32, "Broken pipe")
-
-    monkeypatch.setattr(evaluate, "print", closed, raising=False)
-    code, _, err = start("--real=FOLDER/real --fake=FOLDER/fake --metrics=mae")
-    assert code == 1 and "Broken pipe" in err
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {*report.FILES}
-
-
-def test_everything_that_is_wrong_is_one_sentence_before_any_network(start, folders, tmp_path):
-    real, fake = folders
-    (fake / "c").rename(fake / "d")
-    (fake / "a" / "frame_5.png").write_bytes(b"no picture")
-    (fake / "a" / "frame_8.png").write_bytes(b"")
-    (fake / "b" / "frame_11.png").unlink()
-    code, out, err = start("--real=FOLDER/real --fake=FOLDER/fake --metrics=psnt,fvd,psnr")
-    assert code == 1 and out == "" and err.count("\n") == 2  # progress, then one line
-    for part in (
-        "--metrics psnt: not one of l1, mae",
-        "frame_5.png: not a picture that can be read",
-        "frame_8.png: not a picture that can be read",
-        "no fake clip named c;",
-        "no real clip named d",
-        "numbers of frames differ of b (real 12, fake 11)",
-        "fvd: no i3d in --weights",
-    ):
-        assert part in err, part
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("--real=FOLDER/real", "give one of them"),
-        ("--fake=FOLDER/fake --arms=base", "give one of them"),
-        ("--fake=FOLDER/fake --config.sample.steps=4", "--config and its values belong to the"),
-        ("--fake=FOLDER/fake --config=configs/sd15.py", "--config and its values belong to the"),
-        ("--fake=FOLDER/nothing", "no such folder"),
-        (
-            "--fake=FOLDER",
-            "real: a folder without pictures (.png, .jpg, .jpeg, .webp, .bmp, .tif, .tiff, .avif)",
-        ),
-        ("--fake=FOLDER/fake --metrics=psnr", "psnr: compares with the truth, and there is no"),
-        ("--fake=FOLDER/fake --metrics=,", "--metrics is empty"),
-        ("--fake=FOLDER/fake --size=big", "--size big: expected HEIGHTxWIDTH"),
-        ("--fake=FOLDER/fake --stride=0", "--stride 0"),
-        ("--fake=FOLDER/fake --weights=FOLDER/fake", "no bundle.json in it"),
-        ("--fake=FOLDER/fake --vbench=FOLDER/x.json", "not a result file of VBench"),
-        ("--fake=FOLDER/fake --fps=inf", "--fps inf: expected"),
-        ("--fake=FOLDER/fake --metrics=all,fvdd", "--metrics fvdd: not one of"),
-    ],
-)
-def test_a_mistake_is_one_line(start, folders, weights, tmp_path, line, message):
-    (tmp_path / "weights").rename(tmp_path / "elsewhere")
-    code, _, err = start(line)
-    assert code == 1 and message.replace("FOLDER", str(tmp_path)) in err
-    assert not (tmp_path / "out").exists()
