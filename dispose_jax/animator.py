@@ -35,7 +35,6 @@ from dispose_jax import (
     windowed,
 )
 from dispose_jax.clip import Clip, padding
-from dispose_jax.control_signals import Trajectories
 from dispose_jax.diffusion import windows
 from dispose_jax.media import image
 from dispose_jax.models import networks, registry
@@ -338,20 +337,11 @@ class Animator:
     def _signals(
         self, clip: Clip, place: windowed.Placement, points
     ) -> Callable[[np.ndarray], ControlSignals]:
-        """A function from frame numbers (rows, n) to their signals on the devices."""
-        recipe, size = self.recipe, clip.reference.shape[:2]
-        params = self._load(recipe.cmp_networks)
-        picture = control_signals.picture_features(recipe, params, clip.reference)
-        if points is None and recipe.dift is not None:  # the same program, whose points nobody sees
-            points = np.zeros((1, 18, recipe.dift.features), np.float32)
-        picture, points = jax.device_put((picture, points), place.whole)
-        paths: Trajectories = control_signals.trajectories(recipe, clip.pose, size)
-
-        def make(numbers: np.ndarray) -> ControlSignals:
-            rows = jax.device_put(paths.at(numbers), place.spread)
-            return control_signals.of_frames(recipe, size, params, picture, points, rows)
-
-        return make
+        """A function from frame numbers (rows, n) to their signals, rows spread over the devices;
+        points: features of the reference's joints, None where nobody looks at them."""
+        params = self._load(self.recipe.cmp_networks)
+        given = clip.reference, clip.pose, points
+        return control_signals.maker(self.recipe, params, *given, place.whole, place.spread)
 
     def _watch(self, preview: Preview, num_frames: int) -> sampling.Watch:
         """After every step, the decoded picture of what the latents are without their noise.

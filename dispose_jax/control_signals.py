@@ -7,7 +7,7 @@ joints follow the joints. In training the dense field may start from real optica
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -147,7 +147,8 @@ def of_frames(
 ) -> ControlSignals:
     """Signals of the frames whose trajectories, leaves (b, n, ..), are given (device code).
 
-    picture, points: what the two functions above give of the one reference; size (height, width).
+    picture, points: what `picture_features` and `point_features` give of the one reference. size:
+    (height, width) of the picture.
     """
     sparse = field.sparse(paths.steps, size, kernel=recipe.kernel, sigma=recipe.sigma)
     dense = None
@@ -162,6 +163,35 @@ def of_frames(
     return ControlSignals(sparse, dense, paths.cells, paths.visible, points)
 
 
+def maker(
+    recipe: Recipe,
+    params: Params,
+    reference: np.ndarray,
+    pose: Pose,
+    points: Array | None,
+    whole: jax.sharding.Sharding | None = None,
+    spread: jax.sharding.Sharding | None = None,
+) -> Callable[[np.ndarray], ControlSignals]:
+    """A function from numbers (rows, n) of a clip's frames to their signals on the devices.
+
+    reference (h, w, 3) uint8; pose: of the clip, frame 0 the reference's; params: of the recipe's
+    cmp_networks. points: what `point_features` gives, None for signals whose points nobody sees.
+    whole, spread: where the reference's arrays and those of rows are, the first device by default.
+    """
+    size = reference.shape[:2]
+    picture = picture_features(recipe, params, reference)
+    if points is None and recipe.dift is not None:  # for the same program as with them
+        points = np.zeros((1, 18, recipe.dift.features), np.float32)
+    picture, points = jax.device_put((picture, points), whole)
+    paths = trajectories(recipe, pose, size)
+
+    def make(numbers: np.ndarray) -> ControlSignals:
+        rows = jax.device_put(paths.at(numbers), spread)
+        return of_frames(recipe, size, params, picture, points, rows)
+
+    return make
+
+
 def for_sampling(
     recipe: Recipe, params: Params, reference: np.ndarray, pose: Pose, key: Array
 ) -> ControlSignals:
@@ -173,14 +203,11 @@ def for_sampling(
     """
     if pose.num_frames < 2:
         raise ValueError("control signals need the reference and at least one driving frame")
-    size = reference.shape[:2]
     points = point_features(recipe, params, reference, pose, key)
-    picture = picture_features(recipe, params, reference)
-    paths = trajectories(recipe, pose, size)
+    make = maker(recipe, params, reference, pose, points)
     parts = []
     for frames, count in windows.blocks(range(pose.num_frames), 1, recipe.chunk):
-        made = of_frames(recipe, size, params, picture, points, paths.at(frames))
-        parts.append(jax.device_get(made.at(slice(count))))
+        parts.append(jax.device_get(make(frames).at(slice(count))))
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
     return joined.replace(point_features=points)
 
