@@ -29,6 +29,7 @@ ROWS = [
         "dispose_jax.flops",
         "dispose_jax.ending",
         "dispose_jax.memory",
+        "dispose_jax.plain",
         "dispose_jax.settings",
         "dispose_jax.pose.dwpose",
         "dispose_jax.media.output",

@@ -27,8 +27,8 @@ from array_record.python import array_record_module
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from dispose_jax import plain
 from dispose_jax.media import output
-from dispose_jax.models import bundle
 from dispose_jax.types import Impulses, Pose
 
 FORMAT = 1
@@ -229,7 +229,7 @@ def describe(config, *, flow: str, features: bool, latents: bool, weights: Mappi
         content["point_features"]["model"] = config.model.dift
     if latents:
         content["posterior"] = {"model": config.model.vae}
-    return bundle.plain(content)
+    return plain.values(content)
 
 
 def has_guides(config) -> bool:
@@ -258,7 +258,7 @@ def open_set(folder: Path, content: Mapping) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     found = read_meta(folder)
-    different = bundle.differences(found, json.loads(text))
+    different = plain.differences(found, json.loads(text))
     if different:
         raise ValueError(
             f"{folder}: a set prepared with other settings or weights ({different}); "
@@ -306,7 +306,7 @@ def check(folder: str | os.PathLike, config) -> dict:
     if isinstance(found.get("frames"), int) and found["frames"] >= expected["frames"]:
         ignored.add("frames")
     compared = lambda content: {k: v for k, v in content.items() if k not in ignored}
-    different = bundle.differences(compared(found), compared(expected))
+    different = plain.differences(compared(found), compared(expected))
     if different:
         raise ValueError(
             f"{folder}: a set prepared with other settings ({different}); prepare one "

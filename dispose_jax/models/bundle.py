@@ -15,13 +15,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dispose_jax import plain
 from dispose_jax.media import output
 from dispose_jax.models import evaluation_networks, tensor_file
 from dispose_jax.types import Params
@@ -83,38 +84,12 @@ class Origin(NamedTuple):
 
 
 class ModelDescription(NamedTuple):
-    """The model that a bundle's weights were made for; its fields are plain JSON (see plain)."""
+    """The model that a bundle's weights were made for; its fields are plain JSON (plain.py)."""
 
     base: str  # "svd" or "sd15"
     model: Mapping
     quirks: Mapping
     config: str  # the argument that gives this model, e.g. "configs/svd.py:size=tiny"
-
-
-def plain(value: Any) -> Any:
-    """A config value as JSON gives it back: dictionaries, lists, numbers, strings."""
-    if hasattr(value, "items"):  # a dict or an ml_collections ConfigDict
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value
-
-
-def differences(found: Any, expected: Any) -> str:
-    """What differs between two trees of plain values, "" if nothing: at most eight phrases such as
-    "unet.layers is 2 there, 1 here". Absent and None are the same."""
-    phrases = list(_differences(found, expected))
-    return "; ".join(phrases[:8]) + ("; ..." if len(phrases) > 8 else "")
-
-
-def _differences(found: Any, expected: Any, path: str = "") -> Iterator[str]:
-    if isinstance(found, dict) and isinstance(expected, dict):
-        for name in sorted({*found, *expected}):
-            below = f"{path}.{name}" if path else name
-            yield from _differences(found.get(name), expected.get(name), below)
-    elif found != expected:
-        show = lambda value: "absent" if value is None else f"{value!r:.60}"
-        yield f"{path} is {show(found)} there, {show(expected)} here"
 
 
 def write(
@@ -147,7 +122,7 @@ def write(
             for name, source in (pose_files or {}).items():
                 shutil.copyfile(source, partial / name)
             content = {"format": FORMAT, **description._asdict(), "networks": described}
-            text = json.dumps(plain(content), indent=1)
+            text = json.dumps(plain.values(content), indent=1)
             (partial / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
 
 
@@ -208,14 +183,18 @@ def describe(folder: str | Path) -> dict:
     if not all(isinstance(content[field], dict) for field in ("model", "quirks")):
         raise ValueError(f"{file}: its model or quirks are no list of settings; convert again")
     for name, entry in networks.items():
-        fields = {"file": str, "sha256": str, "bytes": int, "tensors": int}
-        fields |= {"dtype": str, "source": str}
-        entry = entry if isinstance(entry, dict) else {}
-        if not all(isinstance(entry.get(field), kind) for field, kind in fields.items()):
-            raise ValueError(f"{file}: entry {name} lacks one of {', '.join(fields)}")
-        if entry["file"] != f"{name}.safetensors" or Path(name).name != name:
-            raise ValueError(f"{file}: entry {name} names the file {entry['file']!r}")
+        _check_entry(file, name, entry)
     return content
+
+
+def _check_entry(file: Path, name: str, entry: Any) -> None:
+    """Raise ValueError unless an entry of a description has every field and its own file."""
+    fields = {"file": str, "sha256": str, "bytes": int, "tensors": int, "dtype": str, "source": str}
+    entry = entry if isinstance(entry, dict) else {}
+    if not all(isinstance(entry.get(field), kind) for field, kind in fields.items()):
+        raise ValueError(f"{file}: entry {name} lacks one of {', '.join(fields)}")
+    if entry["file"] != f"{name}.safetensors" or Path(name).name != name:
+        raise ValueError(f"{file}: entry {name} names the file {entry['file']!r}")
 
 
 def check(folder: str | Path, model: Mapping, quirks: Mapping) -> dict:
@@ -223,7 +202,7 @@ def check(folder: str | Path, model: Mapping, quirks: Mapping) -> dict:
     difference."""
     content = describe(folder)
     found = {"model": content["model"], "quirks": content["quirks"]}
-    different = differences(found, plain({"model": model, "quirks": quirks}))
+    different = plain.differences(found, plain.values({"model": model, "quirks": quirks}))
     if different:
         raise ValueError(
             f"{folder}: its weights belong to another model ({different}); "
@@ -298,7 +277,7 @@ def offers(content: Mapping, model: Mapping, quirks: Mapping) -> set[str]:
     the difference is in quirks of these alone; else those that serve any base (SECTIONS) and have
     the same sizes, and those that are of one size whatever the model.
     """
-    made_for = plain({"model": model, "quirks": quirks})
+    made_for = plain.values({"model": model, "quirks": quirks})
     if content["model"] == made_for["model"]:
         wrong = _differing(content["quirks"], made_for["quirks"])
         if wrong <= set(CONTROL_QUIRKS):
