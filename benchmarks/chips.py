@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import NamedTuple
 from unittest import mock
@@ -175,8 +176,6 @@ def answered(capability: tuple[int, int]):
 
 def versions() -> dict[str, str]:
     """Of JAX and of the compilers that are installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
     found = {"jax": jax.__version__}
     for name in ("libtpu", "jax-cuda12-plugin", "nvidia-cudnn-cu12"):
         try:

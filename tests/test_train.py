@@ -4,6 +4,7 @@ import pytest
 
 import train
 from dispose_jax.data import prepare
+from dispose_jax.models import bundle, networks
 from dispose_jax.training import loop
 from tests.data import clipped
 from tests.training import toy
@@ -83,8 +84,6 @@ def test_the_flags_reach_the_run(start, monkeypatch, tmp_path):
 
 def test_a_set_made_with_another_autoencoder_is_refused(monkeypatch, tmp_path):
     """End to end: the stored latents name their network, and the run's is another."""
-    from dispose_jax.models import bundle, networks
-
     config = clipped.config(source=str(tmp_path / "set"))
     config.model.vae.update({"widths": (4, 4, 8, 8), "groups": 4})
     clipped.film(tmp_path / "videos", "a.mp4", 24)

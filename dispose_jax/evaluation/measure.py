@@ -7,6 +7,7 @@ means little without them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,7 +143,7 @@ def run(plan: Plan, say: Say = lambda line: None) -> Results:
     sides = {"fake": plan.fake, **({"real": plan.real} if plan.real else {})}
     caches = {side: Cache(getattr(request, side)) for side in sides}
     for kind in dict.fromkeys(METRICS[name].rows for name in plan.metrics):
-        metric = next(m for m in map(METRICS.get, plan.metrics) if m.rows == kind)
+        metric = _metric_of(kind)
         holder = _Weights(request.weights, metric.networks)
         for side in ("fake",) if metric.kind == "pair" else sides:
             rows[side, kind] = {
@@ -232,40 +233,52 @@ def _rows(
     plan: Plan, side: str, clip: ClipFile, kind: str, holder: _Weights, cache: Cache, say: Say
 ) -> np.ndarray:
     """A clip's rows of one kind, from the cache beside its folder if they were computed before."""
-    size, request = plan.size(side, clip.name), plan.request
-    metric = next(m for m in METRICS.values() if m.rows == kind)
-    own = {"networks": [plan.networks[name] for name in metric.networks], "size": list(size)}
-    is_pair = metric.kind == "pair"
-    if is_pair:
-        own["real"] = plan.real[clip.name].digest
-    if metric.kind == "frechet":
-        own["stride"] = request.stride
-    if metric.kind == "moving":
-        own["interval"] = vbench.flow_interval(clip.fps)
-    depends_on = [clip.digest, own]
+    depends_on = [clip.digest, _settings(plan, side, clip, kind)]
     found = cache.read(kind, depends_on)
     if found is not None:
         return found
     say(f"{kind} of {side} {clip.name} ({counted(clip.num_frames, 'frame')})")
-    frames = videos.frames(clip, size)
-    if is_pair:
-        pairs = zip(videos.frames(plan.real[clip.name], size), frames, strict=True)
-        if kind in _LPIPS:
-            trunk, misuse = _LPIPS[kind]
-            found = features.distances(trunk, holder(), pairs, published_misuse=misuse)
-        else:
-            found = np.array([_PAIRS[kind](*pair) for pair in pairs])
-    elif kind == "flickering":
-        found = 1 - vbench.differences(frames) / 255
-    else:
-        if metric.kind == "moving":
-            interval = own["interval"]
-            frames = (frame for i, frame in enumerate(frames) if i % interval == 0)
-        found = features.extract(kind, holder(), frames, request.stride)
+    found = _computed(plan, side, clip, kind, holder)
     problem = cache.write(kind, depends_on, found)
     if problem:
         say(f"warning: features are not kept for a next time: {problem}")
     return found
+
+
+def _settings(plan: Plan, side: str, clip: ClipFile, kind: str) -> dict[str, object]:
+    """What a clip's rows of one kind depend on besides its content."""
+    metric = _metric_of(kind)
+    size = list(plan.size(side, clip.name))
+    own = {"networks": [plan.networks[name] for name in metric.networks], "size": size}
+    if metric.kind == "pair":
+        own["real"] = plan.real[clip.name].digest
+    if metric.kind == "frechet":
+        own["stride"] = plan.request.stride
+    if metric.kind == "moving":
+        own["interval"] = vbench.flow_interval(clip.fps)
+    return own
+
+
+def _computed(plan: Plan, side: str, clip: ClipFile, kind: str, holder: _Weights) -> np.ndarray:
+    """A clip's rows of one kind."""
+    size, metric = plan.size(side, clip.name), _metric_of(kind)
+    frames = videos.frames(clip, size)
+    if metric.kind == "pair":
+        pairs = zip(videos.frames(plan.real[clip.name], size), frames, strict=True)
+        if kind not in _LPIPS:
+            return np.array([_PAIRS[kind](*pair) for pair in pairs])
+        trunk, misuse = _LPIPS[kind]
+        return features.distances(trunk, holder(), pairs, published_misuse=misuse)
+    if kind == "flickering":
+        return 1 - vbench.differences(frames) / 255
+    if metric.kind == "moving":
+        frames = itertools.islice(frames, 0, None, vbench.flow_interval(clip.fps))
+    return features.extract(kind, holder(), frames, plan.request.stride)
+
+
+def _metric_of(kind: str) -> Metric:
+    """A metric that is made of rows of this kind; all of them agree on what rows depend on."""
+    return next(metric for metric in METRICS.values() if metric.rows == kind)
 
 
 def _averaged(metric: Metric, rows: dict[str, np.ndarray], sizes) -> Score:

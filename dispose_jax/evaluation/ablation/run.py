@@ -6,6 +6,7 @@ of the paper's numbers, which are of real videos.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -172,15 +173,13 @@ def contrasts(results: AblationResults) -> list[Contrast]:
     made = [arm.variant for arm in results.arms]
     others = [row for row in dict.fromkeys([*made, *CONTROLS[FULL]]) if row != FULL]
     found: dict[Place, Difference] = {}
-    for kind in SETS:
-        for row in others:
-            for metric in PRIMARY:
-                full, other = results.of(kind, FULL, metric), results.of(kind, row, metric)
-                if row == BASE and len(other) == 1:  # nothing of it was trained: no seed of its own
-                    other = np.repeat(other, len(full), axis=0)
-                differences = statistics.paired(full, other)
-                if differences.size:
-                    found[kind, row, metric] = statistics.bootstrap(differences)
+    for kind, row, metric in itertools.product(SETS, others, PRIMARY):
+        full, other = results.of(kind, FULL, metric), results.of(kind, row, metric)
+        if row == BASE and len(other) == 1:  # nothing of it was trained: no seed of its own
+            other = np.repeat(other, len(full), axis=0)
+        differences = statistics.paired(full, other)
+        if differences.size:
+            found[kind, row, metric] = statistics.bootstrap(differences)
     expected = {place: found[place].p for place in found if place[1:] in EXPECTED}
     adjusted = statistics.holm(expected)
     return [
