@@ -52,7 +52,8 @@ def calls(solver: str, schedule: Schedule, steps: int) -> list[Call]:
         made.append(Call(step, level, level, lower, weight))
         if solver == "heun" and inner:
             # The mean of both slopes is the move along first + (second - first) sigma / (2 less).
-            made.append(Call(step, lower, level, lower, float(sigma / (2 * less)) - 1, True))
+            weight = float(sigma / (2 * less)) - 1
+            made.append(Call(step, lower, level, lower, weight, again=True))
         last = distance
     return made
 

@@ -141,7 +141,13 @@ class VisionModel(nn.Module):
         x = VisionEmbeddings(self.width, self.patch, self.dtype, name="embeddings")(pixels)
         x = layer_norm(name="pre_layrnorm", dtype=self.dtype)(x)  # spelt so in every release
         x = Transformer(
-            self.layers, self.heads, self.hidden, self.activation, False, self.dtype, name="encoder"
+            self.layers,
+            self.heads,
+            self.hidden,
+            self.activation,
+            causal=False,
+            dtype=self.dtype,
+            name="encoder",
         )(x)
         return layer_norm(name="post_layernorm", dtype=self.dtype)(x[:, 0])
 
@@ -165,7 +171,13 @@ class TextModel(nn.Module):
             self.vocabulary, self.width, self.positions, self.dtype, name="embeddings"
         )(tokens)
         x = Transformer(
-            self.layers, self.heads, self.hidden, self.activation, True, self.dtype, name="encoder"
+            self.layers,
+            self.heads,
+            self.hidden,
+            self.activation,
+            causal=True,
+            dtype=self.dtype,
+            name="encoder",
         )(x)
         return layer_norm(name="final_layer_norm", dtype=self.dtype)(x)
 

@@ -68,7 +68,8 @@ class TemporalTransformerBlock(nn.Module):
         norm = lambda name: layer_norm(name=name, dtype=self.dtype)
         x = x + FeedForward(self.dtype, name="ff_in")(norm("norm_in")(x))
         y = norm("norm1")(x)
-        x = x + Attention(self.heads, True, self.dtype, name="attn1")(y, y)
+        attn1 = Attention(self.heads, between_frames=True, dtype=self.dtype, name="attn1")
+        x = x + attn1(y, y)
         attn2 = Attention(self.heads, dtype=self.dtype, name="attn2")
         if is_constant(self, context):
             values = context_of_positions(attn2(None, context, c), s, self.context_group)
@@ -160,7 +161,10 @@ class MotionBlock(nn.Module):
         code = jnp.asarray(position_code(self.positions, c)[:, :f, None], self.dtype)
         for i in range(2):
             y = norm(f"norms_{i}")(x) + code
-            x = x + Attention(self.heads, True, self.dtype, name=f"attention_blocks_{i}")(y, y)
+            block = Attention(
+                self.heads, between_frames=True, dtype=self.dtype, name=f"attention_blocks_{i}"
+            )
+            x = x + block(y, y)
         return x + FeedForward(self.dtype, name="ff")(norm("ff_norm")(x))
 
 

@@ -94,9 +94,16 @@ class PictureEncoder(nn.Module):
         for i, width in enumerate(self.widths):
             is_last = i == len(self.widths) - 1
             x = PictureDownBlock(
-                width, self.layers, self.groups, not is_last, self.dtype, name=f"down_blocks_{i}"
+                width,
+                self.layers,
+                self.groups,
+                downsample=not is_last,
+                dtype=self.dtype,
+                name=f"down_blocks_{i}",
             )(x)
-        x = PictureMidBlock(self.widths[-1], self.groups, False, self.dtype, name="mid_block")(x)
+        x = PictureMidBlock(
+            self.widths[-1], self.groups, temporal=False, dtype=self.dtype, name="mid_block"
+        )(x)
         norm = GroupNorm(_EPSILON, self.groups, dtype=self.dtype, name="conv_norm_out")
         return conv(self.features, name="conv_out", dtype=self.dtype)(nn.silu(norm(x)))
 

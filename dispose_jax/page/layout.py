@@ -75,7 +75,7 @@ def build(page: Page) -> gr.Blocks:
                 parts = [gr.HTML(elem_id=name) for name in ("forming", "result", "fit")]
         buttons = [look, animate, cancel]
         given, shown = [*files, *knobs], [*buttons, status, *parts]
-        for button, act in ((look, _act(page, False)), (animate, _act(page, True))):
+        for button, act in ((look, _act(page, animate=False)), (animate, _act(page, animate=True))):
             button.click(
                 act,
                 given,
@@ -183,7 +183,7 @@ def _act(page: Page, animate: bool):
                     raise ValueError("this page is at work already; cancel that first")
                 turn = session.turn = page.turns.take(_order(page, session, values, animate))
         except (ValueError, OSError) as error:
-            yield [*_buttons(False), words.error(str(error)), "", "", ""]
+            yield [*_buttons(at_work=False), words.error(str(error)), "", "", ""]
             return
         before = None
         for state in page.turns.watch(turn):
@@ -203,7 +203,7 @@ def _shown(state: State, before: State | None, session: Session, animate: bool) 
     )
     skip = gr.skip()
     return [
-        *_buttons(not state.has_ended),
+        *_buttons(at_work=not state.has_ended),
         words.progress(state, animate=animate),
         formed if fresh or formed != words.forming(before) else skip,
         result if fresh or state.files != before.files else skip,

@@ -98,7 +98,7 @@ class DINO(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(first, (b, 1, width)), x], axis=1)
         x = x + stretched_positions(table, self.grid, (rows, columns))
         for i in range(self.layers):
-            x = Block(self.heads, self.hidden, True, name=f"blocks_{i}")(x)
+            x = Block(self.heads, self.hidden, key_bias=True, name=f"blocks_{i}")(x)
         return _norm("norm")(x[:, 0])
 
 
@@ -142,7 +142,7 @@ class VideoMAE(nn.Module):
         x = x.reshape(x.shape[0], -1, self.width)  # frames, rows, columns are one axis
         x = x + sinusoid_table(x.shape[1], self.width)
         for i in range(self.layers):
-            x = Block(self.heads, self.hidden, False, name=f"blocks_{i}")(x)
+            x = Block(self.heads, self.hidden, key_bias=False, name=f"blocks_{i}")(x)
         features = _norm("fc_norm")(x.mean(1))
         return features, dense(self.classes, name="head")(features)
 
