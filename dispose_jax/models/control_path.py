@@ -78,40 +78,50 @@ class ControlPath:
         there is one, where these enter there. No residuals are made if an earlier call left them in
         deep.
         """
-
-        def inside(place: str):
-            motion = conditioning.motion if self.motion_into == place else None
-            points = conditioning.points if self.points_into == place else None
-            if points is not None and self.point_encoder.levels == "finest":
-                finest, *points = points  # joins where motion does
-                motion = finest if motion is None else motion + finest
-            return motion, points and tuple(points)
-
         residuals = None
         if self.controlnet is not None and deep is None:
-            motion, points = inside("controlnet")
-            variables = {"params": params["controlnet"]}
-            if conditioning.cross is not None:
-                variables["cross"] = conditioning.cross["controlnet"]
-            residuals = self.controlnet.apply(
-                variables,
-                x,
-                t,
-                conditioning.context,
-                added_time=conditioning.added_time,
-                motion=motion,
-                points=points,
-            )
-            residuals = residual_rules.scale(residuals, self.scale)
-            if self.residuals == "accumulated":
-                residuals = residual_rules.accumulate(
-                    residuals, len(self.controlnet.channels), self.controlnet.layers
-                )
-        motion, points = inside("unet")
+            residuals = self._residuals(params["controlnet"], x, t, conditioning)
+        motion, points = self._entering("unet", conditioning)
         added = conditioning.pose_features
         if motion is not None:
             added = motion if added is None else added + motion
         return residuals, added, points
+
+    def _entering(
+        self, place: str, conditioning: Conditioning
+    ) -> tuple[Array | None, tuple[Array, ...] | None]:
+        """What enters a network, "controlnet" or "unet": the motion, with the points' map for the
+        latents if there is one, and the points' maps for the levels."""
+        motion = conditioning.motion if self.motion_into == place else None
+        points = conditioning.points if self.points_into == place else None
+        if points is not None and self.point_encoder.levels == "finest":
+            finest, *points = points  # joins where motion does
+            motion = finest if motion is None else motion + finest
+        return motion, points and tuple(points)
+
+    def _residuals(
+        self, params: Params, x: Array, t: Array, conditioning: Conditioning
+    ) -> Residuals:
+        """What the ControlNet adds to the U-Net, by its rule and scale; params: its own."""
+        motion, points = self._entering("controlnet", conditioning)
+        variables = {"params": params}
+        if conditioning.cross is not None:
+            variables["cross"] = conditioning.cross["controlnet"]
+        residuals = self.controlnet.apply(
+            variables,
+            x,
+            t,
+            conditioning.context,
+            added_time=conditioning.added_time,
+            motion=motion,
+            points=points,
+        )
+        residuals = residual_rules.scale(residuals, self.scale)
+        if self.residuals != "accumulated":
+            return residuals
+        return residual_rules.accumulate(
+            residuals, len(self.controlnet.channels), self.controlnet.layers
+        )
 
 
 def hoist(model, params: Params, conditioning: Conditioning) -> Conditioning:
