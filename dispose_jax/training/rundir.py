@@ -16,6 +16,7 @@ import jax
 from dispose_jax import provenance, settings
 from dispose_jax.data import records
 from dispose_jax.media import output
+from dispose_jax.training import metrics
 
 CONFIG, ABOUT, LOCK = "config.json", "run.json", ".lock"
 SEE_SECONDS = 20  # that a shared disk may take to show one process what another wrote
@@ -34,8 +35,10 @@ def claim(workdir: Path, config, weights: Mapping[str, str]) -> IO:
     """Make the directory, or check that it belongs to this run, and note that it is worked in.
 
     weights: {network: digest} of those that come from bundles. A prepared set may have moved, but
-    has to be the same one. Returns an open file: closing it frees the directory. Raises ValueError
-    if it holds something else, a run whose settings or weights differ, or one that is going on.
+    has to be the same one. Of a run that ended before its first measurement, as one that did not
+    fit the device's memory, nothing has to be the same. Returns an open file: closing it frees the
+    directory. Raises ValueError if it holds something else, a run whose settings or weights differ,
+    or one that is going on.
     """
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir {workdir}: is a file; name a directory")
@@ -149,12 +152,18 @@ def _check(workdir: Path, config, weights: Mapping, prepared: str | None) -> lis
     for name in sorted({*known_weights, *weights}):
         if known_weights.get(name) != weights.get(name):
             changed.append(f"the weights of {name} are others")
-    if changed:
+    if changed and _has_learnt(workdir):
         raise ValueError(
             f"--workdir {workdir}: holds a run with other settings ({'; '.join(changed[:5])}); "
             "give the same ones to continue it, or name another directory"
         )
     return starts
+
+
+def _has_learnt(workdir: Path) -> bool:
+    """Whether there is anything that other settings would not go with."""
+    saved = (path.name.isdecimal() for path in workdir.glob("checkpoints/*"))
+    return (workdir / metrics.FILE).exists() or any(saved)
 
 
 def _free(name: str) -> bool:

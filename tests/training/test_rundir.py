@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dispose_jax.data import records
-from dispose_jax.training import rundir
+from dispose_jax.training import metrics, rundir
 from tests.training import toy
 
 WEIGHTS = {"unet": "a" * 64}
@@ -13,14 +13,16 @@ WEIGHTS = {"unet": "a" * 64}
 
 @pytest.fixture
 def claim(tmp_path):
-    """claim(change, weights, free=True) in tmp_path / "run"."""
+    """claim(change, weights, free=True, learns=True) in tmp_path / "run"; learns: and measures."""
 
-    def go(change=lambda config: None, weights=WEIGHTS, free=True, **train):
+    def go(change=lambda config: None, weights=WEIGHTS, free=True, learns=True, **train):
         config = toy.config(**train)
         change(config)
         lock = rundir.claim(tmp_path / "run", config, weights)
         if free:
             lock.close()
+        if learns:
+            (tmp_path / "run" / metrics.FILE).touch()
         return lock
 
     return go
@@ -52,6 +54,20 @@ def test_other_settings_are_refused_with_both_values(claim, name, value):
         ValueError, match=f"other settings .*{name} was .*, is {value}; give|{name}"
     ):
         claim(lambda config: config.update_from_flattened_dict({name: value}))
+
+
+def test_a_run_that_learnt_nothing_may_begin_with_other_settings(claim, tmp_path):
+    """As what helps a run whose first step did not fit the memory."""
+    claim(learns=False)
+    claim(accumulate=2, weights={}, learns=False)
+    assert read(tmp_path, rundir.CONFIG)["train"]["accumulate"] == 2
+    assert read(tmp_path, rundir.ABOUT)["weights"] == {}
+    (tmp_path / "run" / "checkpoints" / "7").mkdir(parents=True)
+    with pytest.raises(ValueError, match="train.accumulate was 2, is 1"):
+        claim(weights={}, learns=False)
+    (tmp_path / "run" / rundir.ABOUT).unlink()  # some program's folder with a config.json
+    with pytest.raises(ValueError, match="cannot be read"):
+        claim(accumulate=2, weights={}, learns=False)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +115,7 @@ def test_damaged_records_are_refused(claim, tmp_path, name, content):
 
 
 def test_a_run_killed_on_its_first_line_can_start_again(claim, tmp_path):
-    claim()
+    claim(learns=False)
     (tmp_path / "run" / rundir.CONFIG).rename(tmp_path / "run" / ".config.123.json")
     claim()
 
