@@ -161,12 +161,18 @@ def _told(error: flags.IllegalFlagValueError) -> str:
 
 
 def _refuse_empty() -> None:
-    """Raise ValueError for a flag without a value, as of a shell's variable that is not set: the
-    bundled figure in its place would be a surprise."""
+    """Raise ValueError for a flag without a value, or a list with an empty part, as of a shell's
+    variable that is not set: the bundled figure, or this folder, in its place would be a
+    surprise."""
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
         if flag.present and flag.value in ("", []) and flag.default != flag.value:
             raise ValueError(f"--{name} is empty: give it a value, or leave it out")
+        if isinstance(flag.value, list) and "" in flag.value:
+            raise ValueError(
+                f"--{name} is {','.join(flag.value)!r}: a part of it is empty; give it a value, or "
+                "leave its comma out"
+            )
 
 
 def _usage() -> str:

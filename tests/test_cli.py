@@ -197,6 +197,7 @@ def test_main_receives_the_config_of_the_flag(start):
         ("--output=gs://bucket/a.mp4", "--output gs://bucket/a.mp4: only paths of this machine"),
         ("--reference=", "--reference is empty: give it a value, or leave it out"),
         ("--weights=", "--weights is empty: give it a value, or leave it out"),
+        ("--weights=,runs/a", "--weights is ',runs/a': a part of it is empty; give it a value, or"),
         ("--weights=a,s3://b/c", "--weights s3://b/c: only paths of this machine"),
         ("--config.data.source=gs://b/set", "--config.data.source gs://b/set: only paths"),
     ],
