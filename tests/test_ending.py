@@ -1,13 +1,11 @@
 """Commands that read their own flags end as the others do, whatever names they print."""
 
-import fcntl
 import importlib
 import os
 import pty
 import signal
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 
@@ -76,11 +74,12 @@ def test_a_command_that_is_told_to_end_leaves_no_half_file(tmp_path, number):
 
 
 IN_TERMINAL = """
-import os, signal, sys, time
+import fcntl, os, signal, termios, time
 from pathlib import Path
 from dispose_jax import ending
 
 def main():
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # the terminal of this session
     print("begun")
     Path(WHERE, "half").touch()
     try:
@@ -100,11 +99,7 @@ def test_a_command_whose_terminal_is_closed_ends_as_by_ctrl_c(tmp_path):
     terminal, inside = pty.openpty()
     command = [sys.executable, "-c", IN_TERMINAL.replace("WHERE", repr(str(tmp_path)))]
     streams = {"stdin": inside, "stdout": inside, "stderr": inside}
-    # A session of its own, whose terminal this is.
-    controlling = lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    run = subprocess.Popen(
-        command, cwd=ROOT, start_new_session=True, preexec_fn=controlling, **streams
-    )
+    run = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **streams)
     os.close(inside)
     end = time.monotonic() + 20
     while not (tmp_path / "half").exists():
