@@ -291,6 +291,8 @@ def main(config) -> None:
             raise ValueError(f"give --{flag} FOLDER")
     if given.table not in TABLES:
         raise ValueError(f"--table {given.table}: expected one of {', '.join(map(str, TABLES))}")
+    if given.frames < 0 or given.frames == 1:  # before the workdir remembers it
+        raise ValueError(f"--frames {given.frames}: expected 0 for all, or 2 or more")
     pairs = [text.partition("=") for text in given.ablation]
     wrong = [a for a, _, b in pairs if a not in _ABLATED or not b]
     if wrong:

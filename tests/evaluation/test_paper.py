@@ -252,6 +252,8 @@ class Flags(dict):
         ("--table=4", "--table 4: expected one of 1, 2, 3, 5, 6, 7"),
         ("--table=6 --ablation=best=x", "--ablation best: expected VARIANT=BUNDLE"),
         ("--table=6 --shard=2/2", "--shard 2/2: expected i/n"),
+        ("--table=6 --frames=1", "--frames 1: expected 0 for all, or 2 or more"),
+        ("--table=6 --frames=-2", "--frames -2: expected 0 for all, or 2 or more"),
         ("--table=6 --data=", "give --data FOLDER"),
     ],
 )
@@ -260,7 +262,9 @@ def test_a_mistake_is_a_sentence(monkeypatch, tmp_path, line, message):
     given |= {"ablation": [], "shard": "0/1", "frames": 0}
     for part in line.split():
         name, _, text = part.removeprefix("--").partition("=")
-        given[name] = int(text) if name == "table" else [text] if name == "ablation" else text
+        given[name] = (
+            int(text) if name in ("table", "frames") else [text] if name == "ablation" else text
+        )
     monkeypatch.setattr(paper.flags, "FLAGS", Flags(given))
     with pytest.raises(ValueError, match=re.escape(message)):
         paper.main(config_of())
