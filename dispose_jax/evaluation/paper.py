@@ -98,14 +98,20 @@ class TableRun:
         }
         plan = json.loads(json.dumps(plan))  # as it is read again
         path = output.prepare(self.workdir / PLAN)
-        if not path.is_file():
-            output.write_json(path, plan)
-        elif (found := _read(path)) != plan:
+        found = _read(path) if path.is_file() else None
+        if found is not None and found != plan and self._has_begun():
             differing = [key for key in plan if found.get(key) != plan[key]]
             raise ValueError(
                 f"{path}: this folder's clips were made with other {', '.join(differing)}; choose "
                 "another --workdir"
             )
+        if found != plan:
+            output.write_json(path, plan)
+
+    def _has_begun(self) -> bool:
+        """Whether anything was made here, be it for another table."""
+        kinds = (TRUTH, COSTS, "base", "full", *_ABLATED)
+        return any((self.workdir / kind).is_dir() for kind in kinds)
 
     def animator(self, variant: str) -> Animator:
         """The model of a row."""

@@ -165,6 +165,7 @@ def test_clips_of_other_weights_are_not_taken_for_these(stub, tiktok, tmp_path):
     config = "first"
     run_of(tmp_path / "run", tiktok, 3, ablation=arms())
     run_of(tmp_path / "run", tiktok, 3, ablation=arms())
+    (tmp_path / "run" / "no_motion").mkdir()  # of clips
     config = "trained again"
     with pytest.raises(ValueError, match="other ablation; choose another --workdir"):
         run_of(tmp_path / "run", tiktok, 3, ablation=arms())
@@ -177,8 +178,9 @@ def test_clips_of_other_weights_are_not_taken_for_these(stub, tiktok, tmp_path):
 
 
 def test_other_options_in_a_used_folder_are_an_error(stub, tiktok, tmp_path):
-    run_of(tmp_path / "run", tiktok)
-    run_of(tmp_path / "run", tiktok, 1)  # another table of the same clips is fine
+    run_of(tmp_path / "run", tiktok, limit=3)
+    run_of(tmp_path / "run", tiktok)  # after a mistake, before any clip was made
+    run_of(tmp_path / "run", tiktok, 1).make()  # another table of the same clips is fine
     with pytest.raises(ValueError, match="other config, frames; choose another --workdir"):
         run_of(tmp_path / "run", tiktok, limit=3)
 
