@@ -51,8 +51,8 @@ _MIN_BLOCK = 128  # queries of a block: shorter ones would waste the products
 _LANES = 128  # of a TPU: what the Pallas kernel's tokens are padded to
 # Tokens of a tile of the Pallas kernel, whose scores fill a good part of its memory.
 _MAX_TILE = 1024
-# GPUs whose cuDNN kernel takes heads wider than 128, by part of their names.
-_WIDE = ("H100", "H200", "GH200", "H20", "B200", "B300", "GB200", "GB300")
+# GPUs whose cuDNN kernel takes heads wider than 128, by part of their names: Hopper's.
+_WIDE = ("H100", "H200", "H20")
 
 
 def attention(
@@ -144,8 +144,7 @@ def _on_rows(function, q: Array, k: Array, v: Array, lengths: Array | None) -> A
 
 
 def _cudnn_width(kind: str) -> int:
-    """Largest head width of cuDNN's kernel on a kind of device: 256 from Hopper on, 128 before; 0
-    if it does not run here."""
+    """Largest head width of cuDNN's kernel on a kind of device; 0 if it does not run here."""
     if jax.default_backend() != "gpu":  # for devices that are elsewhere
         return 256 if any(name in kind for name in _WIDE) else 128
     return _probed_width()
@@ -153,16 +152,24 @@ def _cudnn_width(kind: str) -> int:
 
 @cache
 def _probed_width() -> int:
-    """The same of this process's devices, found by compiling."""
-    try:
+    """The same of this process's devices, found by compiling the kernel and its gradient.
+
+    No rule would do: Hopper's takes 256, that of the GPUs before it and of most after it 128, which
+    changes with cuDNN's version, for the gradient later than for the kernel.
+    """
+    total = lambda *given: _cudnn(*given, None).astype(jnp.float32).sum()
+    both = lambda *given: (_cudnn(*given, None), jax.grad(total, argnums=(0, 1, 2))(*given))
+    reason = None
+    for width in (256, 128):
         # A shape, not an array: attention is mostly chosen while something is traced.
-        probe = jax.ShapeDtypeStruct((1, 512, 1, 64), jnp.bfloat16)
-        jax.jit(_cudnn).lower(probe, probe, probe, None).compile()
-        capability = float(jax.devices()[0].compute_capability)
-    except Exception as error:  # any failure of a probe means the same: take another kernel
-        warnings.warn(f"cuDNN attention is not available ({error}); using XLA", stacklevel=2)
-        return 0
-    return 256 if capability >= 9.0 else 128
+        probe = jax.ShapeDtypeStruct((1, 512, 1, width), jnp.bfloat16)
+        try:
+            jax.jit(both).lower(probe, probe, probe).compile()
+            return width
+        except Exception as error:  # any failure of a probe means the same: take another kernel
+            reason = error
+    warnings.warn(f"cuDNN attention is not available ({reason}); using XLA", stacklevel=2)
+    return 0
 
 
 def _explicit(

@@ -242,6 +242,43 @@ def test_the_devices_of_a_program_choose_and_it_lowers_for_eight_of_them(
     assert set(names) == {chosen}
 
 
+@pytest.mark.parametrize(
+    ("kernel", "gradient", "found"), [(256, 256, 256), (256, 128, 128), (128, 128, 128), (0, 0, 0)]
+)
+def test_heads_are_as_wide_as_the_gpu_compiles_the_kernel_and_its_gradient_for(
+    monkeypatch, kernel, gradient, found
+):
+    """Hopper, Blackwell with a cuDNN that has no such gradient there, Ampere, and before it."""
+
+    def check(width, most):
+        if width > most:
+            raise jax.errors.JaxRuntimeError("INTERNAL: No valid engine configs")
+
+    @jax.custom_vjp
+    def attend(q, k, v):
+        check(q.shape[-1], kernel)
+        return ops._explicit(q, k, v, None)
+
+    def backward(kept, above):
+        check(above.shape[-1], gradient)
+        return kept
+
+    attend.defvjp(lambda *given: (attend(*given), given), backward)
+    monkeypatch.setattr(ops, "_cudnn", lambda q, k, v, lengths: attend(q, k, v))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    ops._probed_width.cache_clear()
+    q = jax.ShapeDtypeStruct((2, 576, 8, 160), jnp.bfloat16)  # of Stable Diffusion 1.5
+    try:
+        if found:
+            assert ops._cudnn_width("") == found
+        else:
+            with pytest.warns(UserWarning, match="not available .*No valid engine configs"):
+                assert ops._cudnn_width("") == found
+        assert ops.choose(q, q) == ("cudnn" if found == 256 else "explicit")
+    finally:
+        ops._probed_width.cache_clear()
+
+
 @pytest.mark.parametrize(("n", "chosen"), [(144, "explicit"), (9216, "chunked")])
 def test_devices_that_another_plugin_brings_get_plain_products(monkeypatch, n, chosen):
     monkeypatch.setattr(jax, "default_backend", lambda: "mps")
