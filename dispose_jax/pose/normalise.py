@@ -41,8 +41,9 @@ SHORTER = 0.85  # limbs in the order of a file over those as written: 0.4 to 0.8
 FEWEST_LIMBS = 8  # of a body that tells its order
 NEAR_WRIST = 0.5  # of a hand's distance from the one wrist: as near to the other it belongs to that
 # Frames whose order is looked at, and the way of the joints in another order over that as written:
-# above 1.3 if that one is right, 0.3 to 0.75 if it is that of names.
-FEWEST_FRAMES, NEARER = 20, 0.8
+# above 1.0 if that one is right, 0.25 to 0.85 if it is that of names.
+FEWEST_FRAMES, NEARER = 30, 0.85
+LEAP = 6.0  # median ways from one frame to the next, as which a longer one counts
 STRAY_SHARE, STRAY_POINTS = 0.25, 2  # points of the other unit, up to which they are mistakes
 # Of the canvas, from its upper left corner: where all points lie that were found in a picture of
 # half its size or less, those a tenth of that picture outside included.
@@ -96,19 +97,24 @@ def order_of_frames(pose: Pose) -> tuple[str, ...]:
     count = seen.sum(1)
     xy = (pose.body * seen[..., None]).sum(1) / np.maximum(count, 1)[..., None]  # all people's mean
 
-    def way(order) -> float:
+    def steps(order) -> np.ndarray:  # (m,) of joints that are there in both frames
         both = (count[order][1:] > 0) & (count[order][:-1] > 0)
-        return (np.linalg.norm(np.diff(xy[order], axis=0), axis=-1) * both).sum() / max(
-            1, both.sum()
-        )
+        return np.linalg.norm(np.diff(xy[order], axis=0), axis=-1)[both]
+
+    written = steps(np.arange(pose.num_frames))
+    if not len(written):
+        return ()
+    # One frame with somebody else leaps there and back, which another order might halve.
+    largest = LEAP * np.median(written)
+    way = lambda steps: np.minimum(steps, largest).sum() / max(1, len(steps))
 
     frames = range(pose.num_frames)
     # 1.png comes before 10.png, 1_x.png behind it.
     named = [[f"{first + i}{behind}" for i in frames] for first in (0, 1) for behind in "._"]
     by_name = [sorted(frames, key=names.__getitem__) for names in named]
-    ways = [way(np.argsort(order)) for order in by_name]
+    ways = [way(steps(np.argsort(order))) for order in by_name]
     likely = int(np.argmin(ways))
-    if ways[likely] >= NEARER * way(np.array(frames)):
+    if ways[likely] >= NEARER * way(written):
         return ()
     shown = ", ".join(named[likely][i][:-1] for i in by_name[likely][:4])
     return (
