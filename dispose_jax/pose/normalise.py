@@ -201,14 +201,17 @@ def _necks(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
 
 def _scores(score: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Confidences (n, 128) on the scale of 0 to 1, and a note if they were on another: bodies,
-    hands and faces each have one."""
+    hands and faces each have one, but are in percent where bodies are, however unsure."""
     score, highest, percent = score.copy(), 0.0, 0.0
+    body_in_percent = False
     for part in LISTS:
         found = score[:, part]
         largest = found.max(initial=0.0)
         if largest <= LARGEST_SCORE:
             continue
-        if PERCENT[0] < largest <= PERCENT[1] and (found[found > 0] > LARGEST_SCORE).mean() > 0.5:
+        in_percent = PERCENT[0] < largest and (found[found > 0] > LARGEST_SCORE).mean() > 0.5
+        if largest <= PERCENT[1] and (in_percent or body_in_percent):
+            body_in_percent = body_in_percent or part is LISTS[0]
             score[:, part], percent = found / 100, max(percent, largest)
         else:
             score[:, part], highest = np.minimum(found, 1.0), max(highest, largest)

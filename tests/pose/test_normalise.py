@@ -212,7 +212,9 @@ def test_confidences_of_another_scale_are_clipped_and_it_is_said_once(scale):
     )
 
 
-@pytest.mark.parametrize("surest", [[1, 1, 1, 1], [1, 0.5, 0.7, 1], [0.4, 0.3, 0.3, 0.3]])
+@pytest.mark.parametrize(
+    "surest", [[1, 1, 1, 1], [1, 0.5, 0.7, 1], [0.4, 0.3, 0.3, 0.3], [0.9, 0.1, 0.15, 1]]
+)
 def test_percent_are_hundredths(surest):
     points, _ = written(3)
     for part, greatest in zip(normalise.LISTS, surest):
