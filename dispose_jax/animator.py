@@ -39,7 +39,7 @@ from dispose_jax.diffusion import windows
 from dispose_jax.media import image
 from dispose_jax.models import networks, registry
 from dispose_jax.models.protocol import generated
-from dispose_jax.pose.detector import Detector
+from dispose_jax.pose.detector import Detector, Recent
 from dispose_jax.pose.files import PoseFile
 from dispose_jax.types import Conditioning, ControlSignals, Pose
 
@@ -56,8 +56,9 @@ class Animator:
     """A model with its weights, ready for clip after clip.
 
     config: of configs/, checked here. given: what weights.choose gives. devices: those that share
-    the work, all by default. say receives sentences for people. Raises ValueError for settings and
-    weights that cannot be worked with, before any weight is read.
+    the work, all by default. say receives sentences for people. recent: keypoints that were found
+    for another animator; those that this one finds, under any config, are added. Raises ValueError
+    for settings and weights that cannot be worked with, before any weight is read.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Animator:
         *,
         devices: Sequence[jax.Device] | None = None,
         say: Callable[[str], None] = lambda sentence: None,
+        recent: Recent | None = None,
     ):
         limits.check(config)
         self.config, self.devices, self.say = config, devices, say
@@ -76,7 +78,7 @@ class Animator:
         self.recipe = control_signals.build(config, built)
         self.weights = weights.Weights(given, built, config)
         self.sampler = sampling.Sampler.of(config.sample)
-        self.recent: dict[str, Pose] = {}  # keypoints found, of every config it is `under`
+        self.recent: Recent = {} if recent is None else recent
         if self.weights.random:
             names = ", ".join(self.weights.random)
             say(f"random weights, so the result is noise: {names}")

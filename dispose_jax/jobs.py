@@ -237,12 +237,13 @@ def _forewarn(lines: Sequence[Line], detects: bool, say: Callable[[str], None]) 
 def _animator(
     last: Animator | None, own, given: tuple[str, ...], say: Callable[[str], None]
 ) -> Animator:
-    """One for a job's config, with the weights of the last one where it may have them."""
+    """One for a job's config, with the weights of the last one where it may have them, and the
+    keypoints that it found."""
     # Networks without weights are drawn from the seed.
     if last is not None and not (last.weights.random and last.config.seed != own.seed):
         with suppress(ValueError):  # other networks
             return last.under(own)
-    return Animator(own, given, say=say)
+    return Animator(own, given, say=say, recent=None if last is None else last.recent)
 
 
 def _reason(error: Exception) -> str:

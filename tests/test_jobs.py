@@ -284,6 +284,7 @@ def test_weights_are_kept_for_lines_of_other_settings(tmp_path, fake, config):
     go(config, write(tmp_path, *lines))
     *same, other = (one.weights for one in fake.animators)
     assert all(one is same[0] for one in same) and other is not same[0], "of another type"
+    assert all(one.recent is fake.animators[0].recent for one in fake.animators), "keypoints too"
     assert [one.sampler.steps for one in fake.animators] == [1, 2, 1, 2, 1]
 
 

@@ -29,6 +29,7 @@ from dispose_jax.evaluation.metrics import METRICS
 from dispose_jax.evaluation.paper_tables import INFERRED, TABLES, Table
 from dispose_jax.media import output
 from dispose_jax.models import bundle, networks
+from dispose_jax.pose.detector import Recent
 
 TRUTH, PLAN, COSTS = "truth", "plan.json", "costs"
 UNSEEN = (2, 5)  # tables of people without a truth
@@ -69,6 +70,7 @@ class TableRun:
         self.config, self.number, self.table = config, table, TABLES[table]
         self.given, self.ablation, self.limit = tuple(given), dict(ablation or {}), limit
         self.workdir, self.say = Path(workdir), say
+        self.recent: Recent = {}  # keypoints found, which all rows are made of
         config.sample.stride, config.sample.max_frames = 1, limit
         found = sequences.unseen if table in UNSEEN else sequences.tiktok
         self.sequences = found(Path(data))
@@ -116,7 +118,8 @@ class TableRun:
     def animator(self, variant: str) -> Animator:
         """The model of a row."""
         more = [self.ablation[variant]] if variant in self.ablation else []
-        return Animator(self._config(variant), (*self.given, *more), say=self.say)
+        given = (*self.given, *more)
+        return Animator(self._config(variant), given, say=self.say, recent=self.recent)
 
     def _config(self, variant: str):
         """The configuration of a row."""

@@ -11,6 +11,7 @@ from dispose_jax.pose import detected, estimate
 from dispose_jax.pose.dwpose import RELEASED_AS
 from dispose_jax.types import Pose
 
+Recent = dict[tuple[Path | None, str], Pose]  # keypoints by the networks' folder and the digest
 RECENT = 100  # sources whose keypoints are remembered, about 1 MB each: a list may go round them
 
 
@@ -18,7 +19,7 @@ class Detector:
     """DWPose of a folder, opened when first needed.
 
     What it finds is not looked for again: it is kept in a file, if one is named, for the next time
-    that the same command runs, and added to recent, {digest: keypoints} that these networks found
+    that the same command runs, and added to recent, {(folder, digest): keypoints} that were found
     in earlier clips, as one dance may drive many figures.
     """
 
@@ -28,7 +29,7 @@ class Detector:
         say: Callable[[str], None],
         progress: Callable[[int, int], None] | None = None,
         kept: Path | None = None,
-        recent: dict[str, Pose] | None = None,
+        recent: Recent | None = None,
     ):
         self.folder, self.say, self.progress, self.models = folder, say, progress, None
         self.kept, self.recent = kept, {} if recent is None else recent
@@ -62,7 +63,7 @@ class Detector:
             self.say(f"{self.kept} has the keypoints of {source}")
             self._remember(digest, pose)
             return pose
-        pose = self.recent.get(digest)
+        pose = self.recent.get((self.folder, digest))
         if pose is not None:
             self.say(f"the keypoints of {source} are known from an earlier clip")
         else:
@@ -76,8 +77,8 @@ class Detector:
 
     def _remember(self, digest: str, pose: Pose) -> None:
         """Add keypoints to the recent ones, as the last; the first are the next to be forgotten."""
-        self.recent.pop(digest, None)
-        self.recent[digest] = pose
+        self.recent.pop((self.folder, digest), None)
+        self.recent[self.folder, digest] = pose
         if len(self.recent) > RECENT:
             self.recent.pop(next(iter(self.recent)), None)
 

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from configs import sd15, svd
+from dispose_jax import weights
 from dispose_jax.evaluation import paper, sequences
 from dispose_jax.evaluation.paper_tables import TABLES
 from dispose_jax.media import image
 from dispose_jax.ops import levels
-from dispose_jax.pose import files
+from dispose_jax.pose import estimate, files
 from dispose_jax.synthetic import batches, scene
 from tests import small
+from tests.pose.poses import standing
 
 SIZE = small.SIZE
 FRAMES = 5
@@ -54,7 +56,7 @@ class Stub:
     calls = 0
     killed_at: tuple[int, ...] = ()
 
-    def __init__(self, config, given, say):
+    def __init__(self, config, given, say, recent):
         self.config, self.given = config, given
         self.noise = 5 if config.control.points else 40
 
@@ -104,6 +106,19 @@ def test_what_an_earlier_run_wrote_is_named_if_it_is_damaged(stub, tiktok, tmp_p
         run.costs("full")
     with pytest.raises(ValueError, match=r"run/plan.json: .*delete it and run again"):
         run_of(tmp_path / "run", tiktok, 7)
+
+
+def test_keypoints_of_a_clip_are_found_once_for_all_rows(tiktok, tmp_path, monkeypatch):
+    looked, run = [], run_of(tmp_path / "run", tiktok)
+    monkeypatch.setattr(weights.Weights, "pose_folder", tmp_path)
+    monkeypatch.setattr(estimate, "open_models", lambda folder: None)
+    monkeypatch.setattr(
+        estimate, "estimate", lambda *_, num_frames, **__: looked.append(0) or standing(num_frames)
+    )
+    undetected = run.sequences[0]._replace(poses=None)
+    for variant in ("base", "full"):
+        sequences.prepared(run.animator(variant), undetected, 0)
+    assert len(looked) == 2, "the reference and the clip"
 
 
 def test_a_run_that_was_killed_three_times_gives_the_same_table(stub, tiktok, tmp_path):
