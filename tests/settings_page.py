@@ -3,7 +3,7 @@
 python -m tests.settings_page
 
 Values and explanations are those of the files in configs/, whose comments are read from their
-source; what is allowed is in dispose_jax/settings.py. tests/test_settings_page.py fails while the
+source; what is allowed is in dispose_jax/limits.py. tests/test_settings_page.py fails while the
 page is not what this writes.
 """
 
@@ -27,7 +27,7 @@ KINDS = {bool: "true or false", str: "text", int: "a whole number", float: "a nu
 HEAD = """# Settings
 
 `--config.NAME=VALUE` changes one on the command line of every program. Values and explanations are
-those of `configs/`, what is allowed of `dispose_jax/settings.py`: this page is written by
+those of `configs/`, what is allowed of `dispose_jax/limits.py`: this page is written by
 `python -m tests.settings_page`, and a test compares it. A dash: a setting of the other base. The
 sizes of networks are in `config.model` and belong to the weights.
 
