@@ -11,7 +11,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from dispose_jax.media import decoding
+from dispose_jax.media import reading
 
 UNSTATED = 2, 2  # ISO/IEC 23091-2's word for it
 HEIC = b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"  # brands, HEIF's B.4
@@ -38,7 +38,7 @@ def with_alpha(picture: Image.Image, path: str | os.PathLike) -> Image.Image:
     """Decode a picture; a PNG's colour that is declared transparent becomes an alpha channel.
 
     Pillow compares that colour with levels of 8 bits, right for PNGs of 1 and 8: they stay as they
-    are. picture: opened, not decoded. Raises what Pillow and `decoding.opened` do.
+    are. picture: opened, not decoded. Raises what Pillow and `reading.opened` do.
     """
     is_png = picture.format == "PNG" and picture.tile
     key, stored = picture.info.get("transparency"), picture.tile[0].args if is_png else None
@@ -46,7 +46,7 @@ def with_alpha(picture: Image.Image, path: str | os.PathLike) -> Image.Image:
     if key is None or stored not in (*SCALES, "RGB;16B"):
         return picture
     if stored == "RGB;16B":  # of which Pillow has the upper bytes alone
-        with decoding.opened(path) as (container, stream):
+        with reading.opened(path) as (container, stream):
             alpha = next(container.decode(stream)).to_ndarray(format="rgba")[..., 3]
         colours = picture
     else:
@@ -69,7 +69,7 @@ def is_heic(path: str | os.PathLike) -> bool:
 def _of_avif(path: str | os.PathLike) -> tuple[int, int]:
     """What FFmpeg reads of an AVIF's header; of one that only Pillow can read, nothing."""
     try:
-        with av.open(decoding.url(path), metadata_errors="ignore") as container:
+        with av.open(reading.url(path), metadata_errors="ignore") as container:
             streams = [s.codec_context for s in container.streams.video if s.codec_context]
             coded = [(int(c.color_trc), int(c.color_primaries)) for c in streams]
     except (av.error.FFmpegError, OSError):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from dispose_jax.media import decoding, shown, timeline
+from dispose_jax.media import reading, shown, timeline
 
 USUAL_RATE = 25  # frames per second where neither times nor the file tell one
 MOVING_PICTURES = ("gif", "apng")  # formats whose shortest frames browsers show for longer
@@ -54,19 +54,19 @@ def scan(path: str | os.PathLike, most: int | None = None) -> Scan:
 
 @lru_cache(maxsize=32)
 def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
-    with decoding.opened(path) as (container, stream):
+    with reading.opened(path) as (container, stream):
         guessed = stream.guessed_rate
         stated = stream.average_rate or guessed
         length = stream.duration and stream.duration * stream.time_base
         # Formats of broadcasts and discs are cut and joined without a look at the clock.
         one_clock = not container.format.flags & av.format.Flags.ts_discont.value
-        announced, kind = decoding.announced(container), container.format.name
-        decoded = decoding.Decoding(container, stream)
+        announced, kind = reading.announced(container), container.format.name
+        decoded = reading.Decoding(container, stream)
         times, view, size, notes, complete = [], None, None, [], True
         for frame in decoded:
             times.append(_time(frame))
-            view = view or decoding.view_of(container, stream, frame)
-            size = decoding.check_size(path, frame, view, size)
+            view = view or reading.view_of(container, stream, frame)
+            size = reading.check_size(path, frame, view, size)
             if len(times) == 1 and (name := shown.hdr(frame)):
                 notes.append(f"holds high dynamic range ({name}), which is brought into BT.709")
             if len(times) == most:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from dispose_jax.media import decoding
+from dispose_jax.media import reading
 
 RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # samples a second
 OVERLAP = 1.0  # seconds by which sound may go on after the pictures of a part, at a leap
@@ -34,7 +34,7 @@ class Sound(NamedTuple):
 def has_sound(path: str | os.PathLike) -> bool:
     """Whether a file holds sound of which something can be decoded."""
     try:
-        with av.open(decoding.url(path), metadata_errors="ignore") as container:
+        with av.open(reading.url(path), metadata_errors="ignore") as container:
             return any(True for _ in _frames(container))
     except (av.error.FFmpegError, OSError):
         return False
@@ -47,7 +47,7 @@ def beside(container, sound: Sound) -> Iterator[tuple[float, av.Packet]]:
     damaged ends where the damage begins; without any no track is added.
     """
     try:
-        source = av.open(decoding.url(sound.path), metadata_errors="ignore")
+        source = av.open(reading.url(sound.path), metadata_errors="ignore")
     except (av.error.FFmpegError, OSError):
         return iter(())
     stream = _stream(source)
@@ -171,7 +171,7 @@ def _packets(source, stream, leaps: tuple[float, ...]) -> Iterator[av.Packet]:
     closed = np.concatenate([[0.0], np.cumsum(leaps)])  # seconds after so many leaps
     passed, end = 0, None
     try:
-        for packet in decoding.packets(source, stream):
+        for packet in reading.packets(source, stream):
             if packet.size and packet.pts is not None:
                 pauses = _second(packet) - closed[passed:] - (end or 0.0)
                 may_be = pauses >= -OVERLAP

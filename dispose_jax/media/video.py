@@ -21,7 +21,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from dispose_jax.counting import counted
-from dispose_jax.media import decoding, output, scanning, timeline
+from dispose_jax.media import output, reading, scanning, timeline
 from dispose_jax.media.sound import Sound, beside
 
 FILM_RATE = 24  # frames per second; the stride grows with every whole multiple of it
@@ -169,7 +169,7 @@ def read(path: str | os.PathLike, sample_stride: int, max_frames: int = 0) -> Vi
 
 def iterate(path: str | os.PathLike, stride: int) -> Iterator[np.ndarray]:
     """Frames 0, stride, 2 stride, ... by number, one by one, (h, w, 3) uint8."""
-    return decoding.frames(path, lambda i: i % stride == 0)
+    return reading.frames(path, lambda i: i % stride == 0)
 
 
 def pick(path: str | os.PathLike, wanted: Collection[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -178,7 +178,7 @@ def pick(path: str | os.PathLike, wanted: Collection[int]) -> Iterator[tuple[int
     Decoding stops after the last one. Raises ValueError as `probe`, and if the video ends early.
     """
     numbers = sorted(set(wanted))
-    found = decoding.frames(path, set(numbers).__contains__)
+    found = reading.frames(path, set(numbers).__contains__)
     with closing(found):
         for number in numbers:
             frame = next(found, None)
@@ -284,7 +284,7 @@ def try_out(path: str | os.PathLike) -> None:
 def _create(path: os.PathLike):
     """A container to write a video to."""
     options = {"movflags": "faststart"}  # the index first: browsers start at once
-    return av.open(decoding.url(path), "w", format="mp4", options=options)
+    return av.open(reading.url(path), "w", format="mp4", options=options)
 
 
 def _mux_until(container, heard: Iterator[tuple[float, av.Packet]], second: float) -> None:

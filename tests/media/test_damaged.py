@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from dispose_jax.media import decoding, video
+from dispose_jax.media import reading, video
 from tests.media import films
 
 CASES = films.CASES
@@ -270,7 +270,7 @@ def test_a_track_that_appears_midway_ends_nothing_early():
             yield from streams
             raise IndexError("list index out of range")
 
-    assert list(decoding.packets(Late(), "first", "last")) == ["first", "last"]
+    assert list(reading.packets(Late(), "first", "last")) == ["first", "last"]
 
 
 def test_only_the_frames_needed_are_decoded(tmp_path, monkeypatch):
@@ -278,14 +278,14 @@ def test_only_the_frames_needed_are_decoded(tmp_path, monkeypatch):
     video.write(path, films.numbered(90), 30)
     every = video.choose(path, 2)
     decoded = []
-    original = decoding.Decoding.__iter__
+    original = reading.Decoding.__iter__
 
     def counting(self):
         for frame in original(self):
             decoded.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(decoding.Decoding, "__iter__", counting)
+    monkeypatch.setattr(reading.Decoding, "__iter__", counting)
     shutil.copy(path, tmp_path / "b.mp4")  # nothing is remembered of it
     few = video.choose(tmp_path / "b.mp4", 2, 8)
     assert len(list(video.frames(tmp_path / "b.mp4", few.numbers))) == 8
