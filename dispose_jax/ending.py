@@ -64,6 +64,20 @@ def from_outside() -> tuple[signal.Signals, ...]:
     return (signal.SIGTERM,) if is_kept_up else (signal.SIGTERM, signal.SIGHUP)
 
 
+def once(end: Callable[[int, object], None]) -> Callable[[int, object], None]:
+    """A handler of these signals that ends the program at the first one and ignores later ones, so
+    that what is put in order meanwhile is not broken off: a login that ends sends both, a terminal
+    that is closed and `timeout` send one twice. Ctrl-C still breaks."""
+
+    def handle(number: int, frame) -> None:
+        if not handle.heard:
+            handle.heard = True
+            end(number, frame)
+
+    handle.heard = False
+    return handle
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """What ends a program from outside does so as Ctrl-C does, so that no half file stays.
@@ -71,17 +85,12 @@ def interruptible() -> Iterator[None]:
     Python drops either if it comes while it collects garbage, where JAX has a callback: one in
     thirty did not end the program. Such a one is sent again.
     """
-
-    def interrupt(number: int, _) -> None:
-        if number == signal.SIGHUP:  # of the shell, and of the system once more when that has ended
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    usual = sys.unraisablehook
+    usual, interrupt = sys.unraisablehook, once(signal.default_int_handler)
     before = {number: signal.signal(number, interrupt) for number in from_outside()}
 
     def tell(dropped) -> None:
         if dropped.exc_type is KeyboardInterrupt:
+            interrupt.heard = False
             # A program in the background may have no Ctrl-C; training has its own SIGTERM.
             is_ours = signal.getsignal(signal.SIGTERM) is interrupt
             number = signal.SIGTERM if is_ours else signal.SIGINT

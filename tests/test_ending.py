@@ -73,6 +73,37 @@ def test_a_command_that_is_told_to_end_leaves_no_half_file(tmp_path, number):
     assert not [*tmp_path.iterdir()]
 
 
+TWICE = """
+import os, signal, time
+from pathlib import Path
+from dispose_jax import ending
+
+def main():
+    half = Path(WHERE, "half")
+    half.touch()
+    try:
+        os.kill(os.getpid(), FIRST)
+        time.sleep(30)
+    finally:
+        os.kill(os.getpid(), SECOND)
+        time.sleep(0.1)  # what puts things in order takes a while
+        half.unlink()
+
+raise SystemExit(ending.status_of(main))
+"""
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGHUP])
+def test_what_a_second_signal_finds_being_put_in_order_is(tmp_path, first, second):
+    """As of a login that ends, with SIGTERM and SIGHUP, and of `timeout`, with SIGTERM twice."""
+    program = TWICE.replace("WHERE", repr(str(tmp_path)))
+    program = program.replace("FIRST", str(int(first))).replace("SECOND", str(int(second)))
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=30)
+    assert run.returncode == 130
+    assert not [*tmp_path.iterdir()]
+
+
 IN_TERMINAL = """
 import fcntl, os, signal, termios, time
 from pathlib import Path
@@ -85,7 +116,6 @@ def main():
     try:
         time.sleep(30)
     finally:
-        os.kill(os.getpid(), signal.SIGHUP)  # as the system does when the shell has ended
         print("nobody hears this")
         Path(WHERE, "half").unlink()
         Path(WHERE, "end").touch()

@@ -102,8 +102,9 @@ def main(_) -> None:
     chosen = weights.choose(given.weights, first)
     # The worker goes from folder to folder.
     folders = [f if f == weights.RANDOM else str(Path(f).resolve()) for f in chosen]
+    end = ending.once(lambda *_: sys.exit(0))
     for number in ending.from_outside():
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(number, end)
     try:
         with own_root() as root:
             os.environ["GRADIO_TEMP_DIR"] = str(root / UPLOADS)
