@@ -24,11 +24,16 @@ FORGOTTEN = 3600.0  # seconds without a change, after which a temporary file may
 
 def _system() -> str:
     """What tells apart the systems whose numbers of processes mean different ones: machines, their
-    starts, and containers, in each of which the first process is 1."""
-    own = [os.uname().nodename]
-    with suppress(OSError):  # no Linux, or hidden: then containers of one name are taken for one
-        own.append(Path("/proc/sys/kernel/random/boot_id").read_text())
-        own.append(os.readlink("/proc/self/ns/pid"))
+    starts, and containers, in each of which the first process is 1.
+
+    Where Linux does not tell, or on another system, every process counts as one of its own: names
+    of machines and containers repeat, and what one that lives is writing must not be removed.
+    """
+    try:
+        start = Path("/proc/sys/kernel/random/boot_id").read_text()
+        own = os.uname().nodename, start, os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return os.urandom(4).hex()
     return hashlib.sha256(" ".join(own).encode()).hexdigest()[:8]
 
 

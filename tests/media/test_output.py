@@ -35,6 +35,7 @@ with output.replacing_folder("b") as folder, output.replacing("a.bin") as place:
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="only Linux tells")
 def test_what_a_killed_process_of_this_machine_left_is_removed_at_once(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment)
@@ -48,6 +49,18 @@ def test_what_a_killed_process_of_this_machine_left_is_removed_at_once(tmp_path)
     with output.replacing_folder(tmp_path / "b"):
         pass
     assert {path.name for path in tmp_path.iterdir()} == {"a.bin", "b", busy.name}
+
+
+@pytest.mark.parametrize("hidden", ["boot_id", "pid"])
+def test_a_system_that_does_not_tell_which_it_is_counts_as_another_each_time(monkeypatch, hidden):
+    """As in containers that hide it, whose names and numbers of processes may be the same."""
+    read = {"boot_id": (Path, "read_text"), "pid": (os, "readlink")}[hidden]
+
+    def refuse(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(*read, refuse)
+    assert len({output._system() for _ in range(3)}) == 3
 
 
 def test_what_a_killed_process_left_is_removed_when_the_file_is_written_again(tmp_path, dead):
