@@ -98,22 +98,27 @@ class TableRun:
             "frames": self.limit,
             "clips": {one.name: one.clip.digest for one in self.sequences},
         }
-        plan = json.loads(json.dumps(plan))  # as it is read again
+        self.plan = json.loads(json.dumps(plan))  # as it is read again
         path = output.prepare(self.workdir / PLAN)
-        found = _read(path) if path.is_file() else None
-        if found is not None and found != plan and self._has_begun():
-            differing = [key for key in plan if found.get(key) != plan[key]]
-            raise ValueError(
-                f"{path}: this folder's clips were made with other {', '.join(differing)}; choose "
-                "another --workdir"
-            )
-        if found != plan:
-            output.write_json(path, plan)
+        if not path.is_file() or (_read(path) != self.plan and not self._has_begun()):
+            output.write_json(path, self.plan)
+        self._check_plan()
 
     def _has_begun(self) -> bool:
-        """Whether anything was made here, be it for another table."""
+        """Whether anything was made here, or is being made, be it for another table."""
         kinds = (TRUTH, COSTS, "base", "full", *_ABLATED)
-        return any((self.workdir / kind).is_dir() for kind in kinds)
+        return any(any((self.workdir / kind).glob("*")) for kind in kinds)
+
+    def _check_plan(self) -> None:
+        """Raise ValueError if the workdir is for clips that depend on something else. To be asked
+        before anything is put there, too: until then a run with other options may take it."""
+        path = self.workdir / PLAN
+        found = _read(path)
+        if differing := [key for key in self.plan if found.get(key) != self.plan[key]]:
+            raise ValueError(
+                f"{path}: this folder is for clips with other {', '.join(differing)}; choose "
+                "another --workdir"
+            )
 
     def animator(self, variant: str) -> Animator:
         """The model of a row."""
@@ -146,6 +151,7 @@ class TableRun:
         for kind, one in jobs:
             if kind == TRUTH:
                 target = self.folder(kind, one)
+                self._check_plan()
                 sequences.write_truth(target, one, self.config.sample, self.limit)
                 continue
             if loaded != kind:
@@ -153,6 +159,7 @@ class TableRun:
             self.say(f"animating {one.name} with {row_name(self.config.base, self.number, kind)}")
             clip = sequences.prepared(animator, one, self.limit)
             frames = (frame for part in animator(clip) for frame in part)
+            self._check_plan()
             sequences.write_frames(self.folder(kind, one), frames)
 
     def costs(self, variant: str) -> dict[str, float]:
@@ -182,6 +189,7 @@ class TableRun:
             "size": list(clip.shown),
             "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         }
+        self._check_plan()
         output.write_json(output.prepare(path), found)
         return found
 

@@ -180,7 +180,7 @@ def test_clips_of_other_weights_are_not_taken_for_these(stub, tiktok, tmp_path):
     config = "first"
     run_of(tmp_path / "run", tiktok, 3, ablation=arms())
     run_of(tmp_path / "run", tiktok, 3, ablation=arms())
-    (tmp_path / "run" / "no_motion").mkdir()  # of clips
+    (tmp_path / "run" / "no_motion" / "00335").mkdir(parents=True)  # a clip
     config = "trained again"
     with pytest.raises(ValueError, match="other ablation; choose another --workdir"):
         run_of(tmp_path / "run", tiktok, 3, ablation=arms())
@@ -198,6 +198,22 @@ def test_other_options_in_a_used_folder_are_an_error(stub, tiktok, tmp_path):
     run_of(tmp_path / "run", tiktok, 1).make()  # another table of the same clips is fine
     with pytest.raises(ValueError, match="other config, frames; choose another --workdir"):
         run_of(tmp_path / "run", tiktok, limit=3)
+
+
+def test_a_run_whose_folder_another_one_took_before_its_first_clip_puts_none_there(
+    stub, tiktok, tmp_path
+):
+    """As of two machines whose shards were given other options by mistake."""
+    first = run_of(tmp_path / "run", tiktok, 1, limit=3)
+    (tmp_path / "run" / "truth").mkdir()  # which a clip that failed leaves
+    second = run_of(tmp_path / "run", tiktok, 1)
+    with pytest.raises(ValueError, match="other config, frames; choose another --workdir"):
+        first.make()
+    assert not [*(tmp_path / "run" / "truth").iterdir()]
+    (tmp_path / "run" / "truth" / ".00335.partial-1").mkdir()  # of a first clip, while it is made
+    with pytest.raises(ValueError, match="other config, frames; choose another --workdir"):
+        run_of(tmp_path / "run", tiktok, 1, limit=3)
+    second.make()
 
 
 def test_unseen_people_are_pairs_of_a_picture_and_frames(stub, tiktok, tmp_path):
