@@ -151,7 +151,7 @@ def _write_bundle(run: Run, params: Params, done: int, batches: Source) -> None:
     """The trained networks, on the host, as a bundle; batches: of all processes' clips."""
     some = (next(batches) for _ in range(FINISH_BATCHES))
     params = run.objective.finish(params, some)
-    config, folder = run.config, run.workdir / "bundle"
+    config, folder = run.config, run.workdir / rundir.BUNDLE
     described = bundle.ModelDescription(config.base, config.model, config.quirks, config.name)
     origin = bundle.Origin(f"trained: stage {config.train.stage}", "Apache-2.0")
     for left in run.workdir.glob(f".{folder.name}.*-*"):  # of a process that was killed

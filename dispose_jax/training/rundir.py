@@ -18,7 +18,7 @@ from dispose_jax.data import records
 from dispose_jax.media import output
 from dispose_jax.training import metrics
 
-CONFIG, ABOUT, LOCK = "config.json", "run.json", ".lock"
+CONFIG, ABOUT, LOCK, BUNDLE = "config.json", "run.json", ".lock", "bundle"
 SEE_SECONDS = 20  # that a shared disk may take to show one process what another wrote
 # May change when a run is continued: none of them changes a number beyond rounding. Except
 # train.steps, so that a run can be prolonged: a cosine of the learning rate then gets longer too.
@@ -36,9 +36,9 @@ def claim(workdir: Path, config, weights: Mapping[str, str]) -> IO:
 
     weights: {network: digest} of those that come from bundles. A prepared set may have moved, but
     has to be the same one. Of a run that ended before its first measurement, as one that did not
-    fit the device's memory, nothing has to be the same. Returns an open file: closing it frees the
-    directory. Raises ValueError if it holds something else, a run whose settings or weights differ,
-    or one that is going on.
+    fit the device's memory, nothing has to be the same, where locks tell that it has ended. Returns
+    an open file: closing it frees the directory. Raises ValueError if it holds something else, a
+    run whose settings or weights differ, or one that is going on.
     """
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"--workdir {workdir}: is a file; name a directory")
@@ -50,11 +50,13 @@ def claim(workdir: Path, config, weights: Mapping[str, str]) -> IO:
             p.name for p in workdir.iterdir()
         ):
             raise ValueError(f"--workdir {workdir}: holds something that is no run; name another")
-        lock = _lock(workdir)
+        lock, is_held = _lock(workdir)
         try:
             starts, prepared = [], _set(config)
             if (workdir / CONFIG).exists():
-                starts = _check(workdir, config, weights, prepared)
+                # Without a lock one that has learnt nothing yet may be going on.
+                may_change = is_held and not _has_learnt(workdir)
+                starts = _check(workdir, config, weights, prepared, may_change)
             about = {"weights": weights, "set": prepared, "starts": [*starts, _start()]}
             output.write_json(workdir / ABOUT, about)
             output.write_json(workdir / CONFIG, json.loads(config.to_json(), parse_constant=str))
@@ -85,8 +87,9 @@ def _set(config) -> str | None:
     return records.digest(config.data.source) if is_set else None
 
 
-def _lock(workdir: Path) -> IO:
-    """The directory's lock, held until the file is closed or the process ends in whatever way."""
+def _lock(workdir: Path) -> tuple[IO, bool]:
+    """The directory's lock, held until the file is closed or the process ends in whatever way, and
+    whether it is held: not on a file system without locks."""
     file = open(workdir / LOCK, "wb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,8 +99,8 @@ def _lock(workdir: Path) -> IO:
             f"--workdir {workdir}: another process is training in it; wait for it, or name another"
         ) from None
     except OSError:
-        pass  # a file system without locks
-    return file
+        return file, False
+    return file, True
 
 
 def _start() -> dict:
@@ -126,8 +129,10 @@ def git_revision() -> str | None:
         return None
 
 
-def _check(workdir: Path, config, weights: Mapping, prepared: str | None) -> list[dict]:
-    """The starts of the directory's run. Raises ValueError unless it is this one."""
+def _check(
+    workdir: Path, config, weights: Mapping, prepared: str | None, may_change: bool
+) -> list[dict]:
+    """The starts of the directory's run. Raises ValueError unless it is this one, or may change."""
     try:
         known = dict(settings.leaves(json.loads((workdir / CONFIG).read_text(encoding="utf-8"))))
         about = json.loads((workdir / ABOUT).read_text(encoding="utf-8"))
@@ -152,7 +157,7 @@ def _check(workdir: Path, config, weights: Mapping, prepared: str | None) -> lis
     for name in sorted({*known_weights, *weights}):
         if known_weights.get(name) != weights.get(name):
             changed.append(f"the weights of {name} are others")
-    if changed and _has_learnt(workdir):
+    if changed and not may_change:
         raise ValueError(
             f"--workdir {workdir}: holds a run with other settings ({'; '.join(changed[:5])}); "
             "give the same ones to continue it, or name another directory"
@@ -163,7 +168,8 @@ def _check(workdir: Path, config, weights: Mapping, prepared: str | None) -> lis
 def _has_learnt(workdir: Path) -> bool:
     """Whether there is anything that other settings would not go with."""
     saved = (path.name.isdecimal() for path in workdir.glob("checkpoints/*"))
-    return (workdir / metrics.FILE).exists() or any(saved)
+    # Its result alone is what a finished run may have been cleared down to.
+    return any((workdir / name).exists() for name in (metrics.FILE, BUNDLE)) or any(saved)
 
 
 def _free(name: str) -> bool:

@@ -1,5 +1,6 @@
 """The directory of a run: what it records, and when it may be continued."""
 
+import errno
 import json
 
 import pytest
@@ -62,12 +63,27 @@ def test_a_run_that_learnt_nothing_may_begin_with_other_settings(claim, tmp_path
     claim(accumulate=2, weights={}, learns=False)
     assert read(tmp_path, rundir.CONFIG)["train"]["accumulate"] == 2
     assert read(tmp_path, rundir.ABOUT)["weights"] == {}
-    (tmp_path / "run" / "checkpoints" / "7").mkdir(parents=True)
-    with pytest.raises(ValueError, match="train.accumulate was 2, is 1"):
-        claim(weights={}, learns=False)
+    for learnt in ("checkpoints/7", "bundle"):
+        (tmp_path / "run" / learnt).mkdir(parents=True)
+        with pytest.raises(ValueError, match="train.accumulate was 2, is 1"):
+            claim(weights={}, learns=False)
+        (tmp_path / "run" / learnt).rmdir()
     (tmp_path / "run" / rundir.ABOUT).unlink()  # some program's folder with a config.json
     with pytest.raises(ValueError, match="cannot be read"):
         claim(accumulate=2, weights={}, learns=False)
+
+
+def test_without_locks_a_run_that_learnt_nothing_yet_may_be_going_on(claim, monkeypatch):
+    """As on a cluster's disk: tasks of one job that were given one directory by mistake."""
+
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(rundir.fcntl, "flock", refuse)
+    claim(learns=False)
+    claim(learns=False)
+    with pytest.raises(ValueError, match="train.accumulate was 1, is 2"):
+        claim(accumulate=2, learns=False)
 
 
 @pytest.mark.parametrize(
