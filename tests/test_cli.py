@@ -71,7 +71,7 @@ def test_a_program_that_fails_does_not_wait_for_what_still_compiles(closed):
 
 
 LOSING = """
-import gc, time
+import gc, signal, time
 from absl import flags
 from dispose_jax import cli
 
@@ -79,7 +79,7 @@ flags.DEFINE_string("config", "configs/svd.py", "")
 
 def lose(*_):
     gc.callbacks.remove(lose)
-    raise KeyboardInterrupt
+    signal.raise_signal(signal.NUMBER)
 
 def main(config):
     gc.callbacks.append(lose)
@@ -92,8 +92,10 @@ cli.run(main)
 """
 
 
-def test_an_interrupt_that_python_drops_while_it_collects_garbage_still_interrupts():
-    command = [sys.executable, "-c", LOSING]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupt_that_python_drops_while_it_collects_garbage_still_interrupts(number):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background has none
+    command = [sys.executable, "-c", LOSING.replace("NUMBER", number.name)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 130 and "ended" not in done.stdout, done.stderr
     assert done.stderr == "-c: interrupted\n"
