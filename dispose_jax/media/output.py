@@ -30,7 +30,7 @@ def _system() -> str:
     of machines and containers repeat, and what one that lives is writing must not be removed.
     """
     try:
-        start = Path("/proc/sys/kernel/random/boot_id").read_text()
+        start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
         own = os.uname().nodename, start, os.readlink("/proc/self/ns/pid")
     except OSError:
         return os.urandom(4).hex()
