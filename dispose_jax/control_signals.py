@@ -175,8 +175,9 @@ def maker(
     """A function from numbers (rows, n) of a clip's frames to their signals on the devices.
 
     reference (h, w, 3) uint8; pose: of the clip, frame 0 the reference's; params: of the recipe's
-    cmp_networks. points: what `point_features` gives, None for signals whose points nobody sees.
-    whole, spread: where the reference's arrays and those of rows are, the first device by default.
+    cmp_networks. points (1, 18, d) float32: what `point_features` gives, None for signals whose
+    points nobody sees. whole, spread: where the reference's arrays and those of rows are, the first
+    device by default.
     """
     size = reference.shape[:2]
     picture = picture_features(recipe, params, reference)
