@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import flags
 
 from dispose_jax import cli, job, jobs, weights
-from dispose_jax.inputs import Sources
+from dispose_jax.inputs.sources import Sources
 
 DEMO = (
     weights.ASSETS / "reference.png",

@@ -36,6 +36,7 @@ from dispose_jax import (
 )
 from dispose_jax.clip import Clip, padding
 from dispose_jax.diffusion import windows
+from dispose_jax.inputs.sources import Sources
 from dispose_jax.media import image
 from dispose_jax.models import networks, registry
 from dispose_jax.models.protocol import generated
@@ -135,18 +136,18 @@ class Animator:
     ) -> Clip:
         """What is to be animated: everything read, keypoints found and fitted to the reference.
 
-        Arguments are paths, or arrays as inputs.Sources says: reference (h, w, 3) and driving (n,
-        h, w, 3) uint8. Without poses or reference_pose keypoints are detected, which needs DWPose's
-        files in a bundle; progress is told of the frames of that. fps: of a driving array or of
-        poses alone. Raises ValueError for what cannot be animated.
+        Arguments are paths, or arrays as Sources says: reference (h, w, 3) and driving
+        (n, h, w, 3) uint8. Without poses or reference_pose keypoints are detected, which needs
+        DWPose's files in a bundle; progress is told of the frames of that. fps: of a driving array
+        or of poses alone. Raises ValueError for what cannot be animated.
         """
         path = lambda source: Path(source) if isinstance(source, str) else source
         given = map(path, (reference, reference_pose, driving, poses))
-        return self.prepare_sources(inputs.Sources(*given, fps=fps), progress=progress)
+        return self.prepare_sources(Sources(*given, fps=fps), progress=progress)
 
     def prepare_sources(
         self,
-        sources: inputs.Sources,
+        sources: Sources,
         *,
         progress: Progress | None = None,
         kept: Path | None = None,

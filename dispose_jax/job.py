@@ -22,6 +22,7 @@ from dispose_jax import dry_run, explain, inputs, limits, memory, provenance
 from dispose_jax.animator import Animator, Preview, Progress
 from dispose_jax.clip import Clip, padding
 from dispose_jax.correspondence import keypoints
+from dispose_jax.inputs.sources import Sources
 from dispose_jax.media import image, output, video
 from dispose_jax.models import networks, registry
 from dispose_jax.models.protocol import generated
@@ -51,7 +52,7 @@ class Job:
 
     config: object  # of configs/
     given: tuple[str, ...]
-    sources: inputs.Sources
+    sources: Sources
     output: Path
     explain: bool = False
     say: Callable[[str], None] = print
@@ -164,7 +165,7 @@ def animate(job: Job, clip: Clip) -> Path:
     return job.output
 
 
-def plan(config, sources: inputs.Sources) -> str:
+def plan(config, sources: Sources) -> str:
     """What a run would need: parameters, memory and FLOPs, before any weight is read."""
     limits.check(config)
     num_frames, height, width = inputs.measure(sources, config.sample)

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import jax
 
-from dispose_jax import inputs, job, limits, memory, provenance, settings
+from dispose_jax import job, limits, memory, provenance, settings
 from dispose_jax.animator import Animator
 from dispose_jax.counting import counted
+from dispose_jax.inputs.sources import FILES, Sources
 from dispose_jax.job import Job
 from dispose_jax.media import output
 
-KEYS = (*inputs.FILES, "output", "seed", "sample")
+KEYS = (*FILES, "output", "seed", "sample")
 SHOWN = 5  # lines of one trouble that are named
 
 
@@ -32,7 +33,7 @@ class Line:
     """A clip that is asked for: number in the file, from 1; values of `config.sample` as text."""
 
     number: int
-    sources: inputs.Sources
+    sources: Sources
     output: Path
     seed: int | None = None
     sample: dict[str, str] = field(default_factory=dict)
@@ -110,9 +111,9 @@ def _line(path: Path, number: int, text: str) -> Line:
     _check_sources(where, given)
     # As of flags, which a shell or settings.at_home replaces.
     place = lambda name: Path(os.path.expanduser(given[name]))
-    files = [place(name) if given.get(name) else None for name in inputs.FILES]
+    files = [place(name) if given.get(name) else None for name in FILES]
     texts = {name: str(value) for name, value in sample.items()}
-    return Line(number, inputs.Sources(*files), place("output"), seed, texts)
+    return Line(number, Sources(*files), place("output"), seed, texts)
 
 
 def _object(where: str, text: str) -> dict[str, object]:
@@ -130,7 +131,7 @@ def _object(where: str, text: str) -> dict[str, object]:
 
 def _check_sources(where: str, given: dict[str, object]) -> None:
     """Raise ValueError unless a line names files of this machine, and all that a job needs."""
-    names = (*inputs.FILES, "output")
+    names = (*FILES, "output")
     for name in names:
         if not _is_name(given.get(name, "")):
             raise ValueError(f"{where}: {name} is {given[name]!r}: expected a file's name")

@@ -16,8 +16,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from dispose_jax import inputs
 from dispose_jax.clip import Clip
+from dispose_jax.inputs.sources import Sources
 from dispose_jax.media import output
 from dispose_jax.models import bundle
 
@@ -59,7 +59,7 @@ def saved_latents(path: Path, run: str) -> np.ndarray | None:
 def describe(
     config,
     clip: Clip,
-    sources: inputs.Sources,
+    sources: Sources,
     files: dict[str, dict],
     weights: Iterable[str],
     seconds: dict[str, float],
@@ -82,7 +82,7 @@ def describe(
     }
 
 
-def asked(config, sources: inputs.Sources, weights: Iterable[str]) -> dict:
+def asked(config, sources: Sources, weights: Iterable[str]) -> dict:
     """The part of it that is known before anything is read."""
     return {
         "seed": config.seed,
@@ -93,7 +93,7 @@ def asked(config, sources: inputs.Sources, weights: Iterable[str]) -> dict:
     }
 
 
-def stamps(sources: inputs.Sources) -> dict[str, dict]:
+def stamps(sources: Sources) -> dict[str, dict]:
     """Size and time of the last change of those sources that are files, by name; of those that are
     there."""
     found = {}

@@ -16,6 +16,7 @@ import pytest
 
 import sample
 from dispose_jax import decoding, inputs, job, memory, provenance, sampling
+from dispose_jax.inputs.sources import Sources
 from dispose_jax.media import image, output, video
 from dispose_jax.models import networks
 from dispose_jax.pose import files
@@ -23,7 +24,7 @@ from tests import small
 from tests.media import films
 from tests.pose.poses import standing
 
-DEMO = inputs.Sources(*sample.DEMO)
+DEMO = Sources(*sample.DEMO)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -157,7 +158,7 @@ def dance(tmp_path_factory):
     source = films.with_sound(folder / "12:30.mp4", films.numbered(8), seconds=0.4)
     files.write(folder / "dance.json", standing(8), width=192, height=96)
     reference, pose = sample.DEMO[:2]
-    return inputs.Sources(reference, pose, source, folder / "dance.json")
+    return Sources(reference, pose, source, folder / "dance.json")
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,7 @@ def test_after_a_failed_decode_another_job_samples_again(failed, monkeypatch, ch
     else:
         picture = image.read(DEMO.reference)
         image.write_png(failed / "other.png", 255 - picture)
-        sources = inputs.Sources(**{**vars(DEMO), "reference": failed / "other.png"})
+        sources = Sources(**{**vars(DEMO), "reference": failed / "other.png"})
     with pytest.raises(OSError, match="broken"):
         job.run(prepared(failed, other, sources=sources)[0])
 
@@ -367,7 +368,7 @@ def test_warnings_name_the_preview(tmp_path, monkeypatch):
 
 def test_results_never_replace_what_is_read(tmp_path):
     for name in ("a.mp4", "a.json", "a.explain.mp4"):
-        sources = inputs.Sources(**{**vars(DEMO), "poses": tmp_path / name})
+        sources = Sources(**{**vars(DEMO), "poses": tmp_path / name})
         with pytest.raises(ValueError, match=f"--poses .*{name}.*choose another --output"):
             prepared(tmp_path, sources=sources)
 

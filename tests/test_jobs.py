@@ -10,7 +10,8 @@ from absl import flags
 from absl.testing import flagsaver
 
 import sample
-from dispose_jax import inputs, job, jobs, provenance, settings
+from dispose_jax import job, jobs, provenance, settings
+from dispose_jax.inputs.sources import Sources
 from dispose_jax.media import video
 from dispose_jax.models import bundle
 from tests import small
@@ -355,7 +356,7 @@ def test_a_real_job_of_a_file_equals_the_job_alone(tmp_path, config):
     lines = jobs.read(write(tmp_path, asked(tmp_path, "a.mp4"), asked(tmp_path, "b.mp4")))
     said = []
     jobs.run(config, ("random",), lines, say=said.append)
-    sources = inputs.Sources(*sample.DEMO)
+    sources = Sources(*sample.DEMO)
     job.run(job.Job(config, ("random",), sources, tmp_path / "alone.mp4", say=said.append))
     whole = (tmp_path / "alone.mp4").read_bytes()
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes() == whole

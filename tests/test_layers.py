@@ -38,7 +38,7 @@ ROWS = [
     {"dispose_jax.pose", "dispose_jax.motion", "dispose_jax.correspondence"},
     {"dispose_jax.models", "dispose_jax.control_signals"},
     {"dispose_jax.media"},
-    {"dispose_jax.clip", "dispose_jax.arrays"},
+    {"dispose_jax.clip"},
     {"dispose_jax.inputs"},
     {"dispose_jax.data"},
     {"dispose_jax.synthetic"},

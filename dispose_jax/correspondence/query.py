@@ -20,9 +20,11 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dispose_jax import control_signals, ending, inputs, settings, weights
+from dispose_jax import control_signals, ending, settings, weights
 from dispose_jax.correspondence import dift, nearest
 from dispose_jax.correspondence.nearest import Match
+from dispose_jax.inputs.reference import framed, given_keypoints, target_size
+from dispose_jax.inputs.sources import Sources
 from dispose_jax.media import image, montage, output
 from dispose_jax.models import networks
 from dispose_jax.ops.levels import to_float
@@ -110,20 +112,11 @@ def _joints(path: str | None, reference: str, picture: np.ndarray) -> dict[str, 
     picture; path: the pose file of that picture, which was read from reference."""
     if path is None:
         raise ValueError("--explain looks for joints: give --reference_pose FILE")
-    sources = inputs.Sources(Path(reference), Path(path), None, None)
-    pose, notes = inputs.read_reference_pose(sources, *picture.shape[:2])
+    sources = Sources(Path(reference), Path(path), None, None)
+    pose, notes = given_keypoints(sources, *picture.shape[:2])
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
     return {name: pose.body[0, 0, i] for name, i in _JOINTS.items() if pose.visible[0, 0, i]}
-
-
-def _framed(picture: np.ndarray, sample) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A picture at the config's size, and scale and offset of points, as fractions."""
-    size = (sample.height, sample.width)
-    if not sample.height:
-        size = image.target_size(*picture.shape[:2], sample.resolution)
-    scale, offset = image.fit_transform(*picture.shape[:2], *size)
-    return image.fit(picture, *size), np.array(scale), np.array(offset)
 
 
 def run(options: argparse.Namespace) -> Path:
@@ -134,21 +127,21 @@ def run(options: argparse.Namespace) -> Path:
     wanted = {"point": _point(options.point, raw, options.reference)}
     if options.explain:
         wanted |= _joints(options.reference_pose, options.reference, raw)
-    reference, scale, offset = _framed(raw, config.sample)
-    target, target_scale, target_offset = _framed(
-        shown := image.read(options.target), config.sample
-    )
+    at_size = lambda picture: framed(picture, target_size(picture, config.sample), 0)
+    reference, target = at_size(raw), at_size(shown := image.read(options.target))
+    scale, offset = map(np.array, reference.move)
     points = np.stack([*wanted.values()]) * scale + offset
     kept = ((points >= 0) & (points <= 1)).all(1)
     if not kept[0]:
         raise ValueError(f"POINT {options.point}: cut off where the picture is brought to size")
     names, points = [name for name, k in zip(wanted, kept) if k], points[kept]
     given = weights.choose(options.weights.split(",") if options.weights else None, config)
-    matches = query(config, given, reference, points, target)
+    matches = query(config, given, reference.picture, points, target.picture)
+    scale, offset = map(np.array, target.move)
     for name, match in zip(names, matches):
-        x, y = (np.array(match.xy) - target_offset) / target_scale * shown.shape[1::-1]
+        x, y = (np.array(match.xy) - offset) / scale * shown.shape[1::-1]
         print(f"{name}: {x:.0f},{y:.0f} in {options.target}, cosine {match.similarity:.3f}")
-    image.write_png(path, sheet(reference, points, target, matches))
+    image.write_png(path, sheet(reference.picture, points, target.picture, matches))
     return path
 
 

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dispose_jax import inputs
 from dispose_jax.data import clip_choice
 from dispose_jax.data.clip_choice import Extraction, Size
 from dispose_jax.data.records import Record
@@ -128,7 +127,7 @@ def _known_pose(path: Path, info: video.Info, say: Callable[[str], None]) -> Pos
             f"{source}: {file.pose.num_frames} entries, but {path} has {info.num_frames} frames; "
             "one entry per frame of the video is needed"
         )
-    inputs.check_aspect(source, file, path, info.height, info.width, info.pixel_aspect)
+    files.check_canvas(source, file, path, info.height, info.width, info.pixel_aspect)
     for note in file.notes:
         say(f"{source}: {note}")
     return follow.follow(file.pose, aspect=info.width / info.height, source=source).pose

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dispose_jax import inputs
 from dispose_jax.clip import Clip
 from dispose_jax.evaluation import videos
 from dispose_jax.evaluation.videos import ClipFile
+from dispose_jax.inputs.reference import framed, target_size
 from dispose_jax.media import image, output
 from dispose_jax.pose import files
 
@@ -111,16 +111,13 @@ def write_truth(folder: Path, sequence: Sequence, sample, limit: int) -> None:
     sample: `config.sample`, whose size decides.
     """
 
-    def framed() -> Iterator[np.ndarray]:
-        for frame in sequence.frames(limit):
-            size = sample.height, sample.width
-            if not sample.height:
-                size = image.target_size(*frame.shape[:2], sample.resolution)
-            found = inputs.frame(frame, size, sample.shown_height)
+    def frames() -> Iterator[np.ndarray]:
+        for picture in sequence.frames(limit):
+            found = framed(picture, target_size(picture, sample), sample.shown_height)
             same = found.upright.shape[:2] == found.shown
             yield found.upright if same else image.bilinear(found.upright, *found.shown)
 
-    write_frames(folder, framed())
+    write_frames(folder, frames())
 
 
 def write_frames(folder: Path, frames: Iterator[np.ndarray]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dispose_jax.inputs import Sources
+from dispose_jax.inputs.sources import Sources
 from dispose_jax.media import image, scanning
 
 MOST_BYTES = 256 * 2**20  # of a file

@@ -13,7 +13,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before it is impor
 import gradio as gr  # noqa: E402
 
 from dispose_jax import limits, weights  # noqa: E402
-from dispose_jax.inputs import Sources  # noqa: E402
+from dispose_jax.inputs.sources import Sources  # noqa: E402
 from dispose_jax.page import controls, guard, words  # noqa: E402
 from dispose_jax.page.controls import Choice  # noqa: E402
 from dispose_jax.page.messages import Order  # noqa: E402

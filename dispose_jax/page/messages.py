@@ -23,7 +23,7 @@ class Order:
 
     folder: Path
     config: object  # of configs/
-    sources: object  # inputs.Sources
+    sources: object  # inputs.sources.Sources
     animate: bool
     watched: bool = True
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,6 +76,27 @@ def read(path: str | os.PathLike) -> PoseFile:
     frames = [_ordered(frame) for frame in np.split(points, np.cumsum(counts)[:-1])]
     pose = people.stack([(frame[..., :2], frame[..., 2]) for frame in frames])
     return PoseFile(pose, *size, (*notes, *normalise.order_of_frames(pose)))
+
+
+def check_canvas(
+    path: str | os.PathLike,
+    file: PoseFile,
+    source: str | os.PathLike,
+    height: int,
+    width: int,
+    pixel_aspect: Fraction = Fraction(1),
+) -> None:
+    """Raise ValueError if a pose file's canvas has another shape than what it belongs to.
+
+    path: of the file; source: the picture or video, height and width of it as it is shown.
+    pixel_aspect: of its stored pixels; a canvas of these has the same fractions of the picture.
+    """
+    canvas, shown = file.width / file.height, width / height
+    if all(abs(canvas - shape) > 0.02 * shape for shape in (shown, shown / float(pixel_aspect))):
+        raise ValueError(
+            f"{path}: its keypoints are on a canvas of {file.width} x {file.height}, but {source} "
+            f"is {width} x {height}; both must have the same shape, so these do not belong together"
+        )
 
 
 def write(path: str | os.PathLike, pose: Pose, *, width: int, height: int) -> None:

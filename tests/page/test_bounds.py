@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dispose_jax.inputs import Sources
+from dispose_jax.inputs.sources import Sources
 from dispose_jax.media import image, video
 from dispose_jax.page import bounds
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import sample
-from dispose_jax import inputs
+from dispose_jax.inputs.sources import Sources
 from dispose_jax.media import video
 from dispose_jax.page import messages, worker
 from dispose_jax.page.messages import Order
@@ -49,7 +49,7 @@ def ask(served, tmp_path):
         names = Path(reference), Path("reference.poses.json"), None, Path("driving.poses.json")
         made = config()
         made.sample.update(values)
-        served.pipe.send(Order(tmp_path, made, inputs.Sources(*names), animate, watched))
+        served.pipe.send(Order(tmp_path, made, Sources(*names), animate, watched))
         told = []
         while not told or told[-1][0] not in messages.ENDS:
             told.append(served.pipe.recv())

@@ -12,6 +12,7 @@ import pytest
 
 from configs import sd15, svd
 from dispose_jax import inputs
+from dispose_jax.inputs.sources import Sources
 from dispose_jax.pose import checks, draw, files, follow
 from dispose_jax.pose.detector import Detector
 from tests.pose.poses import without
@@ -83,7 +84,7 @@ def clip(name, base, **sample):
     config.skeleton.update({"canvas": 128, "style": "musepose" if base is sd15 else "mimicmotion"})
     config.sample.update({"stride": 1, **sample})
     assets = ROOT / "assets"
-    sources = inputs.Sources(
+    sources = Sources(
         assets / "reference.png",
         assets / "reference.poses.json",
         None,

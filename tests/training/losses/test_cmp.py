@@ -13,6 +13,7 @@ import pytest
 
 from configs import svd
 from dispose_jax import inputs
+from dispose_jax.inputs.sources import Sources
 from dispose_jax.models import bundle, networks
 from dispose_jax.motion import field, tracks
 from dispose_jax.networks.cmp import CMP
@@ -185,7 +186,7 @@ def test_the_bundled_cmp_moves_the_person_and_leaves_the_background(config, bund
 def test_the_demo_figure_moves_with_its_joints_before_a_still_wall(config, bundled):
     network, params = bundled
     names = ("reference.png", "reference.poses.json", None, "driving.poses.json")
-    sources = inputs.Sources(*(name and ASSETS / name for name in names))
+    sources = Sources(*(name and ASSETS / name for name in names))
     config.sample.max_frames = 8
     clip = inputs.prepare(sources, config.sample, config.skeleton, Detector(None, lambda _: None))
     side = config.motion.cmp_size

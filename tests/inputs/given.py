@@ -4,6 +4,7 @@ import numpy as np
 
 from configs import svd
 from dispose_jax import inputs
+from dispose_jax.inputs.sources import Sources
 from dispose_jax.media import image, video
 from dispose_jax.pose import files
 from dispose_jax.pose.detector import Detector
@@ -33,11 +34,11 @@ def write(folder):
     files.write(paths[1], standing(1), width=WIDTH, height=HEIGHT)
     video.write(paths[2], rng.integers(0, 256, (NUM_FRAMES, 80, 64, 3), np.uint8), 30)
     files.write(paths[3], standing(NUM_FRAMES, seed=1), width=640, height=800)
-    return inputs.Sources(*paths)
+    return Sources(*paths)
 
 
 def changed(sources, **paths):
-    return inputs.Sources(**{**vars(sources), **paths})
+    return Sources(**{**vars(sources), **paths})
 
 
 def prepare(sources, **values):

@@ -7,8 +7,17 @@ import pytest
 from dispose_jax import inputs
 from dispose_jax.pose import files
 from dispose_jax.pose.detector import Detector
-from tests import given
-from tests.given import HEIGHT, NUM_FRAMES, SKELETON, WIDTH, changed, prepare, settings, silent
+from tests.inputs import given
+from tests.inputs.given import (
+    HEIGHT,
+    NUM_FRAMES,
+    SKELETON,
+    WIDTH,
+    changed,
+    prepare,
+    settings,
+    silent,
+)
 from tests.pose.poses import standing, without
 
 

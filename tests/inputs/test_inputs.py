@@ -8,11 +8,21 @@ import pytest
 
 from configs import svd
 from dispose_jax import inputs
+from dispose_jax.inputs.sources import Sources
 from dispose_jax.media import image, video
 from dispose_jax.pose import draw, estimate, files, people, retarget
 from dispose_jax.pose.detector import Detector
-from tests import given
-from tests.given import HEIGHT, NUM_FRAMES, SKELETON, WIDTH, changed, prepare, settings, silent
+from tests.inputs import given
+from tests.inputs.given import (
+    HEIGHT,
+    NUM_FRAMES,
+    SKELETON,
+    WIDTH,
+    changed,
+    prepare,
+    settings,
+    silent,
+)
 from tests.media import films
 from tests.pose.poses import standing, without
 
@@ -33,7 +43,7 @@ def test_a_clip_has_the_reference_first_and_every_second_driving_frame_after_it(
 
 
 def test_a_text_is_a_path(sources):
-    assert inputs.Sources(*map(str, sources.files.values())) == sources
+    assert Sources(*map(str, sources.files.values())) == sources
 
 
 def test_the_reference_pose_moves_with_the_crop_of_the_picture(sources):

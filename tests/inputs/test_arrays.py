@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dispose_jax.inputs import Sources
+from dispose_jax.inputs.sources import Sources
 from dispose_jax.pose.files import PoseFile
 from tests.small import pose as person
 
