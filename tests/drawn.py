@@ -1,4 +1,5 @@
-"""Random parameters without running an initialiser: compiling one costs more than most tests."""
+"""Random numbers, and random parameters without running an initialiser: compiling one costs more
+than most tests."""
 
 from functools import partial
 
@@ -24,3 +25,17 @@ def drawn(module, *inputs, seed: int = 0, **named) -> dict:
         return (0.5 if name == "embedding" else 0.05) * noise
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def draw(*shape: int, seed: int = 0) -> np.ndarray:
+    """Standard normal numbers, float32."""
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def random_params(module, *inputs, seed: int = 1, scale: float = 1.0) -> dict:
+    """Parameters of a small layer, all normal of deviation `scale`: initial ones hide a forgotten
+    scale or bias."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    rng = np.random.default_rng(seed)
+    normal = lambda leaf: np.float32(scale) * rng.standard_normal(leaf.shape, np.float32)
+    return jax.tree.map(normal, shapes)

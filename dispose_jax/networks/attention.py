@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from dispose_jax.networks.by_tokens import by_tokens
-from dispose_jax.networks.layers import FeedForward, GroupNorm, dense, layer_norm, spread
+from dispose_jax.networks.layers import FeedForward, dense, spread
+from dispose_jax.networks.norms import GroupNorm, layer_norm
 from dispose_jax.ops import attention as ops
 
 Array = jax.Array

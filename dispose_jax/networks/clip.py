@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from dispose_jax.networks.layers import dense, layer_norm, quick_gelu
+from dispose_jax.networks.layers import dense, quick_gelu
+from dispose_jax.networks.norms import layer_norm
 from dispose_jax.ops import filters, resize
 from dispose_jax.ops.attention import attention
 

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax.nn.initializers import variance_scaling
 from jax.typing import DTypeLike
 
-from dispose_jax.networks.layers import BatchNorm, conv
+from dispose_jax.networks.layers import conv
+from dispose_jax.networks.norms import BatchNorm
 from dispose_jax.ops import resize
 
 Array = jax.Array

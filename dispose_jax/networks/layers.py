@@ -1,7 +1,7 @@
 """Small layers with PyTorch's numerics: explicit padding, epsilons and initial distributions.
 
-Everything here works on channels-last arrays with any number of leading axes. Norm statistics are
-float32 whatever the compute type. Parameter names are those of the released checkpoints.
+Everything here works on channels-last arrays with any number of leading axes. Parameter names are
+those of the released checkpoints. Norms are in norms.py.
 """
 
 from __future__ import annotations
@@ -145,10 +145,6 @@ class Dense(Given, nn.Module):
         return y
 
 
-class LayerNorm(Given, nn.LayerNorm):
-    pass
-
-
 def conv(
     features: int,
     kernel: int = 3,
@@ -220,11 +216,6 @@ def dense(
     )
 
 
-def layer_norm(*, name: str, dtype: DTypeLike = jnp.float32) -> LayerNorm:
-    """LayerNorm with the epsilon of every released network, 1e-5 (Flax's own default is 1e-6)."""
-    return LayerNorm(epsilon=1e-5, dtype=dtype, name=name, use_fast_variance=False)
-
-
 class PixelEncoder(nn.Module):
     """Picture-sized map to a latent-sized feature: convolutions that halve the grid three times.
 
@@ -249,76 +240,6 @@ class PixelEncoder(nn.Module):
             x = nn.silu(layer(x, narrow, 1, f"blocks_{2 * i}"))
             x = nn.silu(layer(x, wide, 2, f"blocks_{2 * i + 1}"))
         return conv(self.features, name="conv_out", dtype=self.dtype, kernel_init=zeros)(x)
-
-
-class GroupNorm(Given, nn.Module):
-    """Group normalisation over all axes between the leading ones and the channels.
-
-    over: number of axes before the channels that share statistics: 2 for one picture (h, w), 3 for
-    a clip (f, h, w). The mean is subtracted before squaring: the one-pass form loses digits in
-    float32.
-    """
-
-    epsilon: float
-    groups: int = 32
-    over: int = 2
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array, moments: tuple[Array, Array] | None = None) -> Array:
-        """x (..., c) -> the same shape; c divisible by groups.
-
-        moments: means and variances, shaped as `group_mean` gives them, of a larger array that x is
-        a piece of (see piecewise.py); None: x's own.
-        """
-        channels = x.shape[-1]
-        if channels % self.groups:
-            raise ValueError(f"{channels} channels do not divide into {self.groups} norm groups")
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", zeros, (channels,))
-        mean, variance = moments or group_moments(x, self.groups, self.over)
-        rstd = jax.lax.rsqrt(variance + self.epsilon)
-        centred = x.astype(jnp.float32) - mean
-        return (centred * (rstd * scale.astype(jnp.float32)) + bias).astype(self.dtype)
-
-
-def group_moments(x: Array, groups: int, over: int) -> tuple[Array, Array]:
-    """Means and variances, float32, of what `group_mean` takes the means of."""
-    wide = x.astype(jnp.float32)
-    mean = group_mean(wide, groups, over)
-    return mean, group_mean(jnp.square(wide - mean), groups, over)
-
-
-def group_mean(x: Array, groups: int, over: int) -> Array:
-    """Means over `over` axes before the channels and over each group of channels.
-
-    x (..., c) -> x's shape with 1 for those axes, every channel having its group's mean.
-    """
-    mean = x.mean(tuple(range(x.ndim - 1 - over, x.ndim - 1)), keepdims=True)
-    grouped = mean.reshape(*mean.shape[:-1], groups, -1).mean(-1, keepdims=True)
-    wide = jnp.broadcast_to(grouped, (*grouped.shape[:-1], x.shape[-1] // groups))
-    return wide.reshape(mean.shape)
-
-
-class BatchNorm(Given, nn.Module):
-    """Batch normalisation with stored averages: the networks that have it are frozen.
-
-    The averages are ordinary parameters (`mean`, `var`), so that a network is one tree.
-    """
-
-    epsilon: float = 1e-5
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """x (..., c) -> the same shape."""
-        shape = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, shape).astype(jnp.float32)
-        bias = self.param("bias", zeros, shape)
-        mean = self.param("mean", zeros, shape)
-        var = self.param("var", nn.initializers.ones, shape).astype(jnp.float32)
-        factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return ((x.astype(jnp.float32) - mean) * factor + bias).astype(self.dtype)
 
 
 def sinusoid(t: Array, width: int) -> Array:

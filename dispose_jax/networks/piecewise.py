@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from dispose_jax.networks.layers import GroupNorm, group_mean, temporal_conv
+from dispose_jax.networks.layers import temporal_conv
+from dispose_jax.networks.norms import GroupNorm, group_mean
 from dispose_jax.networks.resnet import AlphaBlender, ResnetBlock, Upsample
 
 Array = jax.Array

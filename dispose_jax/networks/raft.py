@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from dispose_jax.networks.layers import BatchNorm, conv
+from dispose_jax.networks.layers import conv
+from dispose_jax.networks.norms import BatchNorm
 
 Array = jax.Array
 

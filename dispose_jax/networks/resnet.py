@@ -14,15 +14,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from dispose_jax.networks.by_tokens import by_tokens
-from dispose_jax.networks.layers import (
-    Given,
-    GroupNorm,
-    conv,
-    dense,
-    group_moments,
-    spread,
-    temporal_conv,
-)
+from dispose_jax.networks.layers import Given, conv, dense, spread, temporal_conv
+from dispose_jax.networks.norms import GroupNorm, group_moments
 
 Array = jax.Array
 

@@ -20,15 +20,8 @@ from jax.typing import DTypeLike
 
 from dispose_jax.networks.attention import Attention, TransformerBlock, is_constant
 from dispose_jax.networks.by_tokens import by_tokens
-from dispose_jax.networks.layers import (
-    FeedForward,
-    GroupNorm,
-    TimeMLP,
-    dense,
-    layer_norm,
-    sinusoid,
-    spread,
-)
+from dispose_jax.networks.layers import FeedForward, TimeMLP, dense, sinusoid, spread
+from dispose_jax.networks.norms import GroupNorm, layer_norm
 from dispose_jax.networks.resnet import AlphaBlender
 
 Array = jax.Array

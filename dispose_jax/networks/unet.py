@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from dispose_jax.networks.attention import SpatialTransformer
-from dispose_jax.networks.layers import GroupNorm, TimeMLP, conv, sinusoid
+from dispose_jax.networks.layers import TimeMLP, conv, sinusoid
+from dispose_jax.networks.norms import GroupNorm
 from dispose_jax.networks.resnet import (
     Downsample,
     ResnetBlock,

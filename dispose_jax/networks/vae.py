@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from dispose_jax.networks.layers import GroupNorm, conv, dense, temporal_conv
+from dispose_jax.networks.layers import conv, dense, temporal_conv
+from dispose_jax.networks.norms import GroupNorm
 from dispose_jax.networks.piecewise import PiecewiseResnetBlock, by_frame, is_large
 from dispose_jax.networks.resnet import (
     Downsample,

@@ -1,6 +1,8 @@
 """Cross-attention to one token: the shortcuts equal the general path; order of contexts. Reference
 attention."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,18 +20,11 @@ from dispose_jax.networks.attention import (
 )
 from dispose_jax.networks.resnet import AlphaBlender
 from dispose_jax.networks.temporal import TemporalTransformerBlock
+from tests import drawn
+from tests.drawn import draw
 
 B, F, S, C, D = 2, 3, 5, 8, 6
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
-
-
-def random_params(module, *inputs, seed=1):
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: 0.5 * rng.standard_normal(leaf.shape, np.float32), shapes)
+random_params = partial(drawn.random_params, scale=0.5)
 
 
 def test_attention_is_heads_of_contiguous_channels():

@@ -8,7 +8,7 @@ import pytest
 
 from dispose_jax.flops import live_bytes, work
 from dispose_jax.networks import piecewise
-from dispose_jax.networks.layers import GroupNorm
+from dispose_jax.networks.norms import GroupNorm
 from dispose_jax.networks.resnet import SpatioTemporalResnetBlock, Upsample
 from dispose_jax.networks.vae import VAE
 from tests.drawn import drawn

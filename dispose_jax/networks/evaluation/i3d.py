@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dispose_jax.networks.evaluation.layers import conv3d, max_pool, same_sides
-from dispose_jax.networks.layers import BatchNorm
+from dispose_jax.networks.norms import BatchNorm
 
 Array = jax.Array
 

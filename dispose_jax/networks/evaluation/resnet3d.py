@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 
 from dispose_jax.networks.evaluation.layers import Conv3D, conv3d, max_pool
-from dispose_jax.networks.layers import BatchNorm, dense
+from dispose_jax.networks.layers import dense
+from dispose_jax.networks.norms import BatchNorm
 
 Array = jax.Array
 

@@ -18,7 +18,7 @@ import numpy as np
 from flax import traverse_util
 
 from dispose_jax.networks.cmp import CMP, expected_flow
-from dispose_jax.networks.layers import BatchNorm
+from dispose_jax.networks.norms import BatchNorm
 from dispose_jax.ops import gather, resize
 from dispose_jax.ops.levels import to_float
 from dispose_jax.types import Array, Batch, Params

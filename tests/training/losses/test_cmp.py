@@ -17,7 +17,7 @@ from dispose_jax.inputs.sources import Sources
 from dispose_jax.models import bundle, networks
 from dispose_jax.motion import field, tracks
 from dispose_jax.networks.cmp import CMP
-from dispose_jax.networks.layers import BatchNorm
+from dispose_jax.networks.norms import BatchNorm
 from dispose_jax.pose.detector import Detector
 from dispose_jax.synthetic.batches import HELD_OUT, DrawnBatches
 from dispose_jax.training.losses import cmp
