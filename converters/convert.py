@@ -25,6 +25,7 @@ from dispose_jax.media import output
 from dispose_jax.models import bundle, evaluation_networks
 from dispose_jax.models import networks as model_networks
 from dispose_jax.models.network import Network
+from dispose_jax.models.origins import source_of
 from dispose_jax.pose import dwpose
 
 PARTS = ("svd_encoder",)  # releases whose network is but a part of the file that is read
@@ -76,7 +77,7 @@ def to_flax(
     yield f"written: {target} with {', '.join([*params, *pose_files])}"
     for name in networks:
         if name not in params and not releases.is_optional(name):
-            yield f"not in it: {name}, which comes from {bundle.source_of(config.base, name)}"
+            yield f"not in it: {name}, which comes from {source_of(config.base, name)}"
 
 
 def _wanted(

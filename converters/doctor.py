@@ -16,7 +16,7 @@ from typing import NamedTuple
 from converters import checkpoints, files, hub, releases, shards
 from converters.releases import RELEASES, Release
 from dispose_jax.counting import counted
-from dispose_jax.models import bundle
+from dispose_jax.models import bundle, origins
 from dispose_jax.models.network import Network
 from dispose_jax.pose import dwpose
 
@@ -119,7 +119,7 @@ def check_bundle(
         if entry is None and releases.is_optional(name):
             continue
         if entry is None:
-            detail = f"comes from {bundle.source_of(config.base, name)}"
+            detail = f"comes from {origins.source_of(config.base, name)}"
             findings.append(Finding(name, "missing", detail))
             continue
         options = {"model": config.model, "quirks": config.quirks, "verify": verify}
@@ -154,7 +154,7 @@ def next_step(folder: str | Path, findings: Iterable[Finding], base: str, config
     if "wrong" in states.values():
         return "replace the files marked wrong, then check again"
     if is_bundle:
-        if set(required) & bundle.RELEASED_IN[base].keys():
+        if set(required) & origins.RELEASED_IN[base].keys():
             return "convert the released files of the missing networks into a second bundle"
         if required:
             return (

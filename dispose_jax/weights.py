@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dispose_jax.models import bundle, networks
+from dispose_jax.models import bundle, networks, sharing
 from dispose_jax.models.network import Network
 from dispose_jax.pose import dwpose
 from dispose_jax.types import Params
@@ -60,7 +60,7 @@ def offered(folders: Sequence[str | Path], config) -> set[str]:
         if content["base"] == config.base:
             names |= set(content["networks"])
         else:
-            names |= bundle.offers(content, config.model, config.quirks)
+            names |= sharing.offers(content, config.model, config.quirks)
     return names
 
 

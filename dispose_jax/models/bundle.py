@@ -21,58 +21,16 @@ from shlex import quote
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax import traverse_util
 
 from dispose_jax import plain
 from dispose_jax.media import output
-from dispose_jax.models import evaluation_networks, tensor_file
+from dispose_jax.models import sharing, tensor_file
+from dispose_jax.models.origins import source_of
 from dispose_jax.types import Params
 
 FORMAT = 1
 DESCRIPTION = "bundle.json"
-
-# Which released file a network of a base comes from, for the error that names what is missing.
-_HELPERS = {
-    "dift_unet": "stable-diffusion-v1-5/unet",
-    "dift_vae": "stable-diffusion-v1-5/vae",
-    "dift_text_encoder": "stable-diffusion-v1-5/text_encoder",
-    "cmp": "ckpt_iter_42000.pth.tar",
-    "raft": "raft_large_C_T_SKHT_V2-ff5fadd5.pth",
-}
-RELEASED_IN = {
-    "svd": {
-        "unet": "MimicMotion_1-1.pth",
-        "pose_encoder": "MimicMotion_1-1.pth",
-        "controlnet": "DisPose.pth",
-        "motion_encoder": "DisPose.pth",
-        "point_encoder": "DisPose.pth",
-        "vae": "stable-video-diffusion-img2vid-xt-1-1/vae",
-        "image_encoder": "stable-video-diffusion-img2vid-xt-1-1/image_encoder",
-        "svd_encoder": "stable-video-diffusion-img2vid-xt-1-1/unet",
-        **_HELPERS,
-    },
-    "sd15": {
-        "unet": "MusePose/denoising_unet.pth",
-        "motion_modules": "MusePose/motion_module.pth",
-        "reference": "MusePose/reference_unet.pth",
-        "pose_encoder": "MusePose/pose_guider.pth",
-        "vae": "sd-vae-ft-mse",
-        "image_encoder": "sd-image-variations-diffusers/image_encoder",
-        **_HELPERS,
-    },
-}
-
-# Networks that serve any base, and the part of `config.model` that says all about each.
-SECTIONS = {
-    "vae": "vae",
-    "image_encoder": "image_encoder",
-    "cmp": "cmp",
-    "dift_unet": "dift",
-    "dift_vae": "dift",
-    "dift_text_encoder": "dift",
-}
-# DisPose's own networks, and the quirks that no other network depends on.
-CONTROL = ("controlnet", "motion_encoder", "point_encoder")
-CONTROL_QUIRKS = ("residuals", "missing_joints", "point_levels")
 
 
 class Origin(NamedTuple):
@@ -136,7 +94,8 @@ def prepare(folder: str | Path) -> None:
 
 def _named(params: Params) -> dict[str, np.ndarray]:
     """A network's tensors as its file names them."""
-    return {"/".join(path): np.asarray(leaf) for path, leaf in _leaves(params)}
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return {key: np.asarray(leaf) for key, leaf in flat.items()}
 
 
 def _write_network(
@@ -234,8 +193,7 @@ def load(
         file = folder / entry["file"]
         tensors = _read_network(file, entry, verify)
         if isinstance(networks, Mapping):
-            expected = {"/".join(path): tuple(leaf.shape) for path, leaf in _leaves(networks[name])}
-            _compare(file, tensors, expected)
+            _compare(file, tensors, traverse_util.flatten_dict(networks[name], sep="/"))
         cast = lambda t: t.astype(tensor_file.target_dtype(t.dtype, dtype), copy=False)
         params[name] = _nest({key: cast(tensor) for key, tensor in tensors.items()})
     return params
@@ -246,8 +204,8 @@ def owners(
 ) -> dict[str, tuple[Path, dict]]:
     """Which folder holds each network: {name: (folder, its entry)}, the last one that has it.
 
-    A bundle of another model may give the networks of SECTIONS if their sizes are equal. Reads the
-    descriptions only. Raises ValueError as `load` does.
+    A bundle of another model may give the networks that serve any base, if their sizes are equal
+    (sharing.py). Reads the descriptions only. Raises ValueError as `load` does.
     """
     if not folders:
         raise ValueError("--weights names no folder; give at least one bundle")
@@ -264,42 +222,10 @@ def owners(
                 f"comes from {source_of(base, name)}"
             )
         folder = having[-1]
-        if name not in offers(contents[folder], model, quirks):
+        if name not in sharing.offers(contents[folder], model, quirks):
             check(folder, model, quirks)
         found[name] = folder, contents[folder]["networks"][name]
     return found
-
-
-def offers(content: Mapping, model: Mapping, quirks: Mapping) -> set[str]:
-    """The networks that a bundle may give to this model with these quirks.
-
-    content: what `describe` gives. All of them if it was made for that, all but DisPose's own if
-    the difference is in quirks of these alone; else those that serve any base (SECTIONS) and have
-    the same sizes, and those that are of one size whatever the model.
-    """
-    made_for = plain.values({"model": model, "quirks": quirks})
-    if content["model"] == made_for["model"]:
-        wrong = _differing(content["quirks"], made_for["quirks"])
-        if wrong <= set(CONTROL_QUIRKS):
-            return set(content["networks"]) - set(CONTROL if wrong else ())
-    same = lambda section: content["model"].get(section) == made_for["model"].get(section)
-    fixed = set(evaluation_networks.NAMES) & set(content["networks"])
-    return fixed | {
-        name for name in content["networks"] if name in SECTIONS and same(SECTIONS[name])
-    }
-
-
-def _differing(found: Mapping, expected: Mapping) -> set[str]:
-    """Keys whose values differ."""
-    return {key for key in {*found, *expected} if found.get(key) != expected.get(key)}
-
-
-def source_of(base: str, network: str) -> str:
-    """What a base's network comes from: a released file and the command, or training."""
-    released = RELEASED_IN.get(base, {}).get(network)
-    if released is None:
-        return "a training run"
-    return f"{released} by python -m converters.convert to-flax --from WEIGHTS --to BUNDLE"
 
 
 def pose_file(folders: Sequence[str | Path], name: str) -> Path | None:
@@ -327,9 +253,10 @@ def _read_network(file: Path, entry: Mapping, verify: bool) -> dict[str, np.ndar
     return tensors
 
 
-def _compare(file: Path, tensors: Mapping[str, np.ndarray], expected: Mapping[str, tuple]) -> None:
-    """Raise ValueError unless the file holds exactly the expected tensors."""
+def _compare(file: Path, tensors: Mapping[str, np.ndarray], wanted: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the file holds exactly the tensors wanted, by their `.shape`."""
     found = {key: tensor.shape for key, tensor in tensors.items()}
+    expected = {key: tuple(leaf.shape) for key, leaf in wanted.items()}
     wrong = [f"- {key} {list(expected[key])}" for key in expected if key not in found]
     wrong += [f"+ {key} {list(found[key])}" for key in found if key not in expected]
     wrong += [
@@ -344,15 +271,8 @@ def _compare(file: Path, tensors: Mapping[str, np.ndarray], expected: Mapping[st
         )
 
 
-def _leaves(tree: Mapping, path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, (*path, name))
-        else:
-            yield (*path, name), value
-
-
 def _nest(flat: Mapping[str, Any]) -> dict:
+    """Flax's unflatten_dict, but that a path through another tensor is an error of one sentence."""
     tree: dict = {}
     for key, value in flat.items():
         *modules, leaf = key.split("/")

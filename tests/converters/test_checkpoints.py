@@ -5,7 +5,7 @@ import pytest
 
 from converters import checkpoints, mapping, releases
 from converters.mapping import ConversionError
-from dispose_jax.models import bundle
+from dispose_jax.models import origins
 from tests.converters import built
 from tests.converters.test_networks import keyed, same_bits
 
@@ -163,13 +163,13 @@ def test_every_network_names_the_file_it_comes_from_when_it_is_absent():
     for base in ("svd", "sd15"):
         given = [row for row in releases.serving(base) if row.is_expected or row.for_training]
         rows = {name: row for row in given for name in row.networks}
-        assert rows.keys() == bundle.RELEASED_IN[base].keys()
+        assert rows.keys() == origins.RELEASED_IN[base].keys()
         assert sum(len(row.networks) for row in given) == len(rows), "a network in two files"
         for network, row in rows.items():
-            assert bundle.RELEASED_IN[base][network] in row.file
+            assert origins.RELEASED_IN[base][network] in row.file
         optional = {"raft", "svd_encoder"} if base == "svd" else {"raft"}
         assert {name for name in rows if releases.is_optional(name)} == optional
-    assert bundle.source_of("sd15", "controlnet") == "a training run"
+    assert origins.source_of("sd15", "controlnet") == "a training run"
 
 
 def test_a_row_that_is_not_there_is_an_error_that_lists_the_rows():

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from converters import checkpoints, convert, doctor, files, releases
 from dispose_jax import settings
@@ -126,7 +127,7 @@ def test_the_bundle_is_what_the_model_loads(capsys, tmp_path, released, traced):
     params = bundle.load([tmp_path / "b"], shapes, model=config.model, quirks=config.quirks)
     expected = model_networks.random(traced, 3, np.float16)
     for name in shapes:
-        ours, theirs = dict(bundle._leaves(params[name])), dict(bundle._leaves(expected[name]))
+        ours, theirs = flatten_dict(params[name]), flatten_dict(expected[name])
         assert ours.keys() == theirs.keys()
         for path, value in theirs.items():
             assert ours[path].dtype == np.float32

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from converters import checkpoints, convert, doctor, files, mapping, releases
 from dispose_jax import settings
@@ -184,7 +185,7 @@ def test_a_trained_dispose_goes_out_under_a_name_of_its_own_and_comes_back(
     assert (status, err) == (0, "")
     again = bundle.load([tmp_path / "again"], TRAINED, model=config.model, quirks=config.quirks)
     for name in TRAINED:
-        found, expected = dict(bundle._leaves(again[name])), dict(bundle._leaves(params[name]))
+        found, expected = flatten_dict(again[name]), flatten_dict(params[name])
         assert found.keys() == expected.keys()
         for path, value in expected.items():
             np.testing.assert_array_equal(found[path], value, err_msg=f"{name} {path}")

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from configs import svd
 from converters import checkpoints, convert, files, releases
@@ -35,7 +36,7 @@ def export(target: Path, *workdirs: Path, config=None) -> list[str]:
 
 
 def assert_same(found: dict, expected: dict) -> None:
-    found, expected = dict(bundle._leaves(found)), dict(bundle._leaves(expected))
+    found, expected = flatten_dict(found), flatten_dict(expected)
     assert found.keys() == expected.keys()
     for path, value in expected.items():
         np.testing.assert_array_equal(found[path], value, err_msg="/".join(path))
