@@ -35,14 +35,14 @@ from dispose_jax import (
     windowed,
 )
 from dispose_jax.clip import Clip, padding
-from dispose_jax.diffusion import windows
+from dispose_jax.conditions import Conditioner
 from dispose_jax.inputs.sources import Sources
 from dispose_jax.media import image
 from dispose_jax.models import networks, registry
 from dispose_jax.models.protocol import generated
 from dispose_jax.pose.detector import Detector, Recent
 from dispose_jax.pose.files import PoseFile
-from dispose_jax.types import Conditioning, ControlSignals, Pose
+from dispose_jax.types import ControlSignals, Pose
 
 FINDING = "finding keypoints"  # the stage of preparing a clip
 STAGES = ("conditioning", "control signals", "sampling", "decoding")
@@ -199,8 +199,8 @@ class Animator:
         size = clip.reference.shape[:2]
         count = len(clip.skeletons)
         ahead.start(self.model, self.networks, self.config, count, size, self.devices)
-        with memory.explained("conditioning", self._helps):
-            conditioning = self._condition(clip, seed, told)
+        keys = _key(seed, CONDITION_NOISE), _key(seed, SIGNAL_NOISE)
+        conditioning = self._conditioner.conditions(clip, *keys, told)
         model, shape = self.model, self.model.latent_shape(*size)
         key = _key(seed, LATENT_NOISE)
         noise = sampling.initial_noise(model, key, count, shape, self.sampler.window)
@@ -259,14 +259,7 @@ class Animator:
         Leaves are (1, n, ..) and follow each other from frame 0, the reference, on; features of
         points are left out.
         """
-        place = windowed.placement(self.devices)
-        blocks = windows.blocks(range(len(clip.skeletons)), place.rows, self._chunk)
-        with memory.explained("making control signals", self._helps):
-            make = self._signals(clip, place, None)
-            for numbers, count in blocks:
-                signals = jax.device_get(make(numbers))
-                flat = lambda x, count=count: x.reshape(1, -1, *x.shape[2:])[:, :count]
-                yield signals.replace(**jax.tree.map(flat, signals.per_frame), point_features=None)
+        return self._conditioner.fields(clip)
 
     @property
     def controlled(self) -> bool:
@@ -274,17 +267,8 @@ class Animator:
         return bool(self.config.control.motion or self.config.control.points)
 
     @property
-    def _chunk(self) -> int:
-        """Frames of control signals at a time on each device."""
-        return self.recipe.chunk
-
-    @property
-    def _helps(self) -> str:
-        """What lets conditions and control signals do with less memory."""
-        chunks = f"--config.motion.chunk (now {self._chunk})"
-        if self.recipe.dift is not None:
-            chunks += f" or --config.dift.chunk (now {self.recipe.dift.chunk})"
-        return f"lower {chunks}, or choose a smaller picture"
+    def _conditioner(self) -> Conditioner:
+        return Conditioner(self.model, self.recipe, self.controlled, self._load, self.devices)
 
     def _check(self, clip: Clip) -> None:
         """Raise ValueError for a clip that this animator cannot animate."""
@@ -302,49 +286,6 @@ class Animator:
     def _load(self, names: Sequence[str]):
         """Weights of a stage, whole on every device."""
         return self.weights.load(names, windowed.placement(self.devices).whole)
-
-    def _condition(self, clip: Clip, seed: int, told) -> Conditioning:
-        """All that no step changes, on the host."""
-        report = told("conditioning", 1)
-        shared = sampling.condition_reference(
-            self.model,
-            self._load(self.model.stages["reference"]),
-            clip.reference,
-            _key(seed, CONDITION_NOISE),
-        )
-        if report is not None:
-            report(1, 1)
-        made = generated(self.model, len(clip.skeletons))
-        report = told("control signals", made)
-        points = control_signals.point_features(
-            self.recipe,
-            self._load(self.recipe.dift_networks),
-            clip.reference,
-            clip.pose,
-            _key(seed, SIGNAL_NOISE),
-        )
-        make = lambda numbers: None
-        if self.controlled:
-            make = self._signals(clip, windowed.placement(self.devices), points)
-        parts = sampling.condition_frames(
-            self.model,
-            self._load(self.model.stages["frames"]),
-            len(clip.skeletons),
-            lambda numbers: (clip.skeletons[numbers], make(numbers)),
-            self._chunk,
-            devices=self.devices,
-            progress=report,
-        )
-        return shared.replace(**parts)
-
-    def _signals(
-        self, clip: Clip, place: windowed.Placement, points
-    ) -> Callable[[np.ndarray], ControlSignals]:
-        """A function from frame numbers (rows, n) to their signals, rows spread over the devices;
-        points: features of the reference's joints, None where nobody looks at them."""
-        params = self._load(self.recipe.cmp_networks)
-        given = clip.reference, clip.pose, points
-        return control_signals.maker(self.recipe, params, *given, place.whole, place.spread)
 
     def _watch(self, preview: Preview, num_frames: int) -> sampling.Watch:
         """After every step, the decoded picture of what the latents are without their noise.

@@ -17,6 +17,7 @@ from dispose_jax import animator as animator_module
 from dispose_jax import decoding, memory
 from dispose_jax.animator import STAGES, Animator
 from dispose_jax.clip import Skeletons
+from dispose_jax.conditions import Conditioner
 from dispose_jax.models.protocol import generated
 from dispose_jax.pose import estimate
 from dispose_jax.pose.files import PoseFile
@@ -183,7 +184,7 @@ def test_frames_that_nobody_gets_are_told_apart_in_sampling(monkeypatch):
 
     monkeypatch.setattr(animator_module.ahead, "start", lambda *_: None)
     monkeypatch.setattr(animator_module.sampling, "sample", sample)
-    monkeypatch.setattr(animator, "_condition", lambda *_: None)
+    monkeypatch.setattr(Conditioner, "conditions", lambda *_: None)
     monkeypatch.setattr(animator, "_load", lambda *_: None)
     assert animator.latents(prepare(animator, 5)).shape[1] == 5
     assert seen == {"frames": 6, "spare": 1}

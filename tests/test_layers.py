@@ -51,7 +51,7 @@ ROWS = [
         "dispose_jax.provenance",
         "dispose_jax.weights",
     },
-    {"dispose_jax.ahead", "dispose_jax.dry_run"},
+    {"dispose_jax.ahead", "dispose_jax.conditions", "dispose_jax.dry_run"},
     {"dispose_jax.animator"},
     {"dispose_jax"},  # the package itself, which offers the animator
     {"dispose_jax.training", "dispose_jax.evaluation", "dispose_jax.job", "dispose_jax.cli"},
