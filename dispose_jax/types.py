@@ -159,6 +159,18 @@ class Residuals:
     mid: Array  # (b, f, h, w, c) of the middle block
 
 
+class Joining(NamedTuple):
+    """What joins a U-Net's activations from outside, by where; None: nothing does."""
+
+    added: Array | None = None  # (b, f, h, w, c) after the input convolution
+    # One for each level, of the grid after it: joins its output after its skips were taken.
+    per_level: tuple[Array, ...] | None = None
+    residuals: Residuals | None = None  # join the skips and the middle block
+
+
+NOTHING = Joining()
+
+
 @struct.dataclass
 class Deep:
     """What a denoising call can leave to the next ones, which then only run the finest level."""

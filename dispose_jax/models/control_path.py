@@ -18,7 +18,7 @@ from dispose_jax.networks.attention import one_token_values
 from dispose_jax.networks.controlnet import ControlNet
 from dispose_jax.networks.motion_encoder import MotionEncoder
 from dispose_jax.networks.point_encoder import PointEncoder
-from dispose_jax.types import Array, Conditioning, ControlSignals, Deep, Params, Residuals
+from dispose_jax.types import Array, Conditioning, ControlSignals, Deep, Joining, Params, Residuals
 
 _PIXELS = 2**18  # of each clip, encoded at a time
 ENCODERS = ("motion_encoder", "point_encoder")  # run once per clip; the ControlNet at every step
@@ -69,9 +69,9 @@ class ControlPath:
         t: Array,
         conditioning: Conditioning,
         deep: Deep | None = None,
-    ) -> tuple[Residuals | None, Array | None, tuple[Array, ...] | None]:
-        """Where each control signal goes: (residuals, added, per_level) for the U-Net. Paper eq. 8,
-        and its tables 3 to 5, which take signals away or put them elsewhere.
+    ) -> Joining:
+        """Where each control signal enters the U-Net: paper eq. 8, and its tables 3 to 5, which
+        take signals away or put them elsewhere.
 
         x (b, f, h, w, c) and t (b,) as the U-Net receives them. What is added after its input
         convolution are the pose features, with the motion and the points' map for the latents, if
@@ -85,7 +85,7 @@ class ControlPath:
         added = conditioning.pose_features
         if motion is not None:
             added = motion if added is None else added + motion
-        return residuals, added, points
+        return Joining(added, points, residuals)
 
     def _entering(
         self, place: str, conditioning: Conditioning

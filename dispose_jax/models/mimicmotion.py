@@ -121,7 +121,7 @@ class MimicMotion:
         b, f, h, w, _ = x.shape
         image = conditioning.image_latents[:, None].astype(x.dtype)
         x = jnp.concatenate([x, jnp.broadcast_to(image, (b, f, *image.shape[2:]))], axis=-1)
-        residuals, added, points = self.control.apply(params, x, t, conditioning, deep)
+        joining = self.control.apply(params, x, t, conditioning, deep)
         variables = {"params": params["unet"]}
         if conditioning.cross is not None:
             variables["cross"] = conditioning.cross["unet"]
@@ -131,9 +131,7 @@ class MimicMotion:
             t,
             conditioning.context,
             added_time=conditioning.added_time,
-            added=added,
-            per_level=points,
-            residuals=residuals,
+            joining=joining,
             deep=deep,
             keep=keep,
         )

@@ -128,7 +128,7 @@ class MusePose:
         deep: Deep | None = None,
         keep: bool = False,
     ) -> Array | tuple[Array, Deep]:
-        residuals, added, points = self.control.apply(params, x, t, conditioning, deep)
+        joining = self.control.apply(params, x, t, conditioning, deep)
         variables = {"params": merged(params["unet"], params.get("motion_modules", {}))}
         variables["reference"] = reference_variables(
             conditioning.reference, conditioning.read_reference
@@ -140,9 +140,7 @@ class MusePose:
             x,
             t,
             conditioning.context,
-            added=added,
-            per_level=points,
-            residuals=residuals,
+            joining=joining,
             deep=deep,
             keep=keep,
         )

@@ -13,7 +13,7 @@ from jax.nn.initializers import zeros
 
 from dispose_jax.networks.layers import conv
 from dispose_jax.networks.unet import Flavour, UNetEncoder, embed_time
-from dispose_jax.types import Residuals
+from dispose_jax.types import Joining, Residuals
 
 Array = jax.Array
 
@@ -49,7 +49,7 @@ class ControlNet(nn.Module):
         emb = embed_time(t, added_time, self.channels[0], self.added_width, dtype)
         encoder = UNetEncoder(self.channels, self.heads, self.layers, self.flavour, name="encoder")
         x, skips = encoder(
-            x.astype(dtype), emb, context.astype(dtype), added=motion, per_level=points
+            x.astype(dtype), emb, context.astype(dtype), joining=Joining(motion, points)
         )
         zero = lambda y, name: conv(y.shape[-1], 1, name=name, dtype=dtype, kernel_init=zeros)(y)
         return Residuals(

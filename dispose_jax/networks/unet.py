@@ -28,7 +28,7 @@ from dispose_jax.networks.temporal import (
     MotionSizes,
     SpatioTemporalTransformer,
 )
-from dispose_jax.types import Deep, Residuals
+from dispose_jax.types import NOTHING, Deep, Joining
 
 Array = jax.Array
 
@@ -193,19 +193,17 @@ class UNetEncoder(nn.Module):
         emb: Array,
         context: Array,
         *,
-        added: Array | None = None,
-        per_level: tuple[Array, ...] | None = None,
+        joining: Joining = NOTHING,
         finest_only: bool = False,
     ) -> tuple[Array, tuple[Array, ...]]:
         """x (b, f, h, w, c), emb (b, d), context (b, l, e) -> (middle output, skips).
 
-        added (b, f, h, w, channels[0]) joins after the input convolution; per_level[i], of the grid
-        after level i, joins that level's output after its skips were taken. finest_only: end after
-        level 0, with its output in place of the middle's and its skips alone.
+        joining: its residuals are not this half's. finest_only: end after level 0, with its output
+        in place of the middle's and its skips alone.
         """
         x = conv(self.channels[0], name="conv_in", dtype=self.flavour.dtype)(x)
-        if added is not None:
-            x = x + added.astype(x.dtype)
+        if joining.added is not None:
+            x = x + joining.added.astype(x.dtype)
         skips = [x]
         for i, features in enumerate(self.channels):
             last = i == len(self.channels) - 1
@@ -222,8 +220,8 @@ class UNetEncoder(nn.Module):
             skips += outputs
             if finest_only:
                 return x, tuple(skips)
-            if per_level is not None:
-                x = x + per_level[i].astype(x.dtype)
+            if joining.per_level is not None:
+                x = x + joining.per_level[i].astype(x.dtype)
         mid = MidBlock(self.channels[-1], self.heads[-1], self.flavour, name="mid_block")
         return mid(x, emb, context), tuple(skips)
 
@@ -269,18 +267,15 @@ class UNet(nn.Module):
         context: Array,
         *,
         added_time: Array | None = None,
-        added: Array | None = None,
-        per_level: tuple[Array, ...] | None = None,
-        residuals: Residuals | None = None,
+        joining: Joining = NOTHING,
         stop_after_up: int | None = None,
         deep: Deep | None = None,
         keep: bool = False,
     ) -> Array | tuple[Array, Deep]:
         """x (b, f, h, w, c), t (b,), context (b, l, e) -> (b, f, h, w, out_channels) float32.
 
-        added_time (b, 3); added, per_level: see UNetEncoder; residuals join the skips and the
-        middle. With stop_after_up = i the result is the output of up block i, after its upsampling;
-        without a head that of the last one, (b, f, h, w, channels[0]).
+        added_time (b, 3). With stop_after_up = i the result is the output of up block i, after its
+        upsampling; without a head that of the last one, (b, f, h, w, channels[0]).
 
         keep: (result, Deep) for later calls. With such a deep only the finest level runs, on its
         features and residuals (DeepCache: Ma et al. 2024); residuals are not given then.
@@ -290,18 +285,14 @@ class UNet(nn.Module):
         context = context.astype(dtype)
         encoder = UNetEncoder(self.channels, self.heads, self.layers, self.flavour, name="encoder")
         x, skips = encoder(
-            x.astype(dtype),
-            emb,
-            context,
-            added=added,
-            per_level=per_level,
-            finest_only=deep is not None,
+            x.astype(dtype), emb, context, joining=joining, finest_only=deep is not None
         )
+        residuals = joining.residuals
         if residuals is not None:
             x = x + residuals.mid.astype(dtype)
-        joining = residuals.skips if residuals is not None else deep and deep.residuals
-        if joining is not None:
-            skips = tuple(s + r.astype(dtype) for s, r in zip(skips, joining, strict=True))
+        on_skips = residuals.skips if residuals is not None else deep and deep.residuals
+        if on_skips is not None:
+            skips = tuple(s + r.astype(dtype) for s, r in zip(skips, on_skips, strict=True))
         for i, features in enumerate(reversed(self.channels)):
             last = i == len(self.channels) - 1
             if deep is not None:

@@ -122,7 +122,8 @@ def _joining(made, encoded: dict) -> np.ndarray:
     height, width, channels = small.LATENTS
     x = np.zeros((1, F, height, width, 2 * channels), np.float32)  # with the reference's latents
     control = small.eager(made.model).control
-    residuals, added, _ = control.apply(made.params, x, np.full(1, 0.7, np.float32), conditioning)
+    t = np.full(1, 0.7, np.float32)
+    added, _, residuals = control.apply(made.params, x, t, conditioning)
     return np.asarray(added if made.config.control.points_into == "unet" else residuals.skips[0])
 
 
@@ -153,7 +154,7 @@ def test_residuals_are_scaled_and_counted_as_the_quirk_says():
     def through(quirk: str) -> Residuals:
         path = replace(made.model.control, controlnet=Fixed(), scale=0.5, residuals=quirk)
         conditioning = small.conditioning(made, num_frames=2)
-        return path.apply({"controlnet": {}}, jnp.zeros(1), jnp.zeros(1), conditioning)[0]
+        return path.apply({"controlnet": {}}, jnp.zeros(1), jnp.zeros(1), conditioning).residuals
 
     for quirk, times in {"accumulated": (2, 2, 2, 1), "once": (1, 1, 1, 1)}.items():
         ours = through(quirk)

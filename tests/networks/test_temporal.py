@@ -1,14 +1,18 @@
 """Motion modules: they start as nothing, know the order of frames, and mix frames only."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
 
 from dispose_jax.networks.temporal import MotionModule, position_code, split_motion
-from tests.networks.test_attention import draw, random_params
+from tests import drawn
+from tests.drawn import draw
 
 B, F, H, W, C = 2, 5, 2, 3, 8
 MODULE = MotionModule(heads=2, groups=4, positions=6)
+random_params = partial(drawn.random_params, scale=0.5)
 
 
 def test_an_untrained_module_changes_nothing():

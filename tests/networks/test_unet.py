@@ -12,9 +12,9 @@ from jax.tree_util import tree_leaves_with_path as leaves_with_path
 from dispose_jax.networks.attention import reference_tokens, reference_variables
 from dispose_jax.networks.temporal import MotionSizes, split_motion
 from dispose_jax.networks.unet import Flavour, UNet
-from dispose_jax.types import Residuals
+from dispose_jax.types import Joining, Residuals
 from tests import blockwise
-from tests.networks.test_attention import draw
+from tests.drawn import draw
 
 B, F, H, W, D = 2, 3, 6, 4, 5
 SIZES = {"channels": (8, 16), "heads": (2, 2), "layers": 1}
@@ -123,8 +123,8 @@ def residuals(seed=4):
 def test_what_a_call_leaves_gives_the_same_result_at_the_same_latent(controlled):
     picture, motion = parameters()
     params, given = join(picture, motion), residuals() if controlled else None
-    plain = run(VIDEO, params, residuals=given)
-    kept, deep = run(VIDEO, params, residuals=given, keep=True)
+    plain = run(VIDEO, params, joining=Joining(residuals=given))
+    kept, deep = run(VIDEO, params, joining=Joining(residuals=given), keep=True)
     np.testing.assert_array_equal(kept, plain)
     assert deep.features.shape == (B, F, H, W, 16)
     again = run(VIDEO, params, deep=deep)

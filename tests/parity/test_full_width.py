@@ -4,6 +4,7 @@
 the peak.
 """
 
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -17,7 +18,7 @@ from dispose_jax.correspondence import keypoints
 from dispose_jax.models import networks, registry
 from dispose_jax.models.network import Network
 from dispose_jax.networks import controlnet as residual_rules
-from dispose_jax.types import ControlSignals, Pose
+from dispose_jax.types import ControlSignals, Joining, Pose
 from tests.parity import keyed_weights
 from tests.parity.cases import Case, assert_close, load_case, load_manifest
 
@@ -115,11 +116,12 @@ def test_a_denoising_step_at_full_width_equals_the_original():
     skeletons = channels_last(inputs["pose_image"])
     pose = model.pose_encoder.apply({"params": mimic["pose_encoder"]}, skeletons)
     check("pose_latents", np.moveaxis(np.asarray(pose), -1, -3))
-    call = {"added_time": ids, "added": jnp.stack([jnp.zeros_like(pose), pose])}
+    both = jnp.stack([jnp.zeros_like(pose), pose])
     unet = {"params": mimic["unet"]}
-    plain = model.unet.apply(unet, *given, **call)
+    run = partial(model.unet.apply, unet, *given, added_time=ids)
+    plain = run(joining=Joining(both))
     check("noise_pred_without_control", np.moveaxis(np.asarray(plain), -1, -3))
     assert config.quirks.residuals == "accumulated"
     accumulated = residual_rules.accumulate(residuals, len(model.unet.channels), model.unet.layers)
-    out = model.unet.apply(unet, *given, **call, residuals=accumulated)
+    out = run(joining=Joining(both, residuals=accumulated))
     check("noise_pred", np.moveaxis(np.asarray(out), -1, -3))

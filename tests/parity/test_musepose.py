@@ -14,7 +14,7 @@ from dispose_jax.networks.attention import reference_tokens, reference_variables
 from dispose_jax.networks.pose_encoder import PoseGuider
 from dispose_jax.networks.temporal import MotionModule, MotionSizes
 from dispose_jax.networks.unet import Flavour, UNet
-from dispose_jax.types import Residuals
+from dispose_jax.types import Joining, Residuals
 from tests import blockwise
 from tests.parity.cases import assert_close, convert, load_case, weights
 
@@ -142,8 +142,7 @@ class Pair:
             x,
             t,
             np.concatenate(context),
-            added=np.concatenate(pose),
-            residuals=residuals,
+            joining=Joining(np.concatenate(pose), residuals=residuals),
         )
         return np.split(channels_first(out), 2)
 

@@ -14,7 +14,7 @@ from dispose_jax.networks.motion_encoder import MotionEncoder
 from dispose_jax.networks.point_encoder import PointEncoder
 from dispose_jax.networks.pose_encoder import PoseNet
 from dispose_jax.networks.unet import Flavour, UNet
-from dispose_jax.types import Residuals
+from dispose_jax.types import Joining, Residuals
 from tests import blockwise
 from tests.parity.cases import assert_close, body_pose, convert, load_case, weights
 
@@ -95,7 +95,7 @@ def test_video_unet_adds_pose_features_and_accumulated_residuals(svd):
     tolerance = case.about["tolerance"]["float32"]
     batch = len(case.inputs["sample"])
     pose = unflat(case.inputs["pose_latents"], batch)
-    assert_close(case, "pose", channels_first(run_svd(svd, added=pose)[0]), tolerance)
+    assert_close(case, "pose", channels_first(run_svd(svd, joining=Joining(pose))[0]), tolerance)
     skips = sorted(k for k in case.inputs if k.startswith("down_residual"))
     residuals = Residuals(
         skips=tuple(unflat(case.inputs[k], batch) for k in skips),
@@ -103,7 +103,7 @@ def test_video_unet_adds_pose_features_and_accumulated_residuals(svd):
     )
     levels = len(case.config["block_out_channels"])
     residuals = residual_rules.accumulate(residuals, levels, case.config["layers_per_block"])
-    out, _ = run_svd(svd, added=pose, residuals=residuals)
+    out, _ = run_svd(svd, joining=Joining(pose, residuals=residuals))
     assert_close(case, "pose_residuals", channels_first(out), tolerance)
 
 
@@ -139,7 +139,9 @@ def test_pose_net_and_unet_of_mimicmotion():
     unet, _ = video_modules(case.config, len(x))
     params = convert(tensors, rules.UNET_VIDEO, unet, x, t, context, added_time=ids, prefix="unet.")
     halves = jnp.stack([jnp.zeros_like(pose), pose])  # unconditional first
-    out = blockwise.apply(unet, {"params": params}, x, t, context, added_time=ids, added=halves)
+    out = blockwise.apply(
+        unet, {"params": params}, x, t, context, added_time=ids, joining=Joining(halves)
+    )
     assert_close(case, "noise_pred", channels_first(out), tolerance)
 
 
