@@ -1,13 +1,14 @@
 """The networks that manifests describe, as trees of shapes: what derived keys are compared with."""
 
 from functools import cache, partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 
-from converters import releases
+from converters import convert, releases
 from converters.releases import Release
-from dispose_jax.networks.clip import TextTransformer, VisionTransformer
+from dispose_jax.models import evaluation_networks
 from dispose_jax.networks.cmp import CMP
 from dispose_jax.networks.controlnet import ControlNet
 from dispose_jax.networks.motion_encoder import MotionEncoder
@@ -16,7 +17,7 @@ from dispose_jax.networks.pose_encoder import PoseGuider, PoseNet
 from dispose_jax.networks.raft import RAFT
 from dispose_jax.networks.temporal import MotionSizes, split_motion
 from dispose_jax.networks.unet import Flavour, UNet
-from dispose_jax.networks.vae import VAE
+from tests.parity import modules
 from tests.parity.cases import load_manifest
 
 DENOISER, MOTION = "musepose_denoising_unet", "musepose_motion_module"
@@ -36,6 +37,15 @@ def load(manifest: str) -> dict:
         return whole | {"tensors": load_manifest(manifest)["tensors"]}
     own = lambda key: (".motion_modules." in key) == (kind == MOTION)
     return whole | {"tensors": {key: v for key, v in whole["tensors"].items() if own(key)}}
+
+
+def traced(config) -> dict:
+    """The networks of a config and of optical flow with their shapes, traced once; networks that
+    measure are large and have tests of their own."""
+    built = convert.all_networks(config)
+    measuring = {*evaluation_networks.NAMES} - {"raft"}
+    kept = {name: built[name] for name in built if name not in measuring}
+    return {name: SimpleNamespace(shapes=network.shapes) for name, network in kept.items()}
 
 
 def torch_shapes(manifest: str) -> dict[str, tuple[int, ...]]:
@@ -147,42 +157,17 @@ def _pose_guider(config: dict) -> dict:
 
 
 def _vae(config: dict, name: str, **named) -> dict:
-    vae = VAE(
-        widths=tuple(config["block_out_channels"]),
-        latent_channels=config["latent_channels"],
-        layers=config["layers_per_block"],
-        groups=config.get("norm_num_groups", 32),
-        temporal="up_block_types" not in config,
-    )
-    return {name: _shapes(vae, jnp.zeros((1, 1, 16, 16, 3)), **named)}
+    return {name: _shapes(modules.vae(config), jnp.zeros((1, 1, 16, 16, 3)), **named)}
 
 
 def _vision(config: dict) -> dict:
-    tower = VisionTransformer(
-        width=config["hidden_size"],
-        layers=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        hidden=config["intermediate_size"],
-        projection=config["projection_dim"],
-        patch=config["patch_size"],
-        activation=config["hidden_act"],
-    )
-    size = config["image_size"]
-    return {"image_encoder": _shapes(tower, jnp.zeros((1, size, size, 3)))}
+    pixels = jnp.zeros((1, config["image_size"], config["image_size"], 3))
+    return {"image_encoder": _shapes(modules.vision_transformer(config), pixels)}
 
 
 def _text(config: dict) -> dict:
-    tower = TextTransformer(
-        vocabulary=config["vocab_size"],
-        width=config["hidden_size"],
-        layers=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        hidden=config["intermediate_size"],
-        positions=config["max_position_embeddings"],
-        activation=config["hidden_act"],
-    )
     tokens = jnp.zeros((1, config["max_position_embeddings"]), int)
-    return {"dift_text_encoder": _shapes(tower, tokens)}
+    return {"dift_text_encoder": _shapes(modules.text_transformer(config), tokens)}
 
 
 def _cmp(config: dict) -> dict:

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,9 +10,10 @@ from flax.traverse_util import flatten_dict
 
 from converters import checkpoints, convert, doctor, files, releases
 from dispose_jax import settings
-from dispose_jax.models import bundle, evaluation_networks
+from dispose_jax.models import bundle
 from dispose_jax.models import networks as model_networks
 from dispose_jax.pose import dwpose
+from tests.converters import built
 
 CONFIG = "configs/svd.py:size=tiny"
 ROWS = [
@@ -26,12 +26,8 @@ WRITTEN = [row for row in ROWS if row.name not in convert.PARTS]
 
 @pytest.fixture(scope="module")
 def traced():
-    """The networks of the small config and of optical flow, their shapes traced once for all tests;
-    networks that measure are large and have tests of their own."""
-    built = convert.all_networks(settings.load(CONFIG))
-    measuring = {*evaluation_networks.NAMES} - {"raft"}
-    kept = {name: built[name] for name in built if name not in measuring}
-    return {name: SimpleNamespace(shapes=network.shapes) for name, network in kept.items()}
+    """Once for all tests."""
+    return built.traced(settings.load(CONFIG))
 
 
 @pytest.fixture(autouse=True)

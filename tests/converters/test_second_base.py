@@ -2,7 +2,6 @@
 the first."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +9,9 @@ from flax.traverse_util import flatten_dict
 
 from converters import checkpoints, convert, doctor, files, mapping, releases
 from dispose_jax import settings
-from dispose_jax.models import bundle, evaluation_networks
+from dispose_jax.models import bundle
 from dispose_jax.models import networks as model_networks
+from tests.converters import built
 
 CONFIG = "configs/sd15.py:size=tiny"
 ROWS = [row for row in releases.serving("sd15") if row.is_expected]
@@ -30,12 +30,8 @@ def config():
 
 @pytest.fixture(scope="module")
 def traced(config):
-    """The networks of the small config and of optical flow, their shapes traced once for all tests;
-    networks that measure are large and have tests of their own."""
-    built = convert.all_networks(config)
-    measuring = {*evaluation_networks.NAMES} - {"raft"}
-    kept = {name: built[name] for name in built if name not in measuring}
-    return {name: SimpleNamespace(shapes=network.shapes) for name, network in kept.items()}
+    """Once for all tests."""
+    return built.traced(config)
 
 
 @pytest.fixture(autouse=True)

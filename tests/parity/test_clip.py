@@ -6,8 +6,9 @@ import pytest
 
 from converters import rules
 from dispose_jax.networks import clip
-from dispose_jax.networks.clip import TextTransformer, VisionTransformer, clip_pixels
+from dispose_jax.networks.clip import clip_pixels
 from tests.parity.cases import assert_close, convert, load_case, weights
+from tests.parity.modules import text_transformer, vision_transformer
 
 
 @pytest.mark.parametrize(
@@ -15,16 +16,7 @@ from tests.parity.cases import assert_close, convert, load_case, weights
 )
 def test_vision_transformer_gives_the_original_embeddings(name):
     case = load_case(name)
-    config = case.config
-    module = VisionTransformer(
-        width=config["hidden_size"],
-        layers=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        hidden=config["intermediate_size"],
-        projection=config["projection_dim"],
-        patch=config["patch_size"],
-        activation=config["hidden_act"],
-    )
+    module = vision_transformer(case.config)
     pixels = np.moveaxis(case.inputs["pixel_values"], 1, -1)
     variables = {"params": convert(weights(case), rules.PLAIN, module, pixels)}
     tolerances = case.about["tolerance"]
@@ -43,16 +35,7 @@ def test_vision_transformer_gives_the_original_embeddings(name):
 
 def test_text_transformer_gives_the_original_vectors():
     case = load_case("sd15_text_encoder.tiny")
-    config = case.config
-    module = TextTransformer(
-        vocabulary=config["vocab_size"],
-        width=config["hidden_size"],
-        layers=config["num_hidden_layers"],
-        heads=config["num_attention_heads"],
-        hidden=config["intermediate_size"],
-        positions=config["max_position_embeddings"],
-        activation=config["hidden_act"],
-    )
+    module = text_transformer(case.config)
     tokens = jnp.asarray(case.inputs["input_ids"], jnp.int32)
     params = convert(weights(case), rules.PLAIN, module, tokens)
     vectors = module.apply({"params": params}, tokens)

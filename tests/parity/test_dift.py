@@ -8,10 +8,9 @@ import pytest
 
 from converters import rules
 from dispose_jax.correspondence import dift
-from dispose_jax.networks.clip import TextTransformer
 from dispose_jax.networks.unet import Flavour, UNet
-from dispose_jax.networks.vae import VAE
 from tests import small
+from tests.parity import modules
 from tests.parity.cases import assert_close, convert, load_case, weights
 
 TOLERANCE = 5e-4  # the case's own sentence: max abs <= 5e-4 x std
@@ -27,13 +26,7 @@ def extractor(case):
     """The module at the first pass's settings, and converted weights."""
     vae, unet, text = (case.config[name] for name in ("vae", "unet", "text"))
     extractor = dift.Dift(
-        vae=VAE(
-            tuple(vae["block_out_channels"]),
-            vae["latent_channels"],
-            vae["layers_per_block"],
-            vae["norm_num_groups"],
-            temporal=False,
-        ),
+        vae=modules.vae(vae),
         unet=UNet(
             channels=tuple(unet["block_out_channels"]),
             heads=(unet["attention_head_dim"],) * len(unet["block_out_channels"]),
@@ -41,15 +34,7 @@ def extractor(case):
             layers=unet["layers_per_block"],
             out_channels=unet["out_channels"],
         ),
-        text_encoder=TextTransformer(
-            vocabulary=text["vocab_size"],
-            width=text["hidden_size"],
-            layers=text["num_hidden_layers"],
-            heads=text["num_attention_heads"],
-            hidden=text["intermediate_size"],
-            positions=text["max_position_embeddings"],
-            activation=text["hidden_act"],
-        ),
+        text_encoder=modules.text_transformer(text),
         tokens=tuple(case.inputs["token_ids_0"][0].tolist()),
         timestep=case.config["t"][0],
         up_block=case.config["up_block"][0],

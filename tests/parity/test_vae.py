@@ -8,22 +8,14 @@ import numpy as np
 import pytest
 
 from converters import rules
-from dispose_jax.networks.vae import VAE
+from tests.parity import modules
 from tests.parity.cases import Case, assert_close, convert, load_case, weights
 
 
 def build(case: Case):
     """The module and its converted weights."""
-    config = case.config
-    temporal = "up_block_types" not in config  # only the temporal decoder's configuration lacks it
-    vae = VAE(
-        widths=tuple(config["block_out_channels"]),
-        latent_channels=config["latent_channels"],
-        layers=config["layers_per_block"],
-        groups=config.get("norm_num_groups", 32),
-        temporal=temporal,
-    )
-    spelling = rules.VAE_VIDEO if temporal else rules.PLAIN
+    vae = modules.vae(case.config)
+    spelling = rules.VAE_VIDEO if vae.temporal else rules.PLAIN
     return vae, {"params": convert(weights(case), spelling, vae, jnp.zeros((1, 1, 16, 16, 3)))}
 
 
