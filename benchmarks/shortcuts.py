@@ -23,12 +23,11 @@ from benchmarks import measure, step
 from dispose_jax import traces
 from dispose_jax.models import networks, registry
 from dispose_jax.motion import field
-from dispose_jax.motion.tracks import Impulses
 from dispose_jax.networks.cmp import CMP
 from dispose_jax.networks.layers import temporal_conv
 from dispose_jax.networks.point_encoder import PointMLP
 from dispose_jax.ops import attention, filters, gather, resize
-from dispose_jax.types import ControlSignals
+from dispose_jax.types import ControlSignals, Impulses
 
 
 class Setting(NamedTuple):

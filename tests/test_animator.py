@@ -16,7 +16,7 @@ import dispose_jax
 from dispose_jax import animator as animator_module
 from dispose_jax import decoding, memory
 from dispose_jax.animator import STAGES, Animator
-from dispose_jax.clip import Skeletons
+from dispose_jax.clip import Skeletons, padding
 from dispose_jax.conditions import Conditioner
 from dispose_jax.models.protocol import generated
 from dispose_jax.pose import estimate
@@ -165,9 +165,8 @@ def test_padded_windows_end_with_the_clip(base):
     made.sample.window_pad = True
     animator = Animator.load("random", config=made)
     for num_frames in range(2, 9):
-        clip = prepare(animator, num_frames)
         needed = generated(animator.model, num_frames + 1)
-        count = needed + animator._spare(clip)
+        count = needed + padding(made.sample, needed)
         assert count == needed + needed % 2  # windows of four, two apart
         rows = animator.model.windows(count, 4, 2).frames
         assert len(rows) == max(1, (count - 2) // 2) and rows[-1][-1] == count - 1
@@ -197,17 +196,34 @@ def test_latents_of_another_clip_are_not_decoded(animator):
             next(animator.decode(clip, np.zeros(shape, np.float32)))
 
 
-def test_a_preview_shows_frames_of_the_video_alone(animator, monkeypatch):
+@pytest.fixture
+def watched(monkeypatch):
+    """watched(animator, clean, preview): a clip of five frames whose latents without noise, after
+    its only step, are these."""
+
+    def run(animator, clean, preview):
+        def sample(_model, _params, _conditioning, noise, _sampler, *, watch, **_):
+            watch(0, noise, clean)
+            return noise
+
+        monkeypatch.setattr(animator_module.ahead, "start", lambda *_: None)
+        monkeypatch.setattr(Conditioner, "conditions", lambda *_: None)
+        monkeypatch.setattr(animator_module.sampling, "sample", sample)
+        animator.latents(prepare(animator, 5), preview=preview)
+
+    return run
+
+
+def test_a_preview_shows_frames_of_the_video_alone(animator, watched, monkeypatch):
+    """Not the reference, which is the first of the six that are made."""
     shown = []
-    model = animator.model
     monkeypatch.setattr(animator_module.decoding, "decode_pictures", lambda m, p, x, d: [*x])
-    watch = animator._watch(lambda step, picture: shown.append(picture[0, :, 0, 0]), 5)
-    clean = np.arange(12, dtype=np.float32).reshape(1, 12, 1, 1, 1)
-    watch(0, None, np.broadcast_to(clean, (1, 12, 2, 1, 3))[..., None])
-    assert model.generates_reference and shown[0].tolist() == [1, 2, 4, 5]
+    clean = np.broadcast_to(np.arange(6, dtype=np.float32).reshape(1, 6, 1, 1, 1), (1, 6, 2, 1, 3))
+    watched(animator, clean, lambda step, picture: shown.append(picture[0, :, 0]))
+    assert animator.model.generates_reference and shown[0].tolist() == [1, 2, 4, 5]
 
 
-def test_a_preview_is_decoded_on_one_of_the_animator_s_own_devices(animator, monkeypatch):
+def test_a_preview_is_decoded_on_one_of_the_animator_s_own_devices(animator, watched, monkeypatch):
     own, where = jax.devices()[2:4], []
     other = copy.copy(animator)
     other.devices = own
@@ -218,7 +234,7 @@ def test_a_preview_is_decoded_on_one_of_the_animator_s_own_devices(animator, mon
         return [*latents]
 
     monkeypatch.setattr(animator_module.decoding, "decode_pictures", decode)
-    other._watch(lambda *_: None, 5)(0, None, np.zeros((1, 6, 2, 1, 3)))
+    watched(other, np.zeros((1, 6, 2, 1, 3)), lambda *_: None)
     assert where == [({own[0]}, own[0])]
 
 

@@ -15,6 +15,11 @@ from dispose_jax.diffusion import prediction, schedules
 Array = jax.Array
 
 CLEAN = -1  # the level of Ddim that has no noise
+TIMES = {  # its spacings of them
+    "trailing": schedules.trailing_times,
+    "leading": schedules.leading_times,
+    "ays": schedules.ays_times,
+}
 
 
 class Schedule(Protocol):
@@ -152,7 +157,7 @@ class Ddim:
     draws = ("times",)
 
     def levels(self, steps: int) -> np.ndarray:
-        times = getattr(schedules, f"{self.spacing}_times")(steps)
+        times = TIMES[self.spacing](steps)
         if self.spacing == "ays":
             lower = np.append(times[1:], CLEAN)
         else:

@@ -12,7 +12,6 @@ from dispose_jax.inputs.sources import Sources
 from dispose_jax.media import image, video
 from dispose_jax.pose import draw, estimate, files, people, retarget
 from dispose_jax.pose.detector import Detector
-from tests.inputs import given
 from tests.inputs.given import (
     HEIGHT,
     NUM_FRAMES,
@@ -25,11 +24,6 @@ from tests.inputs.given import (
 )
 from tests.media import films
 from tests.pose.poses import standing, without
-
-
-@pytest.fixture
-def sources(tmp_path):
-    return given.write(tmp_path)
 
 
 def test_a_clip_has_the_reference_first_and_every_second_driving_frame_after_it(sources):

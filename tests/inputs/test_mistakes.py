@@ -7,7 +7,6 @@ import pytest
 from dispose_jax import inputs
 from dispose_jax.pose import files
 from dispose_jax.pose.detector import Detector
-from tests.inputs import given
 from tests.inputs.given import (
     HEIGHT,
     NUM_FRAMES,
@@ -19,11 +18,6 @@ from tests.inputs.given import (
     silent,
 )
 from tests.pose.poses import standing, without
-
-
-@pytest.fixture
-def sources(tmp_path):
-    return given.write(tmp_path)
 
 
 def nobody(num_frames):
