@@ -11,8 +11,7 @@ from absl import flags
 
 from dispose_jax import cli, limits, weights
 from dispose_jax.training import loop, multihost, plan
-
-ASSETS = Path(__file__).parent / "assets"
+from dispose_jax.training.run import Run
 
 SHARED = {"allow_override": True}  # sample.py has the same flags, and a test may load both
 CONFIG, DEFAULT = "Configuration file and its argument.", "configs/svd.py:size=small"
@@ -39,8 +38,8 @@ def main(config):
         raise ValueError("--compiled is given without --dry_run, whose report it adds to")
     if not WORKDIR.value:
         raise ValueError("--workdir is missing: name the directory of the run")
-    given = tuple(WEIGHTS.value or weights.bundled(config, ASSETS))
-    loop.train(loop.Run(config, given, Path(WORKDIR.value), continues=bool(WEIGHTS.value)))
+    given = tuple(WEIGHTS.value or weights.bundled(config))
+    loop.train(Run(config, given, Path(WORKDIR.value), continues=bool(WEIGHTS.value)))
 
 
 if __name__ == "__main__":

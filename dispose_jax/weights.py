@@ -46,7 +46,7 @@ def choose(given: Sequence[str] | None, config, assets: Path = ASSETS) -> tuple[
     return RANDOM, *bundled(config, assets)
 
 
-def bundled(config, assets: Path) -> tuple[str, ...]:
+def bundled(config, assets: Path = ASSETS) -> tuple[str, ...]:
     """Folders of assets that hold weights for a config, as far as they are there."""
     folders = [assets / name for name in config.bundled]
     return tuple(str(folder) for folder in folders if (folder / bundle.DESCRIPTION).exists())
