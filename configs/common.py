@@ -187,36 +187,60 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     name -> steps, clips, frames of a clip, learning rate and optimizer of its training.
     """
     stage, side = choice["stage"], SIDES.get(choice["size"])
-    drawn = side is not None
     config = ConfigDict()
     config.seed = 42  # of all random numbers
     # A base is trained before there is anything of DisPose.
     is_base = stages[stage][1] == "video" and stage != "dispose"
     config.control = control("base" if is_base else choice["variant"])
+    config.skeleton, config.motion, config.dift = _skeleton(side), _motion(side), _dift(side)
+    config.sample = _sample(choice["size"], side)
+    config.train = _train(stage, side, stages[stage], recipes[stage])
+    if stage == "dispose":  # of what learns, what the variant has
+        config.train.trainable = learnt(config.control)
+    config.data = _data(side, config.train.objective)
+    return config
 
-    skeleton = config.skeleton = ConfigDict()
+
+def _skeleton(side: int | None) -> ConfigDict:
+    """Skeleton pictures. side: of pictures of drawn people, None at full size, as below."""
+    skeleton = ConfigDict()
     skeleton.fit = "mimicmotion"  # how driving poses come to the reference's body
     skeleton.style = "mimicmotion"  # how they are drawn
     # Joints 0 to 17 that are not drawn, such as (4, 7, 10, 13), wrists and ankles: what the base is
     # not told, control signals know nevertheless.
     skeleton.hidden = ()
-    skeleton.canvas = 256 if drawn else 2160  # short side painted on: strokes are 8 of its pixels
+    skeleton.canvas = 256 if side else 2160  # short side painted on: strokes are 8 of its pixels
+    return skeleton
 
-    motion = config.motion = ConfigDict()
+
+def _motion(side: int | None) -> ConfigDict:
+    """Motion fields."""
+    drawn = side is not None
+    motion = ConfigDict()
     motion.kernel = {64: 23, 128: 45}.get(side, 199)  # of the sparse field's Gaussian, odd, pixels
     motion.sigma = 9 / 256 * side if drawn else 20.0  # deviation of it: follows the short side
     motion.cmp_size = 64 if drawn else 384  # side of the square that CMP works in, a multiple of 64
     motion.chunk = 8  # frames completed at a time
+    return motion
 
-    dift = config.dift = ConfigDict()
+
+def _dift(side: int | None) -> ConfigDict:
+    """Diffusion features of keypoints."""
+    drawn = side is not None
+    dift = ConfigDict()
     dift.prompt = "photo of a human"  # that Stable Diffusion is told
     dift.tokenizer = ""  # folder of SD1.5's tokenizer, needed for any other prompt
     dift.timestep = 261  # of 1000: how far the reference is noised
     dift.up_block = 1  # whose output is read: 1/16 of the picture
     dift.ensemble = 2 if drawn else 8  # draws of the noise
     dift.chunk = 2 if drawn else 4  # draws in memory at a time
+    return dift
 
-    sample = config.sample = ConfigDict()
+
+def _sample(size: str, side: int | None) -> ConfigDict:
+    """Sampling."""
+    drawn = side is not None
+    sample = ConfigDict()
     sample.resolution = side if drawn else 576  # short side; the other one keeps 9 : 16
     sample.height = side if drawn else 0  # both or neither: override resolution
     sample.width = side if drawn else 0  # with height
@@ -233,7 +257,7 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     sample.steps = 8 if drawn else 25  # of denoising
     sample.solver = "euler"  # as released; or of second order: heun (two calls a step), dpmpp_2m
     # Of guidance: a number, or one for the first and one for the last frame; 1 turns it off.
-    sample.guidance_scale = FieldReference(GUIDANCE[choice["size"]], field_type=object)
+    sample.guidance_scale = FieldReference(GUIDANCE[size], field_type=object)
     # Noise over signal above the first and up to the second number; outside, half the work.
     sample.guidance_interval = (0.0, math.inf)
     # Deep features and the ControlNet are computed every n-th call and left to the others. At full
@@ -247,14 +271,17 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     sample.audio = True  # the driving video's sound in the written one
     sample.window_batch = 1  # windows at a time on each device
     sample.dtype = "auto"  # of the networks: bfloat16 on GPU and TPU, float32 on CPU
+    return sample
 
-    steps, batch, frames, rate, optimizer = recipes[stage]
-    train = config.train = ConfigDict()
+
+def _train(stage: str, side: int | None, task: tuple, recipe: tuple) -> ConfigDict:
+    """Training; task, recipe: of the stage, as `defaults` says."""
+    drawn = side is not None
+    steps, batch, frames, rate, optimizer = recipe
+    train = ConfigDict()
     train.stage = stage  # what is trained: chosen in the config's argument
-    train.objective = stages[stage][1]  # what is minimised (training/objectives.py)
-    train.trainable = stages[stage][0]  # networks that learn
-    if stage == "dispose":  # of these, what the variant has
-        train.trainable = learnt(config.control)
+    train.objective = task[1]  # what is minimised (training/objectives.py)
+    train.trainable = task[0]  # networks that learn
     train.decoder_only = stage == "decoder"  # of an autoencoder
     train.steps = steps  # after which the run is finished
     train.batch = batch  # clips of a step, over all devices
@@ -313,11 +340,16 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     train.sample_every = 500 if drawn else 1000  # steps between pictures of the progress; 0: none
     # Steps between losses of clips that are held out, with the same noise each time; 0: none.
     train.validate_every = 500 if drawn else 1000
+    return train
 
-    data = config.data = ConfigDict()
+
+def _data(side: int | None, objective: str) -> ConfigDict:
+    """Training data."""
+    drawn = side is not None
+    data = ConfigDict()
     data.source = "synthetic" if drawn else ""  # drawn people, or a folder of data.prepare
     # Of synthetic clips, the share whose reference stands in a way of its own.
-    data.apart = 0.9 if train.objective == "video" else 0.5
+    data.apart = 0.9 if objective == "video" else 0.5
     # Of drawn people, in those of the picture.
     data.heights = (0.8, 0.98) if side == 128 else (0.68, 0.92)
     # Clips that only pictures of the progress and validation see: of a set whole videos' clips, at
@@ -334,7 +366,7 @@ def defaults(choice: dict[str, str], stages: dict, recipes: dict) -> ConfigDict:
     data.max_guides = 256  # guidance points of a frame
     data.workers = 0  # processes that read, or paint drawn people's skeletons; 0: threads
     data.prefetch = 16  # examples read ahead
-    return config
+    return data
 
 
 def parse_arg(arg: str | None, **choices: tuple[str, ...]) -> dict[str, str]:
