@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from jax.sharding import NamedSharding
 
 from dispose_jax.diffusion import guidance, solvers, windows
 from dispose_jax.diffusion.plan import plan
+from dispose_jax.diffusion.samplers import Schedule
 from dispose_jax.diffusion.solvers import Call
 from dispose_jax.models.protocol import Model, generated, generated_frames
 from dispose_jax.ops.levels import to_float
@@ -204,8 +206,8 @@ def sample(
         start = seen if call.again else None
         before = clean if call.again or call.weight else None
         seen = x
-        size = tiles.frames.shape[1]
-        x, clean = _step(model, blend, x, total, scale, call, start, before, size, place.first)
+        move = _Move(blend, x, total, scale, start, before)
+        x, clean = _moved(schedule, call, move, tiles.frames.shape[1], place.first)
         if i + 1 < len(calls) and calls[i + 1].call.step == call.step:
             continue
         if progress is not None:
@@ -226,38 +228,40 @@ def _condition_frames(model, whole: NamedSharding, params, skeletons, signals) -
     return jax.lax.with_sharding_constraint(parts, whole)
 
 
-def _step(
-    model: Model, blend, x, total, scale, call: Call, start, before, size: int, device: jax.Device
+class _Move(NamedTuple):
+    """What the move after a call is made of."""
+
+    blend: np.ndarray  # (halves, f, h, w, c) weighted sum of predictions
+    x: np.ndarray  # (1, f, h, w, c) latents that the network saw
+    total: np.ndarray  # (f,) sum of the weights
+    scale: np.ndarray  # (f,) of guidance
+    start: np.ndarray | None  # (1, f, h, w, c), as is before: see solvers.advance
+    before: np.ndarray | None
+
+    def at(self, frames: np.ndarray) -> _Move:
+        """That of some frames."""
+        return jax.tree.map(lambda x: x[frames] if x.ndim == 1 else x[:, frames], self)
+
+
+def _moved(
+    schedule: Schedule, call: Call, move: _Move, size: int, device: jax.Device
 ) -> tuple[np.ndarray, np.ndarray]:
     """The latents after a call's move, and without noise, (1, f, h, w, c): `size` frames at a time
     on the device."""
-    stepped, clean = np.empty_like(x), np.empty_like(x)
+    after, clean = np.empty_like(move.x), np.empty_like(move.x)
     done = 0
-    for numbers, count in windows.blocks(range(x.shape[1]), 1, size):
-        of = numbers[0]
-        some = lambda array, of=of: None if array is None else array[:, of]
-        given = blend[:, of], x[:, of], total[of], scale[of], some(start), some(before)
-        found = _finish(model.schedule, call, *jax.device_put(given, device))
-        for array, part in zip((stepped, clean), found):
+    for numbers, count in windows.blocks(range(move.x.shape[1]), 1, size):
+        found = _finish(schedule, call, jax.device_put(move.at(numbers[0]), device))
+        for array, part in zip((after, clean), found):
             array[:, done : done + count] = np.asarray(part)[:, :count]
         done += count
-    return stepped, clean
+    return after, clean
 
 
 @partial(jax.jit, static_argnums=0)
-def _finish(
-    schedule,
-    call: Call,
-    blend: Array,
-    x: Array,
-    total: Array,
-    scale: Array,
-    start: Array | None,
-    before: Array | None,
-) -> tuple[Array, Array]:
-    """Blend -> prediction -> guidance -> the latents after the move, and without noise; start and
-    before: see solvers.advance."""
-    prediction = blend / total[:, None, None, None]
+def _finish(schedule: Schedule, call: Call, move: _Move) -> tuple[Array, Array]:
+    """Blend -> prediction -> guidance -> the latents after the move, and without noise."""
+    prediction = move.blend / move.total[:, None, None, None]
     if len(prediction) == 2:
-        prediction = guidance.combine(*prediction, scale)[None]
-    return solvers.advance(schedule, x, prediction, call, start=start, before=before)
+        prediction = guidance.combine(*prediction, move.scale)[None]
+    return solvers.advance(schedule, move.x, prediction, call, start=move.start, before=move.before)
