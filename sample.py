@@ -56,7 +56,7 @@ def main(config):
         )
     sources = Sources(*(files if any(files) else DEMO))
     if DRY_RUN.value:
-        print(job.plan(config, sources))
+        print(job.needs(config, sources))
         return
     given = weights.choose(WEIGHTS.value, config)
     work = job.Job(config, given, sources, Path(OUTPUT.value), EXPLAIN.value)

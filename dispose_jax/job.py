@@ -165,7 +165,7 @@ def animate(job: Job, clip: Clip) -> Path:
     return job.output
 
 
-def plan(config, sources: Sources) -> str:
+def needs(config, sources: Sources) -> str:
     """What a run would need: parameters, memory and FLOPs, before any weight is read."""
     limits.check(config)
     num_frames, height, width = inputs.measure(sources, config.sample)

@@ -49,7 +49,7 @@ def placement(devices: Sequence[jax.Device] | None = None) -> Placement:
 class WindowedNetwork:
     """A model as a function from a clip's latents to the blend of its windows' predictions.
 
-    conditioning: of the clip, on the host. plan: its windows, `batch` at a time on each device.
+    conditioning: of the clip, on the host. tiles: its windows, `batch` at a time on each device.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class WindowedNetwork:
         model: Model,
         params: Params,
         conditioning: Conditioning,
-        plan: windows.Windows,
+        tiles: windows.Windows,
         batch: int,
         place: Placement,
     ):
         self.models, self.place = {1: model.unpaired(), 2: model}, place
         self.params, self.shared = jax.device_put((params, conditioning.shared), place.whole)
         self.per_frame = jax.tree.map(np.asarray, conditioning.per_frame)
-        self.batches = list(_batches(plan, batch * place.rows))
+        self.batches = list(_batches(tiles, batch * place.rows))
         self.placed: dict | None = None  # per_frame's rows of the only batch, on the devices
         self.left: list[Deep | None] = [None] * len(self.batches)  # by the last call that kept any
         self.cross: dict[int, dict | None] = {}  # constant cross-attentions by halves
@@ -174,12 +174,12 @@ def _hoist(model, halves: int, params, shared: Conditioning) -> dict | None:
     return model.hoist(params, guided(model, shared, halves)).cross
 
 
-def _batches(plan: windows.Windows, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _batches(tiles: windows.Windows, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Frame numbers and weights (size, t) of `size` windows at a time, padded with weight 0."""
-    missing = -len(plan.frames) % size
-    frames = np.concatenate([plan.frames, np.repeat(plan.frames[:1], missing, axis=0)])
-    weights = np.repeat(plan.weights[None], len(frames), axis=0)
-    weights[len(plan.frames) :] = 0
+    missing = -len(tiles.frames) % size
+    frames = np.concatenate([tiles.frames, np.repeat(tiles.frames[:1], missing, axis=0)])
+    weights = np.repeat(tiles.weights[None], len(frames), axis=0)
+    weights[len(tiles.frames) :] = 0
     for start in range(0, len(frames), size):
         yield frames[start : start + size], weights[start : start + size]
 
