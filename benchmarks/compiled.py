@@ -185,6 +185,7 @@ def lines(found: dict, by: str | None):
 
 
 def in_gb(count: float) -> str:
+    """Bytes as people read them."""
     return f"{count / 1e9:.2f} GB"
 
 

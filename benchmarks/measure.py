@@ -83,6 +83,7 @@ def against(
 
 
 def on_cpu() -> bool:
+    """Whether JAX computes on a CPU."""
     return jax.default_backend() == "cpu"
 
 

@@ -53,6 +53,8 @@ class Plan(NamedTuple):
 
 
 class Instruction(NamedTuple):
+    """A line of a program as the compiler prints it."""
+
     name: str
     shape: str
     kind: str
@@ -173,6 +175,8 @@ def bytes_of(shape: str) -> int:
 
 
 def _bytes(kind: str, sizes: str, layout: str) -> int:
+    """What an array of an element type, sizes and layout takes of the main memory, its tiles
+    padded; 0 if it lies in another one."""
     if re.search(r"S\([1-9]", layout):
         return 0
     dims = [int(size) for size in sizes.split(",") if size]

@@ -171,6 +171,7 @@ def report(
 
 
 def _full_size(config, values: Mapping, size: tuple[int, int]) -> float:
+    """FLOPs per frame at full size of changes that are as large there, in proportion."""
     whole = settings.load(config.name.partition(":")[0])
     values = dict(values)
     if "steps" in values:

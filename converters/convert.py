@@ -280,6 +280,7 @@ def _print_findings(findings: Sequence[doctor.Finding], following: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    """The three commands and their flags."""
     parser = argparse.ArgumentParser(prog="python -m converters.convert", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="command", required=True)

@@ -54,6 +54,7 @@ def start(
 
 
 def _compile(model: Model, networks, config, num_frames: int, size, devices) -> None:
+    """The work of the thread: the stages' own calls, from shapes; arguments as of `start`."""
     place, sample = windowed.placement(devices), config.sample
 
     def shapes(names: Sequence[str]):

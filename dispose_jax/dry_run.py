@@ -108,6 +108,7 @@ class _Run(NamedTuple):
 
 
 def _run(config, num_frames: int, height: int, width: int, dtype: DTypeLike) -> _Run:
+    """What the programs of a run are traced of. Raises ValueError for impossible sizes."""
     check_size(height, width)
     built = networks.build(config, dtype)
     model = registry.build(config, built)

@@ -165,10 +165,12 @@ def line(name: str, value: str, note: str = "") -> str:
 
 
 def in_bytes(count: float) -> str:
+    """A number of bytes as people read it."""
     return _scaled(count, {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10})
 
 
 def in_flops(count: float) -> str:
+    """A number of operations as people read it."""
     return _scaled(count, {"PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9, "MFLOP": 1e6})
 
 

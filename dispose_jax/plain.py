@@ -23,6 +23,7 @@ def differences(found: Any, expected: Any) -> str:
 
 
 def _differences(found: Any, expected: Any, path: str = "") -> Iterator[str]:
+    """Phrases of `differences`, of all below a dotted path."""
     if isinstance(found, dict) and isinstance(expected, dict):
         for name in sorted({*found, *expected}):
             below = f"{path}.{name}" if path else name

@@ -193,6 +193,7 @@ def _record(
     pictures: dict,
     for_flow: dict,
 ) -> Record:
+    """One clip with all that its finders see; pictures, for_flow: frames of the video by number."""
     frames = np.stack([pictures[int(i)] for i in indices])
     seed = zlib.crc32(f"{name} {indices.tolist()}".encode(errors="surrogateescape")) ^ recipe.seed
     guides = features = posterior = None

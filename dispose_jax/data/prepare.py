@@ -119,6 +119,7 @@ def _how_far(summary: Summary) -> str:
 
 
 def _find(videos: Path) -> list[str]:
+    """The videos of a folder, by name. Raises ValueError if there are none."""
     if not videos.is_dir():
         raise ValueError(f"--videos {videos}: no such folder; give one that holds videos")
     names = clip_extraction.find(videos)

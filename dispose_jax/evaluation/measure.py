@@ -288,6 +288,8 @@ def _averaged(metric: Metric, rows: dict[str, np.ndarray], sizes) -> Score:
 
 
 def _frechet(metric: Metric, real: dict[str, np.ndarray], fake: dict[str, np.ndarray]) -> Score:
+    """The distance of two sides' rows, {clip: rows}, with its interval and that of real clips among
+    themselves."""
     names = [*fake]
     sides = [real[name] for name in names], [fake[name] for name in names]
     joined = [np.concatenate(side) for side in sides]

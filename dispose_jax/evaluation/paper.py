@@ -280,6 +280,7 @@ def _trust(row: str, name: str, score: measure.Score) -> str:
 
 
 def _table(number: int, table: Table, ours: dict, remarks: list[str]) -> str:
+    """A table in Markdown: the paper's rows, ours {row: {metric: text}} below them, remarks."""
     line = lambda cells: f"| {' | '.join(cells)} |"
     titles = [column.title for column in table.columns]
     lines = [f"Table {number}: {table.about}.", "", INFERRED, ""]

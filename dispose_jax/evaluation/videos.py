@@ -212,6 +212,7 @@ def _stamp(path: Path) -> list[tuple[int, int]]:
 
 
 def _video(path: Path) -> ClipFile:
+    """A video, every frame of it decoded. Raises ValueError if it lacks some."""
     stamp = _stamp(path)
     info = video.probe(path)
     if info.damage:  # frames would be compared with others than their own

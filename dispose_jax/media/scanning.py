@@ -54,6 +54,7 @@ def scan(path: str | os.PathLike, most: int | None = None) -> Scan:
 
 @lru_cache(maxsize=32)
 def _scan(path: str, _state: tuple | None, most: int | None) -> Scan:
+    """`scan` of a file in a state, which are what is remembered."""
     with reading.opened(path) as (container, stream):
         guessed = stream.guessed_rate
         stated = stream.average_rate or guessed

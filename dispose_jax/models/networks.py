@@ -203,6 +203,7 @@ def _control(sizes, control, quirks, flavour: Flavour, inputs) -> dict[str, Netw
 
 
 def _motion_encoder(sizes, control, dtype: DTypeLike) -> Network:
+    """The encoder of the fields that the ablation leaves."""
     module = MotionEncoder(
         sizes.unet.channels[0],
         tuple(control.motion),
@@ -215,6 +216,7 @@ def _motion_encoder(sizes, control, dtype: DTypeLike) -> Network:
 
 
 def _point_encoder(sizes, control, quirks, dtype: DTypeLike) -> Network:
+    """The encoder of points for each of the U-Net's levels."""
     channels = tuple(sizes.unet.channels)
     finest = quirks.point_levels == "finest"  # before the first level: the latents' grid
     module = PointEncoder(

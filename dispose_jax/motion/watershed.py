@@ -165,6 +165,7 @@ def grid(size: tuple[int, int], bg_ratio: float) -> np.ndarray:
 
 
 def _check(flow: np.ndarray, kernel: int, bg_ratio: float, max_points: int | None) -> None:
+    """Raise ValueError for a flow or numbers that mean nothing."""
     if flow.ndim != 3 or flow.shape[-1] != 2 or not flow.size:
         raise ValueError(f"a flow of shape {flow.shape}; expected (height, width, 2)")
     if not np.isfinite(flow).all():

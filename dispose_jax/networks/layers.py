@@ -81,6 +81,7 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 
 def _backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    """Gradients of x, in its type, and of the kernel, made in float32."""
     x, kernel = kept
     axes = tuple(range(x.ndim - 1))
     of_x = jax.lax.dot_general(gradient, kernel.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ())))

@@ -175,6 +175,7 @@ def _probed_width() -> int:
 def _explicit(
     q: Array, k: Array, v: Array, lengths: Array | None, *, causal: bool = False
 ) -> Array:
+    """All scores at once, (b, heads, n, m) float32; arguments as of `attention`."""
     q = q.transpose(0, 2, 1, 3)  # b heads n d: plain batched matmuls are fastest on CPU
     k = k.transpose(0, 2, 3, 1)  # b heads d m
     v = v.transpose(0, 2, 1, 3)  # b heads m d

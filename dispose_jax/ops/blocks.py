@@ -49,6 +49,7 @@ def blocks_of(x: Array, width: int) -> Blocks | None:
 
 
 def _block_of(x: Array, width: int, most: dict[str, int]) -> int:
+    """Tokens of a block of x (..., s, c) that fits: all, or the most that divide them."""
     *leading, tokens, _ = x.shape
     rows = -(-prod(leading) // max(1, mesh_of(x).size))  # on one device
     fit = most[target(x)[0]] // (rows * width * x.dtype.itemsize)
@@ -96,6 +97,7 @@ def _forward(function, params, x, sizes):
 
 
 def _backward(function, sizes, kept, gradient):
+    """Gradients of the parameters, summed over blocks, and of x, block by block."""
     (learnt, fixed, x), size = kept, sizes.backward
     both = lambda learnt: jax.tree.map(
         lambda a, b: b if a is None else a, learnt, fixed, is_leaf=lambda p: p is None

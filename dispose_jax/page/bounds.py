@@ -35,6 +35,7 @@ def check(sources: Sources) -> None:
 
 
 def _check_bytes(path: Path, most: int) -> None:
+    """Raise ValueError for a file that is larger than this."""
     try:
         found = path.stat().st_size
     except OSError:

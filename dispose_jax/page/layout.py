@@ -217,6 +217,8 @@ def _buttons(at_work: bool) -> list:
 
 
 def _cancel(page: Page):
+    """What a click on Cancel does."""
+
     def cancel(request: gr.Request) -> str:
         try:
             session = _session(page, request)

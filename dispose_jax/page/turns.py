@@ -126,6 +126,7 @@ class Turns:
         self._thread.join(10)
 
     def _run(self) -> None:
+        """The thread: turn after turn until the page is closed."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._queue or self._closing)

@@ -120,6 +120,7 @@ def stopping() -> str:
 
 
 def _bar(title: str, share: float | None, beside: str = "", stage: str = "") -> str:
+    """A bar that is full to a share, or moves for None; the stages, if one goes on, above it."""
     value = f" value='{share:.3f}'" if share is not None else ""
     steps, found = [], False
     for name in (

@@ -62,6 +62,7 @@ class DrawnBatches:
         self._workers = None
 
     def _batch(self, clip: scene.DrawnClip) -> Batch:
+        """A drawn clip as training reads it, with what its objective needs."""
         poses = [pose_of(*one) for one in zip(clip.keypoints, clip.visible)]
         batch = self._examples(poses, self._guides(clip)).replace(frames=clip.frames)
         if self._config.train.objective in ("autoencoder", "cmp"):

@@ -96,6 +96,7 @@ class Metrics:
                 self._board.close()
 
     def _log(self, step: int, line: dict[str, float]) -> None:
+        """Show a line of measurements, and write it down where this process does."""
         shown = f"loss {line['loss']:.4f}, {line['tflops_per_second']:.3g} TFLOP/s"
         if VALIDATION in line:
             shown = f"validation loss {line[VALIDATION]:.4f}, {shown}"

@@ -78,6 +78,7 @@ class KnownToAll(ValueError):
 
 
 def is_lead() -> bool:
+    """Whether this is the process that prints and writes."""
     return jax.process_index() == 0
 
 

@@ -77,6 +77,7 @@ def build(
 
 
 def _video(config, networks: Mapping[str, Network], share: Callable) -> Objective:
+    """The error of noised clips, of a base model or of DisPose on it."""
     model = registry.build(config, networks, training=True)
     if config.train.sigmas not in model.schedule.draws:
         raise ValueError(
@@ -105,6 +106,7 @@ def _video(config, networks: Mapping[str, Network], share: Callable) -> Objectiv
 
 
 def _autoencoder(config, networks: Mapping[str, Network]) -> Objective:
+    """The error of pictures; of a decoder alone, of whole windows."""
     vae, train = networks["vae"].module, config.train
     loss = image.AutoencoderLoss(vae, train.kl_weight, train.figure_weight, train.decoder_only)
     show_some = partial(previews.reconstructions, vae)
@@ -130,6 +132,7 @@ def _image(config, networks: Mapping[str, Network]) -> Objective:
 
 
 def _cmp(config, networks: Mapping[str, Network]) -> Objective:
+    """The error of completed flow. Raises ValueError without exact flow to learn from."""
     if config.data.source != "synthetic":
         raise ValueError(
             f"stage=cmp learns from exact flow, which only drawn people have, and data.source is "

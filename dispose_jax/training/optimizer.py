@@ -85,6 +85,7 @@ def _of_stacks(update: optax.GradientTransformation) -> optax.GradientTransforma
 
 
 def _stacked(tree) -> _Stacks:
+    """A tree with its matrices of one shape as one array each."""
     matrices: dict[str, list] = {}
 
     def other(path, leaf):

@@ -80,6 +80,7 @@ def _poses(truth: scene.DrawnClip, other: np.ndarray, size, procedure: str) -> t
 
 
 def _clip(truth: scene.DrawnClip, pose: Pose, skeleton) -> TrialClip:
+    """A drawn clip driven by a pose, frame 0 the reference."""
     frames = levels.to_uint8(truth.frames)
     height, width = frames.shape[1:3]
     return TrialClip(

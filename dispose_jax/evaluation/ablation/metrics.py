@@ -66,6 +66,7 @@ def measure(found: np.ndarray, truth: Truth) -> dict[str, float]:
 
 @jax.jit
 def _measure(found: Array, truth: Truth) -> dict[str, Array]:
+    """Every metric of a clip, found (f - 1, h, w, 3) uint8 against the truth (device code)."""
     # Differences of whole numbers: equal frames have exactly none, however products are fused.
     ours, true = (x.astype(jnp.int32) for x in (found, truth.frames))
     error = (ours - true).astype(jnp.float32) / 255

@@ -183,6 +183,8 @@ class Arm:
     def _frames(
         self, params: Params, clip: TrialClip, signals: ControlSignals | None, i: int
     ) -> np.ndarray:
+        """A clip sampled, (f - 1, h, w, 3) uint8. Raises ValueError for numbers that are not
+        finite."""
         model = self.model
         # A clip is one window: more devices would have nothing to do.
         devices = jax.local_devices()[:1]

@@ -34,6 +34,7 @@ class Layer(NamedTuple):
 
 
 def _vgg() -> tuple[Layer, ...]:
+    """VGG-16's convolutions, numbered as torchvision does."""
     layers, index = [], 0
     for stage, (features, count) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]):
         for i in range(count):
