@@ -6,7 +6,7 @@ lowered, and compiled where the compiler for them is installed (benchmarks/compi
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dispose_jax import control_signals, decoding, sampling, traces, windowed
 from dispose_jax.models import networks, registry
-from dispose_jax.models.protocol import generated
 from dispose_jax.networks.cmp import CMP
 from dispose_jax.training import plan
 from dispose_jax.types import Impulses
@@ -44,9 +43,9 @@ class Sampling:
     def _whole(self, shape, dtype=jnp.float32):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self.place.whole)
 
-    def _rows(self, shape, dtype=jnp.float32, each: int = 1):
-        """So many rows for each device."""
-        shape = (self.place.rows * each, *shape)
+    def _rows(self, shape, dtype=jnp.float32):
+        """A row for each device."""
+        shape = (self.place.rows, *shape)
         return jax.ShapeDtypeStruct(shape, dtype, sharding=self.place.spread)
 
     def _params(self, names) -> dict:
@@ -64,19 +63,15 @@ class Sampling:
     def step(self) -> jax.stages.Traced:
         """One call of the denoiser: `sample.window_batch` windows on each device, with the halves
         of guidance."""
-        model, conditioning = self.model, self._conditioning
-        halves = 2 if traces.is_guided(self.config) else 1
-        model = model if halves == 2 else model.unpaired()
-        params = self._params(model.stages["sampling"])
-        whole = lambda x: self._whole(x.shape, x.dtype)
-        shared = jax.tree.map(whole, conditioning.shared)
-        cross = jax.eval_shape(partial(windowed._hoist, model, halves), params, shared)
-        shared = shared.replace(cross=jax.tree.map(whole, cross))
-        row = partial(self._rows, each=self.config.sample.window_batch)
-        per_frame = jax.tree.map(lambda x: row(x.shape[1:], x.dtype), conditioning.per_frame)
-        latents = row((generated(model, self.frames), *model.latent_shape(*self.size)))
-        arguments = params, shared, latents, per_frame, self._whole(()), None
-        return windowed._predict.trace(model, halves, False, self.place, *arguments)
+        return windowed.traced(
+            self.model,
+            self._params(self.model.stages["sampling"]),
+            self._conditioning,
+            self.model.latent_shape(*self.size),
+            self.config.sample.window_batch,
+            self.place,
+            halves=2 if traces.is_guided(self.config) else 1,
+        )
 
     def reference(self) -> jax.stages.Traced:
         """What the reference alone decides."""
@@ -121,10 +116,9 @@ class Sampling:
 
     def decode(self) -> jax.stages.Traced:
         """A chunk of latents on each device to frames."""
-        params = self._params(self.model.stages["decoding"])
+        params, latent = self._params(self.model.stages["decoding"]), self.model.latent_shape
         chunk = self.config.sample.decode_chunk
-        latents = self._rows((chunk, *self.model.latent_shape(*self.size)))
-        return decoding._decode.trace(self.model, self.place.whole, params, latents)
+        return decoding.traced(self.model, params, latent(*self.size), chunk, self.place)
 
 
 SAMPLING = ("step", "reference", "condition", "features", "signals", "decode")

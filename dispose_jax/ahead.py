@@ -76,7 +76,7 @@ def _compile(model: Model, networks, config, num_frames: int, size, devices) -> 
         else jax.eval_shape(model.condition_frames, frames, picture(window), signals)
     )
     latent = model.latent_shape(*size)
-    windowed.compile_ahead(
+    step = windowed.traced(
         model,
         shapes(model.stages["sampling"]),
         shared.replace(**parts),
@@ -85,9 +85,10 @@ def _compile(model: Model, networks, config, num_frames: int, size, devices) -> 
         place,
         halves=2 if traces.is_guided(config) else 1,
     )
+    step.lower().compile()
     if not threading.main_thread().is_alive():
         return  # the run has ended
     chunk = sample.decode_chunk
     if generated(model, num_frames) >= chunk or sample.decode_rest == "whole":
         decoder = shapes(model.stages["decoding"])
-        decoding.compile_ahead(model, decoder, latent, chunk, devices)
+        decoding.traced(model, decoder, latent, chunk, place).lower().compile()

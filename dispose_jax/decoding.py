@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 
 from dispose_jax.models.protocol import Model
 from dispose_jax.types import Array, Params
-from dispose_jax.windowed import placement
+from dispose_jax.windowed import Placement, placement
 
 
 def decode(
@@ -64,21 +64,17 @@ def decode(
     yield from finished(*waiting)
 
 
-def compile_ahead(
-    model: Model,
-    params: Params,
-    latent_shape: tuple[int, int, int],
-    chunk: int,
-    devices: Sequence[jax.Device] | None = None,
-) -> None:
-    """Compile the decoding of whole chunks from shapes, so that `decode` finds it there.
+def traced(
+    model: Model, params: Params, latent_shape: tuple[int, int, int], chunk: int, place: Placement
+) -> jax.stages.Traced:
+    """The decoding of whole chunks, from shapes. What is compiled of it serves `decode`, as jit
+    keeps it.
 
     params: shapes, whole on the devices; latent_shape: h, w, c of a frame.
     """
-    place = placement(devices)
     shape = place.rows, chunk, *latent_shape
     rows = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place.spread)
-    _decode.lower(model, place.whole, params, rows).compile()
+    return _decode.trace(model, place.whole, params, rows)
 
 
 def decode_pictures(

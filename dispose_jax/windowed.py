@@ -130,7 +130,7 @@ class WindowedNetwork:
         return rows
 
 
-def compile_ahead(
+def traced(
     model: Model,
     params: Params,
     conditioning: Conditioning,
@@ -138,11 +138,12 @@ def compile_ahead(
     batch: int,
     place: Placement,
     halves: int,
-) -> None:
-    """Compile the call of a WindowedNetwork from shapes, so that the first one finds it there.
+) -> jax.stages.Traced:
+    """The call of a WindowedNetwork, from shapes. What is compiled of it serves the first call of
+    equal arguments, as jit keeps it.
 
-    params: shapes, whole on the devices. conditioning: shapes of a clip of one window. Equal
-    arguments of a call take what is compiled here, as jit keeps it.
+    params: shapes, whole on the devices. conditioning: shapes of a clip of one window.
+    latent_shape: h, w, c of a frame. batch: windows on each device.
     """
     model = model if halves == 2 else model.unpaired()
     shaped = lambda sharding: lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
@@ -157,7 +158,7 @@ def compile_ahead(
     latents = in_rows(jax.ShapeDtypeStruct((1, window, *latent_shape), jnp.float32))
     level = jax.ShapeDtypeStruct((), jnp.float32)
     call = model, halves, False, place, params, shared, latents, per_frame, level, None
-    _predict.lower(*call).compile()
+    return _predict.trace(*call)
 
 
 def guided(model: Model, conditioning: Conditioning, halves: int) -> Conditioning:
