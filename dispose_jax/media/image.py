@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from dispose_jax.media import coding, output, shown
+from dispose_jax.ops import resize
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 SMALLEST_SIDE = 32  # nobody can be made out in fewer pixels
@@ -129,13 +130,15 @@ def stretch(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bring a picture to height x width whatever its shape, as MusePose does with pictures and
     skeletons.
 
-    uint8 (h, w, 3) -> uint8 (height, width, 3). Pillow's Lanczos filter, antialiased.
+    uint8 (h, w, 3) -> uint8 (height, width, 3). Pillow's Lanczos filter, antialiased, axis by axis
+    and rounded between them, in one order whatever the version of Pillow.
     """
-    # Rows first, rounded, then columns: Pillow's order since version 13. Versions before went the
-    # other way, which differs by many levels where the filter overshoots.
-    lanczos = Image.Resampling.LANCZOS
-    rows = Image.fromarray(picture).resize((picture.shape[1], height), lanczos)
-    return np.asarray(rows.resize((width, height), lanczos))
+    h, w = picture.shape[:2]
+    between = (height, w) if resize.rows_first((h, w), (height, width)) else (h, width)
+    stretched = Image.fromarray(picture)
+    for rows, columns in (between, (height, width)):
+        stretched = stretched.resize((columns, rows), Image.Resampling.LANCZOS)
+    return np.asarray(stretched)
 
 
 def bilinear(picture: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -89,6 +89,16 @@ def antialiased_matrix(out: int, length: int, kernel: Callable, reach: int) -> n
     return (weight / weight.sum(1, keepdims=True)).astype(np.float32)
 
 
+def rows_first(have: Size, size: Size) -> bool:
+    """Whether Pillow filters the rows of a picture before its columns: where many more rows are
+    lost, since version 13. Versions before always begin with the columns, which differs by many
+    levels where a filter overshoots.
+
+    have, size: (height, width) before and after.
+    """
+    return have[0] - size[0] > max(0, 2 * (have[1] - size[1]))
+
+
 def area_matrix(out: int, length: int) -> np.ndarray:
     """Means over windows floor(i n / out) .. ceil((i + 1) n / out), (out, n = length) float32."""
     matrix = np.zeros((out, length), np.float32)
@@ -127,14 +137,12 @@ def bicubic_antialiased(x: Array, size: Size, low: float, high: float) -> Array:
     """Pillow's bicubic resize (a = -0.5): (..., h, w, c) -> (..., *size, c).
 
     Overshoot is cut to low..high after each axis, where Pillow also rounds to 8 bits, which this
-    does not. Columns come first unless many more rows are lost, as in Pillow 13; older ones always
-    begin with the columns.
+    does not.
     """
-    h, w = x.shape[-3:-1]
     kernel = lambda d: _cubic(d, -0.5)
-    rows, columns = (antialiased_matrix(*axis, kernel, 2) for axis in zip(size, (h, w)))
+    rows, columns = (antialiased_matrix(*axis, kernel, 2) for axis in zip(size, x.shape[-3:-1]))
     passes = [("...hwc,Ww->...hWc", columns), ("...hwc,Hh->...Hwc", rows)]
-    if h - size[0] > max(0, 2 * (w - size[1])):
+    if rows_first(x.shape[-3:-1], size):
         passes.reverse()
     for subscripts, matrix in passes:
         x = jnp.clip(_apply(subscripts, x, matrix), low, high)

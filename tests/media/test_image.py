@@ -295,6 +295,29 @@ def test_stretching_keeps_the_whole_picture():
     np.testing.assert_array_equal(image.stretch(picture, 40, 80), picture)
 
 
+@pytest.mark.parametrize(
+    "shape, size, rows_first",
+    [  # of pictures that Pillow 13 was watched on
+        ((60, 90), (96, 128), False),  # enlarged, as small references are to 768 x 768
+        ((90, 60), (64, 64), True),
+        ((60, 90), (64, 64), False),
+        ((90, 70), (64, 96), True),
+        ((100, 90), (60, 70), False),  # 40 rows are no more than twice 20 columns
+        ((101, 90), (60, 70), True),
+    ],
+)
+def test_stretching_begins_with_the_axis_that_pillow_begins_with(shape, size, rows_first):
+    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    lanczos = lambda picture, height, width: np.asarray(
+        Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS)
+    )
+    between = (size[0], shape[1]) if rows_first else (shape[0], size[1])
+    expected = lanczos(lanczos(picture, *between), *size)
+    np.testing.assert_array_equal(image.stretch(picture, *size), expected)
+    if not rows_first:  # all versions agree
+        np.testing.assert_array_equal(expected, lanczos(picture, *size))
+
+
 def test_finished_frames_get_the_shape_of_the_reference_back():
     assert image.shown_size(1216, 704, 768) == (768, 444)
     assert image.shown_size(500, 301, 100) == (100, 60)
