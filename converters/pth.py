@@ -26,8 +26,8 @@ _LEGACY_VERSION = 1001
 _MAX_PICKLE = 64 << 20  # bytes; a state dict of 1500 tensors needs 0.2 MB
 _ALIGNMENT = 64  # of each record, as PyTorch writes them
 # Entries that hold a state dict, the first one there is taken: what training averaged comes first.
-WRAPPERS = ("params_ema", "ema", "model_ema", "state_dict_ema")
-WRAPPERS += ("state_dict", "model", "module", "params")
+WRAPPERS = ("params_ema", "ema", "model_ema", "state_dict_ema", "ema_state_dict", "ema_model")
+WRAPPERS += ("state_dict", "model_state_dict", "model", "module", "params")
 _DEEPEST_WRAPPER = 3
 
 
@@ -63,14 +63,16 @@ def _unwrapped(tree: Any, path: tuple[str, ...] = ()) -> tuple[Any, str]:
     holds = lambda part: (
         isinstance(part, dict) and any(type(value) is unpickle.Tensor for value in part.values())
     )
-    if holds(tree) or not isinstance(tree, dict) or len(path) > _DEEPEST_WRAPPER:
+    if not isinstance(tree, dict) or len(path) > _DEEPEST_WRAPPER:
         return tree, ""
+    # Before the tensors of tree itself, which may be the state of random numbers or a counter.
     others = [name for name in WRAPPERS if isinstance(tree.get(name), dict) and tree[name]]
     for name in others:
         found, note = _unwrapped(tree[name], (*path, name))
         if holds(found):
-            rest = [other for other in others if other != name]
-            beside = f"its entry {name} is read, and not {', '.join(rest)} beside it"
+            rest = [*others, *(key for key in tree if key not in others and holds(tree[key]))]
+            rest.remove(name)
+            beside = f"its entry {name} is read, and not {', '.join(map(str, rest))} beside it"
             return found, note or (beside if rest else "")
     return tree, ""
 

@@ -116,7 +116,10 @@ def nested(*entries):
     return body + b"."
 
 
-@pytest.mark.parametrize("averaged", ["params_ema", "ema", "model_ema", "state_dict_ema"])
+@pytest.mark.parametrize(
+    "averaged",
+    ["params_ema", "ema", "model_ema", "state_dict_ema", "ema_state_dict", "ema_model"],
+)
 @pytest.mark.parametrize("plain", ["state_dict", "model"])
 def test_averaged_weights_are_read_by_any_of_their_names(tmp_path, plain, averaged):
     records = {f"data/{plain}": bytes(24), f"data/{averaged}": np.ones(6, "<f4").tobytes()}
@@ -137,6 +140,26 @@ def test_averaged_weights_are_preferred_and_that_is_said(tmp_path):
     pickled = nested(("ema", b"}X\x05\0\0\0decayK\x01s"), ("params", None))
     path = hostile.write_zip(tmp_path / "y.pth", pickled, records)
     np.testing.assert_array_equal(files.read(path)["w"], np.full((2, 3), 2))
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "ema_state_dict"])
+def test_tensors_beside_a_state_dict_are_not_taken_for_it(tmp_path, wrapper):
+    number = hostile.tensor(storage="rng")[len(b"\x80\x02}X....w") : -len(b"s.")]  # {"w": it}
+    records = {"data/rng": bytes(24), f"data/{wrapper}": np.ones(6, "<f4").tobytes()}
+    pickled = nested(("rng", number), (wrapper, None))
+    path = hostile.write_zip(tmp_path / "x.pth", pickled, records)
+    found = files.read(path)
+    assert list(found) == ["w"]
+    np.testing.assert_array_equal(found["w"], np.ones((2, 3)))
+
+
+def test_a_second_state_dict_of_any_name_is_not_passed_over_in_silence(tmp_path):
+    records = {f"data/{name}": bytes(24) for name in ("model", "averaged")}
+    pickled = nested(("averaged", None), ("model", None))
+    path = hostile.write_zip(tmp_path / "x.pth", pickled, records)
+    notes = []
+    files.read(path, notes)
+    assert notes == ["its entry model is read, and not averaged beside it"]
 
 
 def test_fp8_is_refused_by_its_name(tmp_path):
