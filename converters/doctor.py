@@ -179,7 +179,7 @@ def _examine(row: Release, path: Path, networks: Mapping[str, Network]) -> Findi
     except ValueError as error:
         return Finding(row.name, "wrong", str(error))
     held = " and ".join(row.networks)
-    said = "; ".join(line.strip() for line in report.lines())
+    said = "; ".join(line.strip() for line in (*report.lines(), *notes))
     return Finding(row.name, "ok", f"{said}; {_size(path)}; holds {held}")
 
 

@@ -162,6 +162,17 @@ def test_a_second_state_dict_of_any_name_is_not_passed_over_in_silence(tmp_path)
     assert notes == ["its entry model is read, and not averaged beside it"]
 
 
+def test_the_doctor_says_which_of_several_state_dicts_is_read(tmp_path):
+    state = hostile.state(tensors())[2:-1]
+    records = {f"data/{i}": t.tobytes() for i, t in enumerate(tensors().values())}
+    pickled = nested(("model", state), ("ema", state))
+    path = hostile.write_zip(tmp_path / "pose_guider.pth", pickled, records)
+    networks = {"pose_encoder": type("Network", (), {"shapes": SHAPES["pose_encoder"]})}
+    finding = doctor._examine(ROW, path, networks)
+    assert finding.state == "ok"
+    assert "its entry ema is read, and not model beside it" in finding.detail
+
+
 def test_fp8_is_refused_by_its_name(tmp_path):
     path = tmp_path / "model.safetensors"
     coarse = {key: t.astype(ml_dtypes.float8_e4m3fn) for key, t in tensors().items()}
