@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 
-from converters import checkpoints, doctor, files, releases
+from converters import checkpoints, doctor, files, releases, stated
 from dispose_jax import ending, settings
 from dispose_jax.media import output
 from dispose_jax.models import bundle, evaluation_networks
@@ -57,6 +57,7 @@ def to_flax(
     params, origins, fetched = {}, {}, _fetched(source)
     for row in rows:
         path = found[row.name]
+        stated.check(row, path, networks)
         shapes = {name: networks[name].shapes for name in row.networks}
         notes: list[str] = []
         tensors = files.read(path, notes)

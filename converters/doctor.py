@@ -13,7 +13,7 @@ from pathlib import Path
 from shlex import quote
 from typing import NamedTuple
 
-from converters import checkpoints, files, hub, releases, shards
+from converters import checkpoints, files, hub, releases, shards, stated
 from converters.releases import RELEASES, Release
 from dispose_jax.counting import counted
 from dispose_jax.models import bundle, origins
@@ -174,6 +174,7 @@ def _examine(row: Release, path: Path, networks: Mapping[str, Network]) -> Findi
     shapes = {name: networks[name].shapes for name in row.networks}
     notes: list[str] = []
     try:
+        stated.check(row, path, networks)
         tensors = files.read(path, notes)
         _, report = checkpoints.to_flax(row, tensors, shapes, str(path), check_values=False)
     except ValueError as error:

@@ -44,6 +44,7 @@ class Release:
     licence: str
     base: str = ""
     download_to: str = ""  # folder that the remote path goes below
+    has_config: bool = False  # a config.json may lie beside it (stated.py)
     wrapper: str | None = None  # entry of the dictionary that a written file holds them in
     module: str = ""
     aliases: tuple[Rule, ...] = ()  # other spellings that are met -> the one here

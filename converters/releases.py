@@ -57,6 +57,7 @@ def _folder_release(family: str, folder: str, network: str, spelling: rules.Spel
         download_to=above,
         licence=licence,
         base=base,
+        has_config=True,
         **fields,
     )
 
@@ -170,6 +171,7 @@ RELEASES = (
         download_to="sd-vae-ft-mse",
         licence="MIT",
         base="sd15",
+        has_config=True,
         aliases=_VAE_ALIASES,
     ),
     Release(
