@@ -256,7 +256,8 @@ def _sample(size: str, side: int | None) -> ConfigDict:
     sample.window_pad = False  # repeat the last pose until windows end with the clip
     sample.steps = 8 if drawn else 25  # of denoising
     sample.solver = "euler"  # as released; or of second order: heun (two calls a step), dpmpp_2m
-    # Of guidance: a number, or one for the first and one for the last frame; 1 turns it off.
+    # Of guidance: a number, or one for the first and one for the last frame. 1 turns it off; less
+    # leaves part of the reference out, down to 0, where the released pipelines take 1.
     sample.guidance_scale = FieldReference(GUIDANCE[size], field_type=object)
     # Noise over signal above the first and up to the second number; outside, half the work.
     sample.guidance_interval = (0.0, math.inf)
