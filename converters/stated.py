@@ -55,7 +55,8 @@ def told(module) -> dict[str, Any]:
                 "act_fn": "silu",
             }
         case VAE():
-            return {"norm_num_groups": module.groups, "act_fn": "silu"}
+            # What latents are multiplied by, of every release here; SDXL's fits by its shapes.
+            return {"norm_num_groups": module.groups, "act_fn": "silu", "scaling_factor": 0.18215}
         case VisionTransformer() | TextTransformer():
             return {
                 "num_attention_heads": module.heads,

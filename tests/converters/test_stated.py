@@ -35,6 +35,7 @@ OTHERS = {
     "variations_reference": ("norm_num_groups", 16),
     "sd15_unet": ("attention_head_dim", [5, 10, 20, 20]),
     "sd15_text_encoder": ("num_attention_heads", 8),
+    "sd15_vae": ("scaling_factor", 0.13025),  # SDXL's
     "vae_ft_mse": ("act_fn", "gelu"),
 }
 
