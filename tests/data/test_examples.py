@@ -146,9 +146,25 @@ def test_hands_that_are_seen_surely_weigh_more(pose):
     second = [box(points[1, 0, 1])]
     third = [box(points[2, 0, 0]), box(np.delete(points[2, 0, 1], 5, axis=0))]
     for frame, boxes in ((1, second), (2, third)):
-        expected = 1 + 3.2 * 0.8 * pooled(boxes)
+        expected = 1 + 3.2 * pooled(boxes)
         np.testing.assert_allclose(found[frame], expected, atol=1e-5)
         assert found[frame].max() > 1.2
+
+
+@pytest.mark.parametrize("name", ["hands", "face"])
+def test_a_part_that_fills_a_latent_weighs_what_the_config_says(pose, name):
+    """ControlNeXt: pixels of a sure box hold 0.8, and the loss is multiplied by 1 + 4 x that."""
+    corners = np.array([(0.25, 0.25), (0.75, 0.75)])
+    spread = lambda points: np.broadcast_to(np.resize(corners, points.shape[-2:]), points.shape)
+    pose = pose.replace(
+        hands=spread(pose.hands),
+        hands_score=np.full(pose.hands_score.shape, 0.9),
+        face=spread(pose.face),
+        face_score=np.full(pose.face_score.shape, 0.9),
+    )
+    found = region(pose, name)[1:]
+    np.testing.assert_allclose(found[:, 2:6, 4:12], 1 + 4 * 0.8, rtol=1e-6)
+    np.testing.assert_array_equal(found[:, :2], 1)
 
 
 def test_a_face_beyond_the_picture_is_cut_off(pose):
@@ -157,7 +173,7 @@ def test_a_face_beyond_the_picture_is_cut_off(pose):
     score = np.full(pose.face_score.shape, 0.9)
     score[2] = 0
     found = region(pose.replace(face=points, face_score=score), "face")
-    np.testing.assert_allclose(found[1], 1 + 3.2 * 0.8 * pooled([box(points[1, 0])]), atol=1e-5)
+    np.testing.assert_allclose(found[1], 1 + 3.2 * pooled([box(points[1, 0])]), atol=1e-5)
     assert found[1, 0].max() > 1
     np.testing.assert_array_equal(found[2], 1)
 
