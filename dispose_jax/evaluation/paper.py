@@ -3,7 +3,7 @@
   python -m dispose_jax.evaluation.paper --table 1 --data TIKTOK --weights BUNDLE --workdir RUN
   python -m dispose_jax.evaluation.paper --table 3 ... --ablation no_motion=A,no_point=B
 
-Tables 1, 3, 6 and 7 use TikTok's sequences 335 to 340, each animated from its own first frame;
+Tables 1, 3, 4, 6 and 7 use TikTok's sequences 335 to 340, each animated from its own first frame;
 tables 2 and 5 want pairs of NAME.png and a video NAME, as the paper's were not published. --weights
 also holds the measuring networks. Run it again after anything stopped it: finished clips stay.
 Several machines share the work with --shard i/n and one workdir; a last run without it measures.
@@ -37,6 +37,8 @@ _BASES = {"svd": "MimicMotion", "sd15": "MusePose"}
 _ABLATED = {
     "no_motion": "w/o motion field guidance",
     "no_point": "w/o keypoint correspondence",
+    "exp1": "Exp1",
+    "exp2": "Exp2",
     "no_cmp": "w/o CMP",
 }
 _TRAINED = {  # what each base's own training learns
@@ -52,7 +54,7 @@ def row_name(base: str, table: int, variant: str) -> str:
     if variant == "base":
         return _BASES[base]
     if variant == "full":
-        return "full" if table in (3, 5) else f"{_BASES[base]}+DisPose"
+        return "full" if table in (3, 4, 5) else f"{_BASES[base]}+DisPose"
     return _ABLATED[variant]
 
 
@@ -337,7 +339,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("table", 1, f"Table of the paper: {', '.join(map(str, TABLES))}.")
     flags.DEFINE_string("data", None, "Folder of TikTok's sequences, or of NAME.png with NAME.mp4.")
     flags.DEFINE_list("weights", None, "Bundle folders, a later one overriding an earlier one.")
-    flags.DEFINE_list("ablation", [], "VARIANT=BUNDLE of models trained without a part.")
+    flags.DEFINE_list("ablation", [], "VARIANT=BUNDLE of models trained otherwise.")
     flags.DEFINE_string("workdir", None, "Folder for frames and tables; run again to go on.")
     flags.DEFINE_string("shard", "0/1", cli.SHARD)
     flags.DEFINE_integer("frames", 0, "Frames of each clip, from the first; 0: all.")

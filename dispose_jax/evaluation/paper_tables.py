@@ -121,6 +121,13 @@ TABLES = {
         },
         ("no_motion", "no_point", "full"),
     ),
+    4: Table(
+        "the hybrid ControlNet, TikTok sequences 335 to 340, MimicMotion. Exp1: the motion field "
+        "enters the denoising U-Net instead; Exp2: no ControlNet, both signals enter the U-Net",
+        (_FID, _FVD),
+        {"Exp1": (10.43, 514.83), "Exp2": (10.94, 551.32), "full": (10.24, 466.93)},
+        ("exp1", "exp2", "full"),
+    ),
     5: Table(
         "the dense field of CMP, unseen people. By its ranges the header may be shifted as Table "
         "2's: then these are background consistency and motion smoothness",

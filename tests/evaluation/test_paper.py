@@ -162,6 +162,31 @@ def test_closer_clips_score_better_and_variants_need_their_weights(stub, tiktok,
     assert "w/o keypoint correspondence: not measured, give --ablation no_point" in run.text()
 
 
+def test_the_hybrid_controlnet_stands_beside_both_ways_round_it(stub, tiktok, tmp_path):
+    encoders = "motion_encoder", "point_encoder"
+    arms = {
+        "exp1": described(tmp_path / "C", "one", "controlnet", *encoders),
+        "exp2": described(tmp_path / "D", "two", *encoders),
+    }
+    run = run_of(tmp_path / "run", tiktok, 4, ablation=arms)
+    assert run.variants == ["exp1", "exp2", "full"]
+    entered = {}
+    for variant in run.variants:
+        control = run.animator(variant).config.control
+        entered[variant] = control.motion_into, control.points_into
+    assert entered == {
+        "exp1": ("unet", "controlnet"),
+        "exp2": ("unet", "unet"),
+        "full": ("controlnet", "controlnet"),
+    }
+    run.make()
+    text = run.text().replace("**", "")
+    for row, printed in {"Exp1": "10.43 | 514.83", "Exp2": "10.94 | 551.32"}.items():
+        assert f"| {row} | paper | {printed} |\n| {row} | ours |" in text
+    with pytest.raises(ValueError, match="--ablation exp2=.*C: .*holds controlnet"):
+        run_of(tmp_path / "new", tiktok, 4, ablation={"exp2": arms["exp1"]})
+
+
 def described(folder, config: str, *names: str) -> str:
     """A bundle that says it has these networks, those of no_motion by default."""
     folder.mkdir(exist_ok=True)
@@ -269,6 +294,15 @@ def test_every_row_of_a_table_has_a_number_for_every_column():
         assert {len(values) for values in table.rows.values()} == {len(table.columns)}
 
 
+def test_the_full_model_has_the_same_numbers_in_the_tables_of_one_data_set():
+    """As printed: the last rows of the ablations on TikTok are those of table 1."""
+    columns = [column.metric for column in TABLES[1].columns]
+    known = dict(zip(columns, TABLES[1].rows["MimicMotion+DisPose"]))
+    for table in (TABLES[3], TABLES[4]):
+        expected = tuple(known[column.metric] for column in table.columns)
+        assert table.rows["full"] == expected
+
+
 class Flags(dict):
     """Parsed flags, as absl offers them."""
 
@@ -282,7 +316,7 @@ class Flags(dict):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--table=4", "--table 4: expected one of 1, 2, 3, 5, 6, 7"),
+        ("--table=8", "--table 8: expected one of 1, 2, 3, 4, 5, 6, 7"),
         ("--table=6 --ablation=best=x", "--ablation best: expected VARIANT=BUNDLE"),
         ("--table=6 --shard=2/2", "--shard 2/2: expected i/n"),
         ("--table=6 --frames=1", "--frames 1: expected 0 for all, or 2 or more"),
