@@ -55,12 +55,16 @@ def load(argument: str):
 
 
 def at_home(arguments: Sequence[str] | None = None) -> list[str]:
-    """Arguments, by default the command line's, with the ~ of --flag=~/a,~/b replaced, which a
-    shell leaves alone there."""
+    """Arguments, by default the command line's, with the ~ of --flag=~/a,~/b replaced, and that
+    inside the value of --flag /a,~/b or --flag name=~/b, which a shell leaves alone there."""
+    given = sys.argv[1:] if arguments is None else arguments
+    is_name = lambda text: text[:1] == "-" and "=" not in text
     home = lambda match: os.path.expanduser(match[0])
     return [
-        re.sub(r"(?<=[=,])~[\w.-]*(?=/|,|$)", home, argument) if argument[:1] == "-" else argument
-        for argument in (sys.argv[1:] if arguments is None else arguments)
+        re.sub(r"(?<=[=,])~[\w.-]*(?=/|,|$)", home, argument)
+        if argument[:1] == "-" or is_name(before)
+        else argument
+        for before, argument in zip(["", *given], given)
     ]
 
 

@@ -26,7 +26,7 @@ def start(command, tmp_path):
     return lambda main, *arguments: command(main, "prog.py", f"--config={path}:tiny", *arguments)
 
 
-def test_a_tilde_after_an_equals_sign_is_the_home_folder(start, monkeypatch):
+def test_a_tilde_inside_a_flag_s_value_is_the_home_folder(start, monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     told = ["--output=~/a.mp4", "--weights=~/one,two,~", "--config.x=a~b", "~/rest"]
     assert settings.at_home(told) == [
@@ -34,6 +34,12 @@ def test_a_tilde_after_an_equals_sign_is_the_home_folder(start, monkeypatch):
         "--weights=/home/somebody/one,two,/home/somebody",
         "--config.x=a~b",
         "~/rest",
+    ]
+    # A shell replaces the first character of a word alone.
+    told = ["--weights", "/home/somebody/one,~/two", "--arms", "full=~/three", "a,~b.mp4"]
+    assert settings.at_home(told) == [
+        *("--weights", "/home/somebody/one,/home/somebody/two"),
+        *("--arms", "full=/home/somebody/three", "a,~b.mp4"),
     ]
     received = []
     start(lambda config: received.append(sample.OUTPUT.value), "--output=~/a.mp4")
