@@ -41,7 +41,9 @@ CLIPS = flags.DEFINE_integer("clips", 32, "Clips of each of the two sets (ablati
 FAKE = flags.DEFINE_string("fake", None, "Folder of generated clips.")
 REAL = flags.DEFINE_string("real", None, "Folder of true clips.")
 NAMES = flags.DEFINE_string("metrics", "all", f"Some of {','.join(METRICS)}; or all that can be.")
-SIZE = flags.DEFINE_string("size", "", "HEIGHTxWIDTH to measure at, or real: the true frames' own.")
+SIZE = flags.DEFINE_string(
+    "size", "", "HEIGHTxWIDTH to measure at, or real: the true frames', for what compares frames."
+)
 STRIDE = flags.DEFINE_integer("stride", 1, "Frames between the windows of Fréchet metrics.")
 FPS = flags.DEFINE_float("fps", 15.0, "Frames per second of folders of frames (dynamic degree).")
 VBENCH = flags.DEFINE_string("vbench", None, "Result file of VBench to put into the table.")

@@ -94,10 +94,10 @@ class Plan:
     networks: dict[str, str]  # name -> SHA-256
     notes: list[str]
 
-    def size(self, side: str, name: str) -> tuple[int, int]:
-        """Height and width that a clip's frames are measured at."""
+    def size(self, side: str, name: str, metric: Metric) -> tuple[int, int]:
+        """Height and width that a clip's frames are measured at for a metric."""
         truth = self.real.get(name) if side == "fake" else None
-        return _size(self.request, getattr(self, side)[name], truth)
+        return _size(self.request, metric, getattr(self, side)[name], truth)
 
 
 def check(request: Request, say: Say = lambda line: None) -> Plan:
@@ -117,7 +117,9 @@ def check(request: Request, say: Say = lambda line: None) -> Plan:
     problems += fake.problems
     if request.real is not None:
         real = videos.find(request.real, request.fps)
-        problems += real.problems + videos.unequal(real, fake, request.size is not None)
+        compared = any(METRICS[name].kind == "pair" for name in names)
+        alike = request.size is not None or not compared
+        problems += real.problems + videos.unequal(real, fake, alike)
     chosen, skipped = [], {}
     for name in names:
         reason = _reason(METRICS[name], request, held, fake.clips, real.clips)
@@ -160,7 +162,7 @@ def run(plan: Plan, say: Say = lambda line: None) -> Results:
         for side in sides:
             if (side, metric.rows) in rows:
                 found = rows[side, metric.rows]
-                sizes = {name: plan.size(side, name) for name in found}
+                sizes = {name: plan.size(side, name, metric) for name in found}
                 scores[side][name] = _averaged(metric, found, sizes)
     return Results(request, scores["fake"], scores["real"], plan.skipped, plan.networks, plan.notes)
 
@@ -212,7 +214,7 @@ def _reason(metric: Metric, request: Request, held, fake, real) -> str | None:
             return f"{clip.path} has {has}, it needs {needs}"
     compared = [(clip, real.get(name)) for name, clip in fake.items()]
     for clip, truth in (*compared, *((clip, None) for clip in real.values())):
-        size = _size(request, clip, truth)
+        size = _size(request, metric, clip, truth)
         if min(size) < smallest:
             return f"{clip.path} is measured at {size[1]} x {size[0]}, a side needs {smallest}"
     if metric.kind == "frechet":
@@ -222,11 +224,18 @@ def _reason(metric: Metric, request: Request, held, fake, real) -> str | None:
     return None
 
 
-def _size(request: Request, clip: ClipFile, truth: ClipFile | None) -> tuple[int, int]:
-    """Height and width that a clip's frames are measured at. truth: that of a generated clip."""
+def _size(
+    request: Request, metric: Metric, clip: ClipFile, truth: ClipFile | None
+) -> tuple[int, int]:
+    """Height and width that a clip's frames are measured at. truth: that of a generated clip.
+
+    The truth's size is for frames that are compared one by one: what looks at a whole video has a
+    size of its own, and would see frames that were resized twice.
+    """
     if isinstance(request.size, tuple):
         return request.size
-    return truth.size if request.size == "real" and truth is not None else clip.size
+    at_truth = request.size == "real" and metric.kind == "pair" and truth is not None
+    return truth.size if at_truth else clip.size
 
 
 def _rows(
@@ -248,7 +257,7 @@ def _rows(
 def _settings(plan: Plan, side: str, clip: ClipFile, kind: str) -> dict[str, object]:
     """What a clip's rows of one kind depend on besides its content."""
     metric = _metric_of(kind)
-    size = list(plan.size(side, clip.name))
+    size = list(plan.size(side, clip.name, metric))
     own = {"networks": [plan.networks[name] for name in metric.networks], "size": size}
     if metric.kind == "pair":
         own["real"] = plan.real[clip.name].digest
@@ -261,7 +270,8 @@ def _settings(plan: Plan, side: str, clip: ClipFile, kind: str) -> dict[str, obj
 
 def _computed(plan: Plan, side: str, clip: ClipFile, kind: str, holder: _Weights) -> np.ndarray:
     """A clip's rows of one kind."""
-    size, metric = plan.size(side, clip.name), _metric_of(kind)
+    metric = _metric_of(kind)
+    size = plan.size(side, clip.name, metric)
     frames = videos.frames(clip, size)
     if metric.kind == "pair":
         pairs = zip(videos.frames(plan.real[clip.name], size), frames, strict=True)

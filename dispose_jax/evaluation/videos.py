@@ -107,7 +107,8 @@ def open_clip(path: Path, fps: float) -> ClipFile:
 def unequal(real: Found, fake: Found, resize: bool) -> list[str]:
     """What keeps clips of two folders from being compared, one sentence each.
 
-    resize: whether frames are brought to one size, so that theirs may differ.
+    resize: whether frames are brought to one size, or none is compared with another, so that
+    theirs may differ.
     """
     problems = []
     for these, those, where in ((real, fake, "fake"), (fake, real, "real")):
@@ -183,7 +184,8 @@ def frames(clip: ClipFile, size: tuple[int, int] | None = None) -> Iterator[np.n
 
 
 def parse_size(text: str) -> tuple[int, int] | str | None:
-    """--size: "" (None: sizes must be equal), "real", or HEIGHTxWIDTH as a pair."""
+    """--size: "" (None: frames that are compared must have one), "real", or HEIGHTxWIDTH as a
+    pair."""
     if text in ("", "real"):
         return text or None
     found = re.fullmatch(r"(\d+)x(\d+)", text)

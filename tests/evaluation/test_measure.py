@@ -115,6 +115,32 @@ def test_the_frechet_distance_is_of_every_window_of_every_video(folders, weights
     assert "| imaging quality ↑ (0-100) | 71.00 |" in table
 
 
+def test_what_looks_at_a_whole_video_sees_its_own_size(tmp_path, weights):
+    """DisCo resizes generated frames for what compares them one by one; its FVD reads the files."""
+    real, fake = tmp_path / "real", tmp_path / "fake"
+    for seed, name in enumerate("abc"):
+        write(real / name, clip(seed))
+        noise = np.random.default_rng(seed).integers(0, 256, (6, 20, 16, 3), np.uint8)
+        write(fake / name, noise)
+    own, _ = results_of(None, fake, metrics="flickering")
+    given = {"weights": (weights,), "metrics": "fvd,flickering"}
+    alone, _ = results_of(real, fake, **given)
+    given["metrics"] += ",mae"
+    beside, _ = results_of(real, fake, size="real", **given)
+    for found in (alone, beside):
+        assert found.fake["flickering"].by_clip == own.fake["flickering"].by_clip
+        assert found.fake["fvd"].value == alone.fake["fvd"].value
+    clips = {side: videos.find(side, 15)[0] for side in (real, fake)}
+    expected = [
+        frame_metrics.mean_error(one, frame_metrics.resized(other, (40, 32)))
+        for name in "abc"
+        for one, other in zip(*(videos.frames(clips[side][name]) for side in (real, fake)))
+    ]
+    assert beside.fake["mae"].value == pytest.approx(np.mean(expected))
+    asked, _ = results_of(real, fake, size=(40, 32), **given)
+    assert asked.fake["flickering"].value > own.fake["flickering"].value + 0.01
+
+
 def test_features_are_computed_once_and_again_only_where_the_content_changed(folders, weights):
     real, fake = folders
     given = {"weights": (weights,), "metrics": "fvd,psnr"}
