@@ -17,7 +17,7 @@ import numpy as np
 
 from dispose_jax.media import output
 
-FORMAT = 3  # of the entries; counted up when a feature is computed differently
+FORMAT = 4  # of the entries; counted up when a feature is computed differently
 
 
 class Cache:

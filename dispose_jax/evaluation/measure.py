@@ -283,7 +283,8 @@ def _computed(plan: Plan, side: str, clip: ClipFile, kind: str, holder: _Weights
         return 1 - vbench.differences(frames) / 255
     if metric.kind == "moving":
         frames = itertools.islice(frames, 0, None, vbench.flow_interval(clip.fps))
-    return features.extract(kind, holder(), frames, plan.request.stride)
+    stride = plan.request.stride if metric.kind == "frechet" else 1
+    return features.extract(kind, holder(), frames, stride)
 
 
 def _metric_of(kind: str) -> Metric:

@@ -141,6 +141,18 @@ def test_what_looks_at_a_whole_video_sees_its_own_size(tmp_path, weights):
     assert asked.fake["flickering"].value > own.fake["flickering"].value + 0.01
 
 
+def test_a_stride_between_windows_leaves_out_no_frame_of_other_metrics(tmp_path, weights):
+    given = {"weights": (weights,), "metrics": "subject,flickering"}
+    found = {}
+    for stride in (4, 1):
+        frames = np.random.default_rng(0).integers(0, 256, (6, 24, 16, 3), np.uint8)
+        write(tmp_path / str(stride) / "a", frames)
+        found[stride], _ = results_of(None, tmp_path / str(stride), stride=stride, **given)
+    assert found[4].fake == found[1].fake
+    again, _ = results_of(None, tmp_path / "4", **given)  # of what was kept beside the clips
+    assert again.fake == found[1].fake
+
+
 def test_features_are_computed_once_and_again_only_where_the_content_changed(folders, weights):
     real, fake = folders
     given = {"weights": (weights,), "metrics": "fvd,psnr"}
