@@ -45,7 +45,9 @@ SIZE = flags.DEFINE_string(
     "size", "", "HEIGHTxWIDTH to measure at, or real: the true frames', for what compares frames."
 )
 STRIDE = flags.DEFINE_integer("stride", 1, "Frames between the windows of Fréchet metrics.")
-FPS = flags.DEFINE_float("fps", 15.0, "Frames per second of folders of frames (dynamic degree).")
+FPS = flags.DEFINE_float(
+    "fps", 15.0, "Frames per second of folders of frames without a video to pair with (dynamic)."
+)
 VBENCH = flags.DEFINE_string("vbench", None, "Result file of VBench to put into the table.")
 
 

@@ -8,7 +8,7 @@ means little without them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,7 +44,8 @@ class Request:
     """What is to be measured. fake: folder; real: folder or None; weights: bundles.
 
     size: see videos.parse_size; stride: between the windows of a Fréchet metric; fps: of folders of
-    pictures; lenient: leave out metrics that cannot be had, instead of an error.
+    pictures that no video is paired with, see videos.find; lenient: leave out metrics that cannot
+    be had, instead of an error.
     """
 
     fake: Path
@@ -53,7 +54,7 @@ class Request:
     metrics: str = "all"
     size: tuple[int, int] | str | None = None
     stride: int = 1
-    fps: float = 15.0
+    fps: float | Mapping[str, float] = 15.0
     lenient: bool = False
 
 
@@ -117,6 +118,7 @@ def check(request: Request, say: Say = lambda line: None) -> Plan:
     problems += fake.problems
     if request.real is not None:
         real = videos.find(request.real, request.fps)
+        videos.pair_rates(real, fake)
         compared = any(METRICS[name].kind == "pair" for name in names)
         alike = request.size is not None or not compared
         problems += real.problems + videos.unequal(real, fake, alike)

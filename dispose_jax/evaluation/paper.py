@@ -203,7 +203,7 @@ class TableRun:
             real=None if self.number in UNSEEN else self.workdir / TRUTH,
             weights=tuple(folder for folder in self.given if folder != weights.RANDOM),
             metrics=",".join(names),
-            fps=sequences.RATE,
+            fps={one.name: one.clip.fps for one in self.sequences},
             lenient=True,
         )
         return measure.run(measure.check(request, self.say), self.say)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -49,12 +49,12 @@ class ClipFile(NamedTuple):
     stamp: list[tuple[int, int]]  # size and time of every file, when it was found
 
 
-def find(folder: str | Path, fps: float) -> Found:
+def find(folder: str | Path, fps: float | Mapping[str, float]) -> Found:
     """Every clip of a folder.
 
     Every picture and video is decoded, so that a run fails before its first network; a video that
-    lacks frames is wrong. fps: of folders of pictures. Raises ValueError if there is no such folder
-    or no clip in it.
+    lacks frames is wrong. fps: of folders of pictures, of all or by the names of those expected.
+    Raises ValueError if there is no such folder or no clip in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -70,8 +70,12 @@ def find(folder: str | Path, fps: float) -> Found:
         if name in clips:
             problems.append(f"{path}: a second clip named {name}")
             continue
+        rate = fps.get(name) if isinstance(fps, Mapping) else fps
+        if rate is None:
+            problems.append(f"{path}: is none of the clips that are measured; put it elsewhere")
+            continue
         try:
-            clips[name] = open_clip(path, fps)
+            clips[name] = open_clip(path, rate)
         except (ValueError, OSError) as error:
             problems.append(str(error))
             broken.add(name)
@@ -102,6 +106,15 @@ def name_of(path: Path) -> str:
 def open_clip(path: Path, fps: float) -> ClipFile:
     """A video or a folder of pictures, checked as `find` does. Raises ValueError or OSError."""
     return _pictures(path, fps) if path.is_dir() else _video(path)
+
+
+def pair_rates(real: Found, fake: Found) -> None:
+    """Give a folder of pictures the rate of the video that it is paired with, frame by frame."""
+    for name, one, other in [*_pairs(real, fake)]:
+        if one.path.is_dir() and not other.path.is_dir():
+            real.clips[name] = one._replace(fps=other.fps)
+        if other.path.is_dir() and not one.path.is_dir():
+            fake.clips[name] = other._replace(fps=one.fps)
 
 
 def unequal(real: Found, fake: Found, resize: bool) -> list[str]:

@@ -191,6 +191,28 @@ def test_videos_and_folders_of_frames_are_both_clips_and_a_window_may_be_short(t
     assert "no raft_things in --weights" in results.skipped["dynamic"]
 
 
+@pytest.mark.parametrize("filmed", ["real", "fake"])
+def test_frames_that_a_video_is_paired_with_have_its_rate(tmp_path, filmed):
+    pictures = {"real": "fake", "fake": "real"}[filmed]
+    video.write(tmp_path / filmed / "a.mp4", clip(1, 6), 24)
+    write(tmp_path / pictures / "a", clip(0, 6))
+    write(tmp_path / filmed / "b", clip(1, 6))
+    write(tmp_path / pictures / "b", clip(0, 6))
+    request = measure.Request(fake=tmp_path / "fake", real=tmp_path / "real", metrics="mae")
+    plan = measure.check(request)
+    for side in (plan.real, plan.fake):
+        assert {name: one.fps for name, one in side.items()} == {"a": 24, "b": 15}
+
+
+def test_every_folder_of_frames_may_have_a_rate_of_its_own(tmp_path):
+    for name in ("slow", "fast", "stray"):
+        write(tmp_path / name, clip(0, 3))
+    found = videos.find(tmp_path, {"slow": 12.5, "fast": 60.0})
+    assert {name: one.fps for name, one in found.clips.items()} == {"slow": 12.5, "fast": 60}
+    (problem,) = found.problems
+    assert "stray: is none of the clips that are measured" in problem
+
+
 @pytest.mark.parametrize(
     ("changed", "frame"), [("film.mp4", ""), ("b", "frame_3.png"), ("b", "frame_99.png")]
 )

@@ -12,7 +12,7 @@ from configs import sd15, svd
 from dispose_jax import weights
 from dispose_jax.evaluation import paper, sequences
 from dispose_jax.evaluation.paper_tables import TABLES
-from dispose_jax.media import image
+from dispose_jax.media import image, video
 from dispose_jax.ops import levels
 from dispose_jax.pose import estimate, files
 from dispose_jax.synthetic import batches, scene
@@ -261,6 +261,19 @@ def test_unseen_people_are_pairs_of_a_picture_and_frames(stub, tiktok, tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no NAME.png with a video or folder"):
         sequences.unseen(tmp_path / "empty")
+
+
+def test_what_is_made_of_unseen_videos_is_measured_at_their_rate(stub, tmp_path, monkeypatch):
+    frames = np.zeros((6, *SIZE, 3), np.uint8)
+    for name, rate in (("slow", 12), ("fast", 60)):
+        video.write(tmp_path / "unseen" / f"{name}.mp4", frames, rate)
+        image.write_png(tmp_path / "unseen" / f"{name}.png", frames[0])
+    run = run_of(tmp_path / "run", tmp_path / "unseen", 2)
+    for one in run.sequences:
+        sequences.write_frames(run.folder("full", one), iter(frames))
+    monkeypatch.setattr(paper.measure, "run", lambda plan, say: plan)
+    found = run.measured("full").fake
+    assert {name: round(one.fps) for name, one in found.items()} == {"slow": 12, "fast": 60}
 
 
 def test_all_that_is_missing_of_the_data_is_told_at_once(tmp_path):
