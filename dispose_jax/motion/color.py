@@ -39,6 +39,8 @@ def picture(flow: np.ndarray, *, least: float = 0.0) -> np.ndarray:
     DisPose, 5 in CMP. Vectors with a component beyond 1e7 or not a number are unknown: black.
     """
     flow = np.asarray(flow)
+    # Squares of half precision overflow from 256 pixels on; whole numbers have no lengths.
+    flow = flow.astype(np.promote_types(flow.dtype, np.float32), copy=False)
     pictures = flow.reshape(-1, *flow.shape[-3:])
     colors = [_picture(x, y, least) for x, y in np.moveaxis(pictures, -1, 1)]
     return np.stack(colors).reshape(*flow.shape[:-1], 3)
@@ -49,8 +51,8 @@ def _picture(x: np.ndarray, y: np.ndarray, least: float) -> np.ndarray:
     unknown = ~((np.abs(x) <= _UNKNOWN) & (np.abs(y) <= _UNKNOWN))
     x, y = np.where(unknown, 0, x), np.where(unknown, 0, y)
     longest = max(np.sqrt(x * x + y * y).max(), least) + np.finfo(np.float64).eps
-    # In the flow's own precision, as the original: the longest vector lies on the rim, where the
-    # formula changes, and more digits would put it on the other side.
+    # In the flow's own precision if it is single or double, as the original: the longest vector
+    # lies on the rim, where the formula changes, and more digits would put it on the other side.
     x, y = x / x.dtype.type(longest), y / y.dtype.type(longest)
     radius = np.sqrt(x * x + y * y)
     hues = wheel().astype(x.dtype) / 255

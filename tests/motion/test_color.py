@@ -1,6 +1,8 @@
 """Flow colours: directions, lengths, unknown vectors."""
 
+import ml_dtypes
 import numpy as np
+import pytest
 
 from dispose_jax.motion import color
 
@@ -32,6 +34,19 @@ def test_each_picture_of_a_clip_has_its_own_scale_unless_a_least_length_is_longe
     np.testing.assert_array_equal(color.picture(flow[0] * 0.25), together[0])  # scale-free
     pale = color.picture(flow, least=50.0)
     assert pale.min() > 200
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("longest", [4, 400])
+def test_whole_numbers_and_half_precision_have_the_colours_of_their_values(kind, longest):
+    flow = np.random.default_rng(2).integers(-longest, longest + 1, (6, 7, 2)).astype(kind)
+    flow[0, 0] = 0
+    picture = color.picture(flow)
+    assert picture[0, 0].tolist() == [255, 255, 255]
+    exact = color.picture(flow.astype(np.float64)).astype(int)
+    inside = np.linalg.norm(flow.astype(np.float64), axis=-1)
+    inside = inside < inside.max()  # at the rim the formula changes with the last digit
+    assert np.abs(picture - exact)[inside].max() <= 1
 
 
 def test_unknown_vectors_are_black_and_do_not_set_the_scale():
