@@ -96,20 +96,22 @@ class DINO(nn.Module):
         first = self.param("cls_token", _small_normal, (1, 1, width))
         table = self.param("pos_embed", _small_normal, (1, 1 + self.grid**2, width))
         x = jnp.concatenate([jnp.broadcast_to(first, (b, 1, width)), x], axis=1)
-        x = x + stretched_positions(table, self.grid, (rows, columns))
+        x = x + stretched_positions(table, self.grid, self.patch, pictures.shape[1:3])
         for i in range(self.layers):
             x = Block(self.heads, self.hidden, key_bias=True, name=f"blocks_{i}")(x)
         return _norm("norm")(x[:, 0])
 
 
-def stretched_positions(table: Array, grid: int, size: tuple[int, int]) -> Array:
-    """DINO's positions (1, 1 + grid * grid, c) for a grid of another size: (1, 1 + rows * columns,
-    c), cubic.
+def stretched_positions(table: Array, grid: int, patch: int, picture: tuple[int, int]) -> Array:
+    """DINO's positions (1, 1 + grid * grid, c) for pictures of another size: (1, 1 + rows *
+    columns, c), cubic.
 
-    The released code adds 0.1 to the wanted size against rounding, and that factor also sets where
-    samples are taken; here alike.
+    picture: height and width in pixels, of which rows and columns are whole patches. The released
+    code adds 0.1 to their numbers against rounding, and that factor also sets where samples are
+    taken, even where the numbers are the table's own unless the picture is a square; here alike.
     """
-    if size == (grid, grid):
+    size = tuple(side // patch for side in picture)
+    if size == (grid, grid) and picture[0] == picture[1]:
         return table
     c = table.shape[-1]
     cells = table[0, 1:].reshape(grid, grid, c)
