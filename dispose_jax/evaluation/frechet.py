@@ -17,6 +17,13 @@ from dispose_jax.counting import counted
 DRAWS, HALVINGS = 200, 20  # of the interval, and of the floor
 
 
+class _Sample(NamedTuple):
+    """Rows of features (n, c), and how often each of them counts, (n,)."""
+
+    rows: np.ndarray
+    times: np.ndarray
+
+
 class Interval(NamedTuple):
     """95 % of a bootstrap's draws lie in low..high."""
 
@@ -39,16 +46,22 @@ def distance(real: np.ndarray, fake: np.ndarray, ddof: int = 1) -> float:
             )
     if real.shape[1] != fake.shape[1]:
         raise ValueError(f"features of {real.shape[1]} and {fake.shape[1]} dimensions compared")
-    (m1, a), (m2, b) = (_centred(np.asarray(x, np.float64), ddof) for x in (real, fake))
+    return _distance(*(_Sample(x, np.ones(len(x))) for x in (real, fake)), ddof)
+
+
+def _distance(one: _Sample, other: _Sample, ddof: int) -> float:
+    """The distance of two samples, as `distance` has it."""
+    (m1, a), (m2, b) = (_centred(sample, ddof) for sample in (one, other))
     between = _nuclear(a, b)
     total = np.square(m1 - m2).sum() + np.square(a).sum() + np.square(b).sum() - 2 * between
     return max(0.0, float(total))
 
 
-def _centred(x: np.ndarray, ddof: int) -> tuple[np.ndarray, np.ndarray]:
+def _centred(sample: _Sample, ddof: int) -> tuple[np.ndarray, np.ndarray]:
     """The mean, and A with A^T A the covariance."""
-    mean = x.mean(0)
-    return mean, (x - mean) / np.sqrt(len(x) - ddof)
+    rows, total = np.asarray(sample.rows, np.float64), sample.times.sum()
+    mean = np.average(rows, axis=0, weights=sample.times)
+    return mean, (rows - mean) * np.sqrt(sample.times / (total - ddof))[:, None]
 
 
 def _nuclear(a: np.ndarray, b: np.ndarray) -> float:
@@ -104,9 +117,7 @@ def bootstrap(
     for _ in range(DRAWS):
         ours = rng.integers(len(real), size=len(real))
         theirs = ours if paired else rng.integers(len(fake), size=len(fake))
-        sides = _rows(real, ours), _rows(fake, theirs)
-        if min(map(len, sides)) >= 2:
-            found.append(distance(*sides, ddof))
+        found.append(_distance(_drawn(real, ours), _drawn(fake, theirs), ddof))
         progress()
     return Interval(*(float(q) for q in np.quantile(found, [0.025, 0.975])))
 
@@ -121,6 +132,14 @@ def caution(num_clips: int, dimensions: int) -> str | None:
     return (
         f"not comparable: {clips} cannot span {dimensions} dimensions, the covariances are singular"
     )
+
+
+def _drawn(features: Sequence[np.ndarray], videos: np.ndarray) -> _Sample:
+    """The windows of videos of which some are drawn several times: those stand once, as the time
+    for a distance grows with the third power of the rows."""
+    numbers, times = np.unique(videos, return_counts=True)
+    lengths = [len(features[i]) for i in numbers]
+    return _Sample(_rows(features, numbers), np.repeat(times, lengths))
 
 
 def _rows(features: Sequence[np.ndarray], videos: np.ndarray) -> np.ndarray:

@@ -77,6 +77,24 @@ def test_windows_of_a_video_may_be_given_in_any_grouping():
     assert frechet.floor(videos[:3]) is None and frechet.bootstrap(videos[:2], videos[:2]) is None
 
 
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_the_interval_is_of_draws_in_which_videos_repeat(ddof, monkeypatch):
+    """Against the distance of all windows of each draw, repeated ones included."""
+    rng = np.random.default_rng(8)
+    real = [rng.standard_normal((n, 30)) for n in (4, 1, 7, 5, 3, 6)]
+    fake = [1 + 2 * rng.standard_normal((n, 30)) for n in (4, 1, 7, 5, 3, 6)]
+    seeded, expected = np.random.default_rng(0), []
+    for _ in range(frechet.DRAWS):
+        videos = seeded.integers(6, size=6)
+        sides = (np.concatenate([side[i] for i in videos]) for side in (real, fake))
+        expected.append(frechet.distance(*sides, ddof))
+    sizes, svd = [], np.linalg.svd
+    monkeypatch.setattr(np.linalg, "svd", lambda x, **k: sizes.append(len(x)) or svd(x, **k))
+    found = frechet.bootstrap(real, fake, ddof)
+    np.testing.assert_allclose(found, np.quantile(expected, [0.025, 0.975]), rtol=1e-9)
+    assert np.mean(sizes) < 0.75 * 26, "no window stands in a matrix twice"
+
+
 def test_every_draw_is_told_as_they_take_minutes_of_many_windows():
     told = []
     videos = list(np.random.default_rng(7).standard_normal((5, 2, 3)))
