@@ -87,6 +87,8 @@ class TableRun:
         for variant, folder in self.ablation.items():
             own = self._config(variant)
             check_own("--ablation", variant, folder, own, networks.build(own))
+        used = self.sequences[:1] if table == 7 else self.sequences
+        sequences.check_poses(Path(data), used, self.given)
         self._keep_plan()
 
     def _keep_plan(self) -> None:

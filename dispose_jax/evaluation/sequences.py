@@ -2,12 +2,12 @@
 
 TikTok (Jafarian and Park 2021): one folder per sequence, 00335 to 00340, its frames in `images`.
 Unseen people were not published: NAME.png and the video or folder of frames NAME beside it. Poses
-are detected unless NAME.poses.json lies there too.
+are detected unless NAME.poses.json lies there too, and NAME.reference.poses.json for NAME.png.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,8 @@ from dispose_jax.evaluation import videos
 from dispose_jax.evaluation.videos import ClipFile
 from dispose_jax.inputs.reference import framed, target_size
 from dispose_jax.media import image, output
-from dispose_jax.pose import files
+from dispose_jax.models import bundle
+from dispose_jax.pose import dwpose, files
 
 TIKTOK = range(335, 341)
 RATE = 30  # frames per second of TikTok's folders of pictures
@@ -30,7 +31,16 @@ class Sequence(NamedTuple):
     name: str
     clip: ClipFile
     poses: Path | None
-    reference: Path | None  # None: its own first frame
+    reference: Path | None = None  # None: its own first frame
+    reference_pose: Path | None = None  # of a reference that is not
+
+    @property
+    def unknown(self) -> list[str]:
+        """The pose files that are not there, whose keypoints have to be found."""
+        lacking = [] if self.poses else [f"{self.name}.poses.json"]
+        if self.reference and not self.reference_pose:
+            lacking.append(f"{self.name}.reference.poses.json")
+        return lacking
 
     def frames(self, limit: int) -> Iterator[np.ndarray]:
         """The first `limit` frames (h, w, 3) uint8, all of them for 0."""
@@ -52,7 +62,8 @@ def tiktok(folder: Path) -> list[Sequence]:
         frames = path / "images" if (path / "images").is_dir() else path
         try:
             clip = videos.open_clip(frames, RATE)._replace(name=f"{number:05d}")
-            found.append(Sequence(clip.name, clip, _poses(folder, path.name), None))
+            poses = _poses(folder, path.name) or _poses(folder, clip.name)
+            found.append(Sequence(clip.name, clip, poses))
         except (ValueError, OSError) as error:
             problems.append(str(error))
     videos.complain(problems)
@@ -74,13 +85,28 @@ def unseen(folder: Path) -> list[Sequence]:
             continue
         try:
             clip = videos.open_clip(path, RATE)
-            found.append(Sequence(clip.name, clip, _poses(folder, clip.name), reference))
+            poses = _poses(folder, name), _poses(folder, f"{name}.reference")
+            found.append(Sequence(name, clip, poses[0], reference, poses[1]))
         except (ValueError, OSError) as error:
             problems.append(str(error))
     if not found and not problems:
         problems.append(f"{folder}: no NAME.png with a video or folder of frames NAME beside it")
     videos.complain(problems)
     return found
+
+
+def check_poses(folder: Path, found: Iterable[Sequence], given: Iterable[str]) -> None:
+    """Raise ValueError if keypoints of sequences of a folder have to be found, and none of the
+    bundles given holds what finds them."""
+    unknown = [name for one in found for name in one.unknown]
+    if not unknown or bundle.pose_file([*given], dwpose.DETECTOR):
+        return
+    more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+    raise ValueError(
+        f"--data {folder}: no {', '.join(unknown[:3])}{more}, and no folder of --weights holds "
+        f"DWPose's {' and '.join(dwpose.RELEASED_AS)}, which would find these keypoints; give one "
+        "or the other"
+    )
 
 
 def prepared(animator, sequence: Sequence, limit: int) -> Clip:
@@ -92,7 +118,8 @@ def prepared(animator, sequence: Sequence, limit: int) -> Clip:
     reference = first if sequence.reference is None else image.read(sequence.reference)
     if sequence.poses is None:
         driving = np.stack([*sequence.frames(limit)])
-        return animator.prepare(reference, driving=driving, fps=RATE)
+        own = sequence.reference_pose
+        return animator.prepare(reference, driving=driving, fps=RATE, reference_pose=own)
     file = files.read(sequence.poses)
     if file.pose.num_frames != sequence.clip.num_frames:
         raise ValueError(
@@ -100,7 +127,7 @@ def prepared(animator, sequence: Sequence, limit: int) -> Clip:
             f"frames of {sequence.clip.path}"
         )
     pose = file.pose.at(slice(limit or None))
-    own = pose.at([0]) if sequence.reference is None else None
+    own = pose.at([0]) if sequence.reference is None else sequence.reference_pose
     poses = file._replace(pose=pose)
     return animator.prepare(reference, poses=poses, reference_pose=own, fps=RATE)
 

@@ -268,12 +268,51 @@ def test_what_is_made_of_unseen_videos_is_measured_at_their_rate(stub, tmp_path,
     for name, rate in (("slow", 12), ("fast", 60)):
         video.write(tmp_path / "unseen" / f"{name}.mp4", frames, rate)
         image.write_png(tmp_path / "unseen" / f"{name}.png", frames[0])
+        for ending in ("", ".reference"):
+            path = tmp_path / "unseen" / f"{name}{ending}.poses.json"
+            files.write(path, standing(1), width=SIZE[1], height=SIZE[0])
     run = run_of(tmp_path / "run", tmp_path / "unseen", 2)
     for one in run.sequences:
         sequences.write_frames(run.folder("full", one), iter(frames))
     monkeypatch.setattr(paper.measure, "run", lambda plan, say: plan)
     found = run.measured("full").fake
     assert {name: round(one.fps) for name, one in found.items()} == {"slow": 12, "fast": 60}
+
+
+def test_keypoints_that_nothing_tells_or_finds_are_missed_before_anything_is_made(
+    stub, tiktok, tmp_path
+):
+    data = tmp_path / "data"
+    for path in tiktok.iterdir():
+        (data / path.name).parent.mkdir(exist_ok=True)
+        (data / path.name).symlink_to(path)
+    (data / "00336.poses.json").unlink()
+    with pytest.raises(ValueError, match="data: no 00336.poses.json, and no folder of --weights"):
+        run_of(tmp_path / "run", data)
+    assert not (tmp_path / "run").exists()
+    run_of(tmp_path / "timed", data, 7)  # which looks at the first sequence alone
+    bundled = described(tmp_path / "A", "one", "unet")
+    (tmp_path / "A" / "detector.onnx").touch()
+    paper.TableRun(config_of(), 6, data, ("random", bundled), tmp_path / "run")
+
+
+def test_the_poses_of_an_unseen_reference_may_come_from_a_file(tiktok, tmp_path):
+    (tmp_path / "a").symlink_to(tiktok / "00335" / "images")
+    (tmp_path / "a.png").symlink_to(tiktok / "00337" / "images" / "0001.png")
+    (one,) = sequences.unseen(tmp_path)
+    assert one.unknown == ["a.poses.json", "a.reference.poses.json"]
+    animator = SimpleNamespace(prepare=lambda reference, **given: given)
+    assert sequences.prepared(animator, one, 0)["reference_pose"] is None
+    own = tmp_path / "a.reference.poses.json"
+    own.symlink_to(tiktok / "00337.poses.json")
+    (one,) = sequences.unseen(tmp_path)
+    assert one.unknown == ["a.poses.json"]
+    assert sequences.prepared(animator, one, 0)["reference_pose"] == own
+    (tmp_path / "a.poses.json").symlink_to(tiktok / "00335.poses.json")
+    (one,) = sequences.unseen(tmp_path)
+    found = sequences.prepared(animator, one, 3)
+    assert not one.unknown and found["reference_pose"] == own
+    assert found["poses"].pose.num_frames == 3
 
 
 def test_all_that_is_missing_of_the_data_is_told_at_once(tmp_path):
