@@ -100,7 +100,7 @@ class TableRun:
             "weights": [provenance.digest(folder) or str(folder) for folder in self.given],
             "ablation": {name: provenance.digest(self.ablation[name]) for name in self.ablation},
             "frames": self.limit,
-            "clips": {one.name: one.clip.digest for one in self.sequences},
+            "clips": {one.name: one.digests for one in self.sequences},
         }
         self.plan = json.loads(json.dumps(plan))  # as it is read again
         path = output.prepare(self.workdir / PLAN)

@@ -19,7 +19,7 @@ from dispose_jax.evaluation.videos import ClipFile
 from dispose_jax.inputs.reference import framed, target_size
 from dispose_jax.media import image, output
 from dispose_jax.models import bundle
-from dispose_jax.pose import dwpose, files
+from dispose_jax.pose import detected, dwpose, files
 
 TIKTOK = range(335, 341)
 RATE = 30  # frames per second of TikTok's folders of pictures
@@ -41,6 +41,12 @@ class Sequence(NamedTuple):
         if self.reference and not self.reference_pose:
             lacking.append(f"{self.name}.reference.poses.json")
         return lacking
+
+    @property
+    def digests(self) -> list[str | None]:
+        """SHA-256 of the clip and of each file beside it: what is made depends on all of them."""
+        beside = self.poses, self.reference, self.reference_pose
+        return [self.clip.digest, *(path and detected.digest(path) for path in beside)]
 
     def frames(self, limit: int) -> Iterator[np.ndarray]:
         """The first `limit` frames (h, w, 3) uint8, all of them for 0."""

@@ -217,6 +217,26 @@ def test_clips_of_other_weights_are_not_taken_for_these(stub, tiktok, tmp_path):
     assert not (tmp_path / "new").exists(), "nothing is written down before all is checked"
 
 
+@pytest.mark.parametrize("changed", ["00335.poses.json", "00335.png", "00335.reference.poses.json"])
+def test_clips_of_other_poses_or_pictures_are_not_taken_for_these(stub, tiktok, tmp_path, changed):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "00335").symlink_to(tiktok / "00335" / "images")
+    for ending in (".poses.json", ".reference.poses.json"):
+        (data / f"00335{ending}").write_bytes((tiktok / "00335.poses.json").read_bytes())
+    first = (tiktok / "00335" / "images" / "0001.png").read_bytes()
+    (data / "00335.png").write_bytes(first)
+    run_of(tmp_path / "run", data, 2)
+    (tmp_path / "run" / "base" / "00335").mkdir(parents=True)  # a clip
+    run_of(tmp_path / "run", data, 2)
+    other = tiktok / "00336.poses.json"
+    if changed == "00335.png":
+        other = tiktok / "00336" / "images" / "0001.png"
+    (data / changed).write_bytes(other.read_bytes())
+    with pytest.raises(ValueError, match="other clips; choose another --workdir"):
+        run_of(tmp_path / "run", data, 2)
+
+
 def test_other_options_in_a_used_folder_are_an_error(stub, tiktok, tmp_path):
     run_of(tmp_path / "run", tiktok, limit=3)
     run_of(tmp_path / "run", tiktok)  # after a mistake, before any clip was made
