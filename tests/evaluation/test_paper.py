@@ -1,10 +1,9 @@
-"""The paper's tables on small data: sequences, resuming, shards, costs, and the printed table."""
+"""The paper's tables on small data: resuming, shards, costs, and the printed table."""
 
 import json
 import re
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 
@@ -13,14 +12,11 @@ from dispose_jax import weights
 from dispose_jax.evaluation import paper, sequences
 from dispose_jax.evaluation.paper_tables import TABLES
 from dispose_jax.media import image, video
-from dispose_jax.ops import levels
 from dispose_jax.pose import estimate, files
-from dispose_jax.synthetic import batches, scene
 from tests import small
 from tests.pose.poses import standing
 
 SIZE = small.SIZE
-FRAMES = 5
 
 
 def config_of():
@@ -28,22 +24,6 @@ def config_of():
     config.sample.update({"window": 4, "overlap": 1, "steps": 1})
     config.sample.update({"height": SIZE[0], "width": SIZE[1]})
     return config
-
-
-@pytest.fixture(scope="module")
-def tiktok(tmp_path_factory):
-    """Drawn people in the layout of TikTok's data set, with their poses."""
-    folder = tmp_path_factory.mktemp("TikTok")
-    keys = jax.random.split(jax.random.key(3), len(sequences.TIKTOK))
-    drawn = jax.device_get(scene.draw(keys, FRAMES, SIZE))
-    for i, number in enumerate(sequences.TIKTOK):
-        frames = folder / f"{number:05d}" / "images"
-        frames.mkdir(parents=True)
-        for j, frame in enumerate(levels.to_uint8(drawn.frames[i])):
-            image.write_png(frames / f"{j + 1:04d}.png", frame)
-        pose = batches.pose_of(drawn.keypoints[i], drawn.visible[i])
-        files.write(folder / f"{number:05d}.poses.json", pose, width=SIZE[1], height=SIZE[0])
-    return folder
 
 
 class Killed(Exception):
@@ -261,28 +241,6 @@ def test_a_run_whose_folder_another_one_took_before_its_first_clip_puts_none_the
     second.make()
 
 
-def test_unseen_people_are_pairs_of_a_picture_and_frames(stub, tiktok, tmp_path):
-    data = tmp_path / "unseen"
-    for name in ("00335", "00336"):
-        (data / name).mkdir(parents=True)
-        for path in (tiktok / name / "images").iterdir():
-            (data / name / path.name).symlink_to(path)
-        (data / f"{name}.png").symlink_to(tiktok / "00337" / "images" / "0001.png")
-    found = sequences.unseen(data)
-    assert [one.name for one in found] == ["00335", "00336"] and found[0].reference is not None
-    (data / "00335").rename(data / "00335.mov")  # which some programs keep
-    assert [one.name for one in sequences.unseen(data)] == ["00335", "00336"]
-    (data / "00336.mp4").symlink_to(data / "00336")
-    (data / "00335.png").unlink()
-    with pytest.raises(ValueError, match="00335.mov: no 00335.png beside it.*00336.mp4: a second"):
-        sequences.unseen(data)
-    with pytest.raises(ValueError, match="00335: no 00335.png beside it"):
-        sequences.unseen(tiktok)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no NAME.png with a video or folder"):
-        sequences.unseen(tmp_path / "empty")
-
-
 def test_what_is_made_of_unseen_videos_is_measured_at_their_rate(stub, tmp_path, monkeypatch):
     frames = np.zeros((6, *SIZE, 3), np.uint8)
     for name, rate in (("slow", 12), ("fast", 60)):
@@ -314,33 +272,6 @@ def test_keypoints_that_nothing_tells_or_finds_are_missed_before_anything_is_mad
     bundled = described(tmp_path / "A", "one", "unet")
     (tmp_path / "A" / "detector.onnx").touch()
     paper.TableRun(config_of(), 6, data, ("random", bundled), tmp_path / "run")
-
-
-def test_the_poses_of_an_unseen_reference_may_come_from_a_file(tiktok, tmp_path):
-    (tmp_path / "a").symlink_to(tiktok / "00335" / "images")
-    (tmp_path / "a.png").symlink_to(tiktok / "00337" / "images" / "0001.png")
-    (one,) = sequences.unseen(tmp_path)
-    assert one.unknown == ["a.poses.json", "a.reference.poses.json"]
-    animator = SimpleNamespace(prepare=lambda reference, **given: given)
-    assert sequences.prepared(animator, one, 0)["reference_pose"] is None
-    own = tmp_path / "a.reference.poses.json"
-    own.symlink_to(tiktok / "00337.poses.json")
-    (one,) = sequences.unseen(tmp_path)
-    assert one.unknown == ["a.poses.json"]
-    assert sequences.prepared(animator, one, 0)["reference_pose"] == own
-    (tmp_path / "a.poses.json").symlink_to(tiktok / "00335.poses.json")
-    (one,) = sequences.unseen(tmp_path)
-    found = sequences.prepared(animator, one, 3)
-    assert not one.unknown and found["reference_pose"] == own
-    assert found["poses"].pose.num_frames == 3
-
-
-def test_all_that_is_missing_of_the_data_is_told_at_once(tmp_path):
-    (tmp_path / "00336").mkdir()
-    with pytest.raises(ValueError, match="(?s)no sequence 00335.*00336: a folder without.*00340"):
-        sequences.tiktok(tmp_path)
-    with pytest.raises(ValueError, match="no such folder"):
-        sequences.tiktok(tmp_path / "absent")
 
 
 @pytest.mark.parametrize(
@@ -415,7 +346,7 @@ def test_the_small_model_goes_from_drawn_people_to_the_table(tiktok, tmp_path):
     rows = dict(re.findall(r"\*\*(.*?)\*\* \| ours \| (.*) \|", text))
     assert {"MimicMotion", "MimicMotion+DisPose"} <= rows.keys()
     frames = sorted((tmp_path / "run" / "full" / "00335").iterdir())
-    assert len(frames) == FRAMES and image.read(frames[0]).shape == (*SIZE, 3)
+    assert len(frames) == 5 and image.read(frames[0]).shape == (*SIZE, 3)
     assert table_of(tmp_path / "run", tiktok) == text
     assert "ours |" in table_of(tmp_path / "run", tiktok, 1)
     assert "compilation apart" in table_of(tmp_path / "run", tiktok, 7)
