@@ -313,6 +313,7 @@ def _train(stage: str, side: int | None, task: tuple, recipe: tuple) -> ConfigDi
     train.guides = "joints" if drawn else "flow"  # of CMP: joints, or watershed points of flow
     train.kl_weight = 1e-4  # autoencoder: of the pull to a normal posterior
     train.figure_weight = 3.0  # autoencoder and cmp: of the person's pixels, where known
+    train.face_weight = 1.0  # autoencoder: of the face's, times that, as its eyes are few
 
     # How it is minimised. Not stated in the paper: SVD_Xtend's and MusePose's values.
     train.optimizer = optimizer  # AdamW, or Muon for matrices

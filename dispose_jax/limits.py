@@ -49,6 +49,7 @@ RANGES = {
     "train.region_weight": (0, 1e6),
     "train.kl_weight": (0, 1e6),
     "train.figure_weight": (0, 1e6),
+    "train.face_weight": (0, 1e6),
     "train.learning_rate": (0, 1e3),
     "train.warmup": (0, math.inf),
     "train.b1": (0, 0.9999),

@@ -87,6 +87,7 @@ class Batch:
     posterior: np.ndarray | None = None  # (b, f, h/8, w/8, 2 c) float: mean and logvar
     region: np.ndarray | None = None  # (b, f, h/8, w/8) float32 weight of the loss; None: ones
     figure: np.ndarray | None = None  # (b, f, h, w) bool: the person's pixels, of drawn clips
+    face: np.ndarray | None = None  # (b, f, h, w) bool: those of the face, of drawn clips
     flow: np.ndarray | None = None  # (b, f, h, w, 2) float32 exact, reference -> n, of drawn clips
 
 

@@ -67,6 +67,8 @@ class DrawnBatches:
         batch = self._examples(poses, self._guides(clip)).replace(frames=clip.frames)
         if self._config.train.objective in ("autoencoder", "cmp"):
             batch = batch.replace(figure=clip.mask)
+        if self._config.train.objective == "autoencoder":
+            batch = batch.replace(face=clip.face)
         if self._config.train.objective == "cmp":
             batch = batch.replace(flow=clip.flow)
         return batch
@@ -108,6 +110,7 @@ class DrawnBatches:
             flow=clip.flow if flow else None,
             seen=None,
             mask=clip.mask if objective in ("autoencoder", "cmp") else None,
+            face=clip.face if objective == "autoencoder" else None,
         )
 
     @property

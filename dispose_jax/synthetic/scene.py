@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from dispose_jax.synthetic import appearance, shapes
-from dispose_jax.synthetic.bodies import GROUND, HEIGHTS, JOINT_BODIES, Dice, person
+from dispose_jax.synthetic.bodies import FACE, GROUND, HEIGHTS, JOINT_BODIES, Dice, person
 from dispose_jax.synthetic.shapes import PartPlacement, Shapes, Size
 
 Array = jax.Array
@@ -47,6 +47,7 @@ class DrawnClip:
     flow: Array  # (b, f, h, w, 2) pixels, from the reference to each frame; frame 0 is zero
     seen: Array  # (b, f, h, w) bool: the reference's pixel can be seen in that frame
     mask: Array  # (b, f, h, w) bool: the person
+    face: Array  # (b, f, h, w) bool: of the person, the face with its eyes and mouth
 
 
 def scenes(
@@ -144,6 +145,7 @@ def draw(
         flow=motion,
         seen=jax.vmap(shapes.seen)(motion, labels),
         mask=labels != GROUND,
+        face=labels == FACE,
     )
 
 

@@ -108,7 +108,9 @@ def _video(config, networks: Mapping[str, Network], share: Callable) -> Objectiv
 def _autoencoder(config, networks: Mapping[str, Network]) -> Objective:
     """The error of pictures; of a decoder alone, of whole windows."""
     vae, train = networks["vae"].module, config.train
-    loss = image.AutoencoderLoss(vae, train.kl_weight, train.figure_weight, train.decoder_only)
+    loss = image.AutoencoderLoss(
+        vae, train.kl_weight, train.figure_weight, train.face_weight, train.decoder_only
+    )
     show_some = partial(previews.reconstructions, vae)
     if train.decoder_only:
         if train.weight_decay:

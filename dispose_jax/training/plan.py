@@ -189,6 +189,7 @@ def batch_shapes(config, clips: int) -> Batch:
         seen=_struct((clips, NUM_BODY), jnp.bool_),
         region=of_frames(jnp.float32, size[0] // 8, size[1] // 8) if weighed else None,
         figure=of_frames(jnp.bool_, *size) if drawn else None,
+        face=of_frames(jnp.bool_, *size) if drawn and train.objective == "autoencoder" else None,
         flow=of_frames(jnp.float32, *size, 2) if drawn and train.objective == "cmp" else None,
     )
 

@@ -140,9 +140,9 @@ def test_flow_guides_with_exact_vectors_at_its_watershed():
 def test_truth_that_only_some_objectives_need_is_left_out_of_the_others(whole):
     assert whole[0].flow is not None and whole[0].figure is not None
     vae = next(DrawnBatches(config("vae")))
-    assert vae.flow is None and vae.figure is not None
+    assert vae.flow is None and vae.figure is not None and vae.face is not None
     settings = config("dispose")
     settings.data.apart = 0.5  # as the others, to have the same people
     dispose = next(DrawnBatches(settings))
-    assert dispose.flow is None and dispose.figure is None
+    assert dispose.flow is None and dispose.figure is None and dispose.face is None
     np.testing.assert_array_equal(dispose.frames, whole[0].frames)

@@ -93,6 +93,16 @@ def test_visible_joints_lie_on_the_person(clip):
         assert clip.mask[b, f, row, column]
 
 
+def test_a_face_that_is_seen_is_around_its_nose_and_a_small_part_of_the_person(clip):
+    nose, cells = clip.visible[..., 0], np.floor(clip.keypoints[..., 0, :] * [WIDTH, HEIGHT])
+    assert not (clip.face & ~clip.mask).any() and nose.any()
+    assert clip.face.sum() < 0.2 * clip.mask.sum()
+    for b, f in np.argwhere(nose):
+        row, column = np.nonzero(clip.face[b, f])
+        middle = np.array([column.mean(), row.mean()])
+        assert np.linalg.norm(middle - cells[b, f]) < 0.08 * HEIGHT
+
+
 def test_seen_pixels_lie_on_the_person_in_both_frames(clip):
     column, row = np.moveaxis(np.rint(landing(clip)).astype(int), -1, 0)
     b, f, *_ = np.indices(clip.seen.shape)

@@ -26,13 +26,15 @@ EDGE_WEIGHT = 0.5  # of the error of neighbouring pixels' differences, against b
 class AutoencoderLoss:
     """Absolute and square error of reconstructed clips, and a weak pull to a normal posterior.
 
-    figure_weight: of the person's pixels, where the batch knows them. decoder_only: the encoder
-    learns nothing, so that whatever was trained on its latents stays as good as it is.
+    figure_weight: of the person's pixels, where the batch knows them; those of the face weigh
+    face_weight times as much. decoder_only: the encoder learns nothing, so that whatever was
+    trained on its latents stays as good as it is.
     """
 
     vae: VAE
     kl_weight: float
     figure_weight: float
+    face_weight: float
     decoder_only: bool = False
 
     def __call__(self, params: Params, batch: Batch, key: Array) -> tuple[Array, dict[str, Array]]:
@@ -46,6 +48,8 @@ class AutoencoderLoss:
         weight = jnp.ones(frames.shape[:-1])
         if batch.figure is not None:
             weight = jnp.where(batch.figure, self.figure_weight, 1.0)
+        if batch.face is not None:
+            weight = jnp.where(batch.face, self.face_weight, 1.0) * weight
         weight = (weight / weight.mean())[..., None]
         pixels = (weight * (jnp.abs(error) + 0.5 * jnp.square(error))).mean()
         edges = sum(jnp.abs(jnp.diff(error, axis=axis)).mean() for axis in (-3, -2))

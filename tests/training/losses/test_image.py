@@ -23,14 +23,15 @@ B, F, H, W = 3, 2, 8, 16
 NETWORK = VAE(widths=(8, 8), latent_channels=3, layers=1, groups=4, temporal=True)
 
 
-def batch(seed: int = 0, figure: bool = False) -> SimpleNamespace:
+def batch(seed: int = 0) -> SimpleNamespace:
     rng = np.random.default_rng(seed)
     frames = rng.integers(0, 256, (B, F, H, W, 3), np.uint8)
-    return SimpleNamespace(frames=frames, figure=rng.uniform(size=(B, F, H, W)) < 0.3)
+    place = rng.uniform(size=(B, F, H, W))
+    return SimpleNamespace(frames=frames, figure=place < 0.3, face=place < 0.1)
 
 
 def without_figure(clips: SimpleNamespace) -> SimpleNamespace:
-    return SimpleNamespace(frames=clips.frames, figure=None)
+    return SimpleNamespace(frames=clips.frames, figure=None, face=None)
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +100,9 @@ def test_the_autoencoder_s_loss_is_the_sum_of_its_parts():
     clips = batch(4)
     error = np.random.default_rng(1).normal(size=clips.frames.shape)
     vae = Off(clips.frames.astype(np.float64), error)
-    value, parts = AutoencoderLoss(vae, 0.01, 3.0)({"vae": {}}, clips, jax.random.key(0))
-    weight = np.where(clips.figure, 3.0, 1.0)
+    loss = AutoencoderLoss(vae, kl_weight=0.01, figure_weight=3.0, face_weight=5.0)
+    value, parts = loss({"vae": {}}, clips, jax.random.key(0))
+    weight = np.select([clips.face, clips.figure], [15.0, 3.0], 1.0)
     each = (np.abs(error) + error**2 / 2).mean(-1)
     assert float(parts["pixels"]) == pytest.approx((weight * each).sum() / weight.sum(), rel=1e-5)
     # The divergence of N(m, s^2) from N(0, 1): (m^2 + s^2 - 1) / 2 - ln s.
@@ -109,14 +111,14 @@ def test_the_autoencoder_s_loss_is_the_sum_of_its_parts():
     down, across = np.abs(np.diff(error, axis=2)).mean(), np.abs(np.diff(error, axis=3)).mean()
     total = parts["pixels"] + image.EDGE_WEIGHT * (down + across) + 0.01 * expected
     assert float(value) == pytest.approx(float(total), rel=1e-5)
-    loss = AutoencoderLoss(vae, 0.01, 3.0)
     _, parts = loss({"vae": {}}, without_figure(clips), jax.random.key(0))
     assert float(parts["pixels"]) == pytest.approx(each.mean(), rel=1e-5)
 
 
 def test_a_decoder_alone_has_the_same_loss_and_leaves_the_encoder_without_a_gradient(params):
     clips, key = batch(5), jax.random.key(3)
-    both, alone = (AutoencoderLoss(NETWORK, 1e-3, 2.0, decoder_only=only) for only in (False, True))
+    with_weights = partial(AutoencoderLoss, NETWORK, 1e-3, 2.0, 2.0)
+    both, alone = (with_weights(decoder_only=only) for only in (False, True))
     ask = lambda loss: jax.value_and_grad(lambda p: loss({"vae": p}, clips, key)[0])(params)
     (value, gradient), (same, rest) = ask(both), ask(alone)
     assert float(value) == float(same)
@@ -131,11 +133,11 @@ def test_the_autoencoder_learns_one_batch_by_heart(params):
     rng = np.random.default_rng(0)
     colors = rng.integers(0, 256, (B, F, 2, 2, 3)).repeat(H // 2, axis=2).repeat(W // 2, axis=3)
     clips = without_figure(SimpleNamespace(frames=colors.astype(np.uint8)))
-    loss = AutoencoderLoss(NETWORK, 1e-4, 1.0)
+    loss = AutoencoderLoss(NETWORK, 1e-4, 1.0, 1.0)
     adam = optax.adam(1e-2)
 
     def step(params, state, frames, key):
-        one = SimpleNamespace(frames=frames, figure=None)
+        one = SimpleNamespace(frames=frames, figure=None, face=None)
         (_, parts), gradient = jax.value_and_grad(loss, has_aux=True)({"vae": params}, one, key)
         updates, state = adam.update(gradient["vae"], state, params)
         return optax.apply_updates(params, updates), state, parts["pixels"]
