@@ -130,4 +130,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
     train.sigmas = "times"
     train.noise_offset = 0.0 if drawn else 0.05
     config.data.ref_window = 1_000_000  # the reference is any frame of the video
-    return config
+    return config.lock()  # a misspelt name in a config that changes this one is an error

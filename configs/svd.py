@@ -114,4 +114,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.train.spatial_only = config.train.stage == "pictures"
     # On the reference: a deviation, or mean and deviation of its logarithm.
     config.train.noise_aug = FieldReference(0.02, field_type=object)
-    return config
+    return config.lock()  # a misspelt name in a config that changes this one is an error

@@ -15,8 +15,12 @@ import math
 import os
 import re
 import sys
+import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from ml_collections import ConfigDict
 
 PACKAGE = Path(__file__).parent  # where configs/ lies in an installed package
 CHECKOUT = PACKAGE.parent  # and in a checkout
@@ -29,8 +33,9 @@ TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no":
 def load(argument: str):
     """The config of "file.py" or "file.py:argument".
 
-    A relative path is looked for here, then in the checkout or the installed package. Raises
-    ValueError if there is no such file or it is no config, and what get_config raises.
+    A relative path is looked for here, then in the checkout or the installed package. The file may
+    import what lies beside it. Raises ValueError if there is no such file, it is no config, or it
+    fails, then with its line.
     """
     name, colon, rest = argument.partition(":")
     path = next((p for p in (Path(name), CHECKOUT / name, PACKAGE / name) if p.is_file()), None)
@@ -42,16 +47,50 @@ def load(argument: str):
             "after a colon if wanted"
         )
     module = importlib.util.module_from_spec(spec)
-    sys.path.append(str(CHECKOUT))  # a config imports configs.common, wherever we were started
-    try:
+    with _importing(path.absolute().parent, CHECKOUT), _told(argument, spec.origin):
         spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ValueError(f"--config {argument}: the file has no function get_config(argument)")
+        config = module.get_config(rest if colon else None)
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"--config {argument}: its get_config returned {type(config).__name__}, expected a "
+            "ConfigDict, as configs/svd.py returns one"
+        )
+    return config
+
+
+@contextmanager
+def _importing(*folders: Path) -> Iterator[None]:
+    """Modules in these folders can be imported, unless others of their names are found first: a
+    config imports configs.common and its neighbours, wherever we were started."""
+    before = sys.path
+    sys.path = [*before, *map(str, folders)]
+    try:
+        yield
+    finally:
+        sys.path = before
+
+
+@contextmanager
+def _told(argument: str, file: str) -> Iterator[None]:
+    """Turn what a config's file raises into a ValueError of one sentence; one that a function of
+    ours raises, which it calls, is such a sentence already."""
+    try:
+        yield
     except (SyntaxError, UnicodeDecodeError) as error:
         raise ValueError(f"--config {argument}: not valid Python: {error}") from error
-    finally:
-        sys.path.remove(str(CHECKOUT))
-    if not hasattr(module, "get_config"):
-        raise ValueError(f"--config {argument}: the file has no function get_config(argument)")
-    return module.get_config(rest if colon else None)
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, ValueError) and frames[-1].filename != file:
+            raise
+        lines = [frame.lineno for frame in frames if frame.filename == file]
+        where = f", line {lines[-1]}" if lines else ""  # none: it takes no argument
+        # A locked ConfigDict quotes its reason, and goes on with all that it has.
+        reason = str(error).split(". Other fields present")[0].strip("'")
+        raise ValueError(
+            f"--config {argument}{where}: {type(error).__name__}: {reason}; correct the file"
+        ) from error
 
 
 def at_home(arguments: Sequence[str] | None = None) -> list[str]:

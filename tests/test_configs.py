@@ -108,7 +108,8 @@ def test_no_key_of_a_config_lies_unread():
 
 def test_the_search_for_unread_keys_finds_one():
     config = svd.get_config("size=tiny")
-    config.model.unet.colour = "red"
+    with config.unlocked():
+        config.model.unet.colour = "red"
     read = set()
     networks.build(Recorder(config, read))
     assert ("model", "unet", "colour") in set(leaves(config)) - read

@@ -1,5 +1,7 @@
 """Configurations from the command line: found, and changed value by value."""
 
+import sys
+
 import pytest
 
 from configs import svd
@@ -25,8 +27,69 @@ def test_a_config_is_its_files_function_called_with_the_argument():
 def test_configs_of_the_checkout_are_found_from_any_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert settings.load("configs/svd.py:size=tiny").name == "configs/svd.py:size=tiny"
-    (tmp_path / "mine.py").write_text("def get_config(argument): return {'argument': argument}")
-    assert settings.load("mine.py:a:b") == {"argument": "a:b"}
+    (tmp_path / "mine.py").write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config(argument): return ConfigDict({'argument': argument})"
+    )
+    assert settings.load("mine.py:a:b").argument == "a:b"
+
+
+OWN = """from configs import svd
+{imported}
+def get_config(arg=None):
+    config = svd.get_config(arg)
+    {line}
+    return config
+"""
+
+
+def test_a_config_of_ones_own_changes_ours_and_imports_its_neighbours(tmp_path):
+    (tmp_path / "neighbour_of_a_config.py").write_text("STEPS = 7")
+    content = OWN.format(
+        imported="from neighbour_of_a_config import STEPS", line="config.train.steps = STEPS"
+    )
+    (tmp_path / "own.py").write_text(content)
+    before = list(sys.path)
+    config = settings.load(f"{tmp_path / 'own.py'}:size=tiny")
+    assert config.train.steps == 7
+    assert config.train.batch == tiny().train.batch
+    assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("config.train.learnig_rate = 1e-3", 'line 5: AttributeError: Key "learnig_rate" does not'),
+        ("config.smaple = {'steps': 5}", 'line 5: AttributeError: Key "smaple" does not'),
+        ("config.train.steps = 1e3", "line 5: TypeError: Could not override field 'steps'"),
+        ("config.train.steps = int('many')", "line 5: ValueError: invalid literal"),
+        ("config.train.steps = STEPS", "line 5: NameError: name 'STEPS' is not defined"),
+        ("config = None", "returned NoneType, expected a ConfigDict"),
+        ("config = {}", "returned dict, expected a ConfigDict"),
+    ],
+)
+@pytest.mark.parametrize("base", ["svd", "sd15"])
+def test_mistakes_of_a_config_of_ones_own_are_told_with_their_line(tmp_path, base, line, message):
+    content = OWN.format(imported="", line=line).replace("svd", base)
+    (tmp_path / "own.py").write_text(content)
+    argument = f"{tmp_path / 'own.py'}:size=tiny"
+    with pytest.raises(ValueError) as caught:
+        settings.load(argument)
+    told = str(caught.value)
+    assert told.startswith(f"--config {argument}") and message in told
+    assert "\n" not in told and len(told) < len(argument) + 250, "not all that the config has"
+
+
+def test_a_config_that_takes_no_argument_is_told_without_a_line(tmp_path):
+    (tmp_path / "own.py").write_text("def get_config(): pass")
+    with pytest.raises(ValueError, match=r"own\.py: TypeError: get_config\(\) takes 0"):
+        settings.load(str(tmp_path / "own.py"))
+
+
+def test_what_our_own_config_says_of_an_argument_is_left_as_it_is(tmp_path):
+    (tmp_path / "own.py").write_text(OWN.format(imported="", line="pass"))
+    with pytest.raises(ValueError, match=r"^config argument 'size=huge': size is one of"):
+        settings.load(f"{tmp_path / 'own.py'}:size=huge")
 
 
 @pytest.mark.parametrize(
