@@ -7,6 +7,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import subprocess
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from dispose_jax import settings
 from dispose_jax.clip import Clip
 from dispose_jax.inputs.sources import Sources
 from dispose_jax.media import output
@@ -66,7 +69,6 @@ def describe(
 ) -> dict:
     """What a video was made of and with, as plain JSON. files: the sources' stamps before they were
     read; seconds: by stage."""
-    devices = jax.devices()
     return {
         **asked(config, sources, weights),
         "files": files,
@@ -76,8 +78,7 @@ def describe(
         "sound": clip.sound is not None,
         "fit": clip.fit._asdict(),
         "warnings": clip.warnings,
-        "versions": versions(),
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        **program(),
         "seconds": seconds,
     }
 
@@ -108,6 +109,32 @@ def digest(folder: str) -> str | None:
     """SHA-256 of a bundle's description, which has those of its networks; None for random ones."""
     with suppress(OSError):
         return hashlib.sha256((Path(folder) / bundle.DESCRIPTION).read_bytes()).hexdigest()
+
+
+def program() -> dict[str, object]:
+    """What computes, and when: the time, the commit of the checkout, versions, and devices."""
+    return {
+        "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "git": git_revision(),
+        "versions": versions(),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+
+
+def git_revision() -> str | None:
+    """Commit of the checkout that runs, with "+" if files differ from it; None without git, and for
+    a package that is installed, if only within another project's repository."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(settings.CHECKOUT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", settings.PACKAGE.name)  # fails unless they are tracked
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def versions() -> dict[str, str]:

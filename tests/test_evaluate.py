@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import evaluate
+from dispose_jax import provenance
 from dispose_jax.evaluation import report as table
 from dispose_jax.evaluation.ablation import report, run
 from dispose_jax.evaluation.ablation.metrics import METRICS
@@ -126,6 +127,7 @@ def test_arms_and_controls_are_measured_and_the_same_again_when_run_again(start,
         assert code == 0, err
         assert [f"wrote {tmp_path}/{name}/{file}" in out for file in report.FILES] == [True] * 4
         contents.append(json.loads((tmp_path / name / "results.json").read_text()))
+    assert contents[0]["git"] == provenance.git_revision()
     scores = contents[0]["scores"]
     assert scores == contents[1]["scores"]
     full, shuffled, flow, base = (
@@ -165,6 +167,8 @@ def test_measuring_videos_writes_a_table_and_every_number(measured, tmp_path):
     assert "PSNR ↑ (dB)" in out and "Skipped: FVD: no i3d in --weights" in out
     assert "psnr of fake a (12 frames)" in err
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(table.FILES)
+    about = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert about["git"] == provenance.git_revision() and about["versions"]["jax"]
 
 
 def test_what_was_measured_is_kept_though_nobody_reads_the_table(measured, tmp_path, monkeypatch):

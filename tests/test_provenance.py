@@ -1,12 +1,13 @@
 """What latents depend on, and how they are kept."""
 
+import subprocess
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from configs import svd
-from dispose_jax import provenance
+from dispose_jax import provenance, settings
 from dispose_jax.clip import Clip
 from tests import small
 
@@ -83,3 +84,43 @@ def test_latents_that_are_not_whole_are_none(tmp_path, share):
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     assert provenance.saved_latents(path, "run") is None
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository with one commit, which holds the folder that the package is said to be in; its
+    `git`."""
+    monkeypatch.setattr(settings, "CHECKOUT", tmp_path)
+    package = tmp_path / "dispose_jax"
+    package.mkdir()
+    (package / "code.py").write_text("1")
+    (tmp_path / "other.txt").write_text("1")
+
+    def git(*arguments):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        command = ["git", "-C", str(tmp_path), *who, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init")
+    git("add", "other.txt")
+    git("commit", "-m", "one")
+    return git
+
+
+def test_a_record_tells_the_commit_of_the_code_and_whether_it_was_changed(repository, tmp_path):
+    repository("add", "dispose_jax")
+    repository("commit", "-m", "two")
+    commit = repository("rev-parse", "HEAD")
+    assert provenance.program()["git"] == commit
+    (tmp_path / "dispose_jax/code.py").write_text("2")
+    assert provenance.program()["git"] == f"{commit}+"
+
+
+def test_the_repository_around_an_installed_package_is_not_its_own(repository):
+    assert repository("rev-parse", "HEAD")
+    assert provenance.program()["git"] is None
+
+
+def test_without_a_repository_there_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "CHECKOUT", tmp_path)
+    assert provenance.program()["git"] is None

@@ -7,8 +7,6 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-import jax
-
 from dispose_jax import provenance
 from dispose_jax.counting import counted
 from dispose_jax.evaluation.measure import Results, Score
@@ -94,8 +92,7 @@ def numbers(results: Results, vbench: dict[str, float]) -> dict:
             "fps": request.fps,
         },
         "networks": results.digests,
-        "versions": provenance.versions(),
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        **provenance.program(),
     }
 
 

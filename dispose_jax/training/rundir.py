@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -105,28 +104,7 @@ def _lock(workdir: Path) -> tuple[IO, bool]:
 
 def _start() -> dict:
     """What a start of the run ran on."""
-    return {
-        "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        "command": sys.argv,
-        "git": git_revision(),
-        "versions": provenance.versions(),
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "processes": jax.process_count(),
-    }
-
-
-def git_revision() -> str | None:
-    """Commit of the checkout that runs, with "+" if files differ from it; None without git."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(settings.CHECKOUT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    return {"command": sys.argv, **provenance.program(), "processes": jax.process_count()}
 
 
 def _check(

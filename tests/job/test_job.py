@@ -1,6 +1,7 @@
 """A job from files to files: what it writes and what it says."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import jax
 import pytest
 
 import sample
-from dispose_jax import inputs, job, sampling
+from dispose_jax import inputs, job, provenance, sampling
 from dispose_jax.inputs.sources import Sources
 from dispose_jax.media import image, output, video
 from dispose_jax.pose import files
@@ -41,6 +42,9 @@ def test_the_record_holds_all_that_the_video_depended_on(whole):
     }
     assert (about["frames"], about["size"], about["fps"]) == (3, [64, 64], 15.0)
     assert about["versions"]["jax"] == jax.__version__
+    assert about["git"] == provenance.git_revision()
+    written = time.mktime(time.strptime(about["time"], "%Y-%m-%d %H:%M:%S %z"))
+    assert abs(written - (whole / "a.json").stat().st_mtime) < 60
     assert about["fit"]["all_frames"] == 3
     assert {"conditioning", "sampling", "decoding"} <= about["seconds"].keys()
     assert all(seconds >= 0 for seconds in about["seconds"].values())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from dispose_jax import provenance
@@ -39,7 +38,7 @@ def write(folder: str | Path, results: AblationResults) -> list[Path]:
 
 def numbers(results: AblationResults, found: list[Contrast]) -> dict:
     """Every number of the evaluation and what it depended on, as plain JSON; NaN is null."""
-    config, devices = results.arms[0].config, jax.devices()
+    config = results.arms[0].config
     return {
         "clips": results.num_clips,
         "arms": [
@@ -70,8 +69,7 @@ def numbers(results: AblationResults, found: list[Contrast]) -> dict:
         ],
         "copy beats base": [list(place) for place in dropped(results)],
         "config": json.loads(config.to_json(), parse_constant=str),
-        "versions": provenance.versions(),
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        **provenance.program(),
     }
 
 
