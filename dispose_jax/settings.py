@@ -20,8 +20,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 PACKAGE = Path(__file__).parent  # where configs/ lies in an installed package
 CHECKOUT = PACKAGE.parent  # and in a checkout
 OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?", re.DOTALL)
@@ -52,7 +50,7 @@ def load(argument: str):
         if not hasattr(module, "get_config"):
             raise ValueError(f"--config {argument}: the file has no function get_config(argument)")
         config = module.get_config(rest if colon else None)
-    if not isinstance(config, ConfigDict):
+    if not hasattr(config, "get_type"):
         raise ValueError(
             f"--config {argument}: its get_config returned {type(config).__name__}, expected a "
             "ConfigDict, as configs/svd.py returns one"
