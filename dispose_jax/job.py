@@ -16,10 +16,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from dispose_jax import dry_run, explain, inputs, limits, memory, provenance
 from dispose_jax.animator import Animator, Preview, Progress
+from dispose_jax.bars import Bar
 from dispose_jax.clip import Clip, padding
 from dispose_jax.correspondence import keypoints
 from dispose_jax.inputs.sources import Sources
@@ -93,7 +93,7 @@ def outputs(video: Path) -> list[Path]:
 
 
 class Stages:
-    """The animator's progress for people: stages by name, bars, and seconds of each stage."""
+    """The animator's progress for people: stages by name, bars or lines, and seconds of each."""
 
     def __init__(self, job: Job):
         self.job, self.name, self.bar, self.start = job, None, None, 0.0
@@ -103,14 +103,13 @@ class Stages:
             self.end()
             self.job.say(f"{stage} ...")
             self.name, self.start = stage, time.perf_counter()
+            hidden = stage not in UNITS or self.job.progress is not None
             unit = UNITS.get(stage, "part")
-            # None: where standard error is no terminal.
-            hidden = True if stage not in UNITS or self.job.progress is not None else None
-            self.bar = tqdm(total=total, unit=unit, disable=hidden, leave=False)
+            self.bar = Bar(stage, total, unit, titled=False, hidden=hidden)
         if self.job.progress is not None:
             self.job.progress(stage, done, total)
         self.bar.total = total  # keypoints are found in the reference, then in the video
-        self.bar.update(done - self.bar.n)
+        self.bar.update(done - self.bar.done)
 
     def end(self) -> None:
         """The stage that is going on is over."""

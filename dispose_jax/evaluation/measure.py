@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from dispose_jax.bars import Bar
 from dispose_jax.counting import counted
 from dispose_jax.evaluation import features, frame_metrics, frechet, vbench, videos
 from dispose_jax.evaluation.cache import Cache
@@ -308,7 +309,7 @@ def _frechet(metric: Metric, real: dict[str, np.ndarray], fake: dict[str, np.nda
     joined = [np.concatenate(side) for side in sides]
     # Minutes for many windows: each draw is a distance of as many as there are.
     draws = frechet.DRAWS + frechet.HALVINGS
-    with tqdm(total=draws, unit="draw", desc=metric.title, leave=False, disable=None) as bar:
+    with closing(Bar(metric.title, draws, "draw")) as bar:
         interval = frechet.bootstrap(*sides, metric.ddof, progress=bar.update)
         floor = frechet.floor(sides[0], metric.ddof, progress=bar.update)
     return Score(

@@ -6,7 +6,8 @@
 DIR holds DWPose's detector.onnx and whole_body.onnx, such as a converted bundle (extra: pip install
 "dispose-jax[pose]"). Without --output every file gets NAME.poses.json beside it, which is where
 dispose_jax.data.prepare looks; sample.py takes it with --poses, that of a picture with
---reference_pose. A source that cannot be read is told and left out; the exit status is then 1.
+--reference_pose. One that is there already stays, so that the same command goes on where it was
+stopped. A source that cannot be read is told and left out; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
-from tqdm import tqdm
-
 from dispose_jax import ending, settings
+from dispose_jax.bars import Bar
 from dispose_jax.counting import counted
 from dispose_jax.media import image, output, video
 from dispose_jax.pose import estimate, files
@@ -29,7 +30,7 @@ ENDING = ".poses.json"
 def extract(source: Path, target: Path, models: estimate.Models) -> int:
     """Write the poses of every frame of a video or of a picture; returns the number of frames.
 
-    One frame is in memory at a time, progress is shown in a terminal. Raises ValueError if the
+    One frame is in memory at a time, progress is told on standard error. Raises ValueError if the
     source cannot be read or the file cannot be written; then nothing is written.
     """
     if source.suffix.lower() in image.SUFFIXES:
@@ -40,10 +41,9 @@ def extract(source: Path, target: Path, models: estimate.Models) -> int:
         for warning in info.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         frames, count, size = video.iterate(source, 1), info.num_frames, (info.width, info.height)
-    with tqdm(
-        frames, total=count, unit="frame", desc=source.name, leave=False, disable=None
-    ) as bar:
-        pose = estimate.estimate(models, bar)
+    with closing(Bar(source.name, count, "frame")) as bar:
+        progress = lambda done, _: bar.update(done - bar.done)
+        pose = estimate.estimate(models, frames, num_frames=count, progress=progress)
     files.write(target, pose, width=size[0], height=size[1])
     return pose.num_frames
 
@@ -84,11 +84,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings.refuse_addresses({**files_given, "--output": options.output})
         places = targets(options.sources, options.output)
         models = estimate.open_models(options.weights)
-        failed = [not _done(*pair, models) for pair in zip(options.sources, places)]
+        pairs = zip(options.sources, places)
+        todo = [pair for pair in pairs if options.output or not _stays(*pair)]
+        failed = [not _done(*pair, models) for pair in todo]
     except (ValueError, OSError) as error:
         _complain(error)
         return 1
     return int(any(failed))
+
+
+def _stays(source: Path, target: Path) -> bool:
+    """Whether a source has its pose file already, of an earlier run or of another tool, which is
+    told: it takes long to make and may have been corrected by hand."""
+    if not target.exists():
+        return False
+    told = f"{target}: is there already and stays; delete it to find the keypoints again"
+    if source.exists() and source.stat().st_mtime > target.stat().st_mtime:
+        told = f"warning: {told}, as {source} was changed since"
+    print(told)
+    return True
 
 
 def _done(source: Path, target: Path, models: estimate.Models) -> bool:

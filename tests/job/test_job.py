@@ -11,7 +11,7 @@ import jax
 import pytest
 
 import sample
-from dispose_jax import inputs, job, provenance, sampling
+from dispose_jax import bars, inputs, job, provenance, sampling
 from dispose_jax.inputs.sources import Sources
 from dispose_jax.media import image, output, video
 from dispose_jax.pose import files
@@ -114,6 +114,19 @@ def test_a_log_gets_stages_and_no_bars(capfd):
     stages("sampling", 2, 2)
     stages.end()
     assert said == ["sampling ..."] and not capfd.readouterr().err
+
+
+def test_a_log_is_told_how_far_a_long_stage_is(capfd, monkeypatch):
+    monkeypatch.setattr(bars, "EVERY", 0.0)
+    stages = job.Stages(SimpleNamespace(say=lambda _: None, progress=None, seconds={}))
+    for step in range(1, 4):
+        stages("sampling", step, 3)
+    stages("reading inputs", 1, 1)
+    stages.end()
+    told = capfd.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in told] == [
+        f"sampling: {step} of 3 steps" for step in range(1, 4)
+    ]
 
 
 def test_another_seed_gives_another_video(tmp_path, whole):

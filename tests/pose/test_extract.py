@@ -1,10 +1,12 @@
 """The command that finds keypoints once: videos and pictures to pose files."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 
+from dispose_jax import bars
 from dispose_jax.media import image, video
 from dispose_jax.pose import estimate, extract, files
 from tests.pose.test_estimate import frame_with, write_detector, write_whole_body
@@ -52,6 +54,37 @@ def test_several_sources_get_a_file_beside_each(dance, weights, tmp_path):
     assert extract.main([*sources, "--weights", str(weights)]) == 0
     assert files.read(tmp_path / "dance.poses.json").pose.num_frames == 7
     assert files.read(tmp_path / "ref.poses.json").pose.num_frames == 1
+
+
+def test_poses_that_are_there_stay_unless_they_are_named(
+    dance, weights, tmp_path, capsys, monkeypatch
+):
+    """What was corrected by hand was found anew when the same command was given for a new video."""
+    image.write_png(tmp_path / "ref.png", frame_with((100, 80, 255)))
+    mended = tmp_path / "dance.poses.json"
+    mended.write_text("mended")
+    os.utime(mended, (dance.stat().st_mtime + 5,) * 2)
+    arguments = [str(dance), str(tmp_path / "ref.png"), "--weights", str(weights)]
+    assert extract.main(arguments) == 0
+    told = capsys.readouterr()
+    assert mended.read_text() == "mended" and "1 frame of" in told.out
+    assert f"{mended}: is there already and stays; delete it to find" in told.out
+    assert "changed since" not in told.out
+    os.utime(dance, (mended.stat().st_mtime + 5,) * 2)
+    monkeypatch.setattr(extract, "extract", None)  # nothing is left to do
+    assert extract.main(arguments) == 0
+    told = capsys.readouterr().out
+    assert f"warning: {mended}: is there" in told and f"as {dance} was changed since" in told
+    monkeypatch.undo()
+    assert extract.main([str(dance), "--weights", str(weights), "--output", str(mended)]) == 0
+    assert files.read(mended).pose.num_frames == 7
+
+
+def test_a_log_is_told_how_far_a_long_video_is(dance, weights, capsys, monkeypatch):
+    monkeypatch.setattr(bars, "EVERY", 0.0)
+    assert extract.main([str(dance), "--weights", str(weights)]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 7 and told[4].startswith("dance.mp4: 5 of 7 frames, ")
 
 
 def test_what_cannot_be_done_is_one_sentence_and_leaves_nothing(dance, weights, tmp_path, capsys):
