@@ -1,17 +1,19 @@
 """Many clips in one run: a file with a job a line, done one after the other by one animator.
 
 What is finished is not made again, and what fails is told and left, so that the same command goes
-on where it ended. Machines share a file by taking every n-th of its lines.
+on where it ended. Machines share a file by taking every n-th of its lines; processes that were
+given the same ones leave to each other what one of them is making.
 """
 
 from __future__ import annotations
 
 import copy
+import fcntl
 import json
 import os
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -171,8 +173,9 @@ def run(
     explain: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Do the jobs. Raises ValueError before the first one for settings and weights that cannot be
-    worked with, and at the end if some failed, which was said when they did."""
+    """Do the jobs, but for those that another process is doing. Raises ValueError before the first
+    one for settings and weights that cannot be worked with, and at the end if some failed, which
+    was said when they did."""
     jax.devices()  # raises where there are none, which is no single job's fault
     limits.check(config)
     configs = [_config_of(line, config) for line in lines]
@@ -181,24 +184,62 @@ def run(
     shared = Animator(config, given, say=say) if left else None
     _forewarn(left, shared is not None and shared.weights.pose_folder is not None, say)
     failed: list[int] = []
+    left_to_others: list[int] = []
     for i, (line, own) in enumerate(zip(lines, configs), start=1):
         name = f"{line.output} (line {line.number}, {i} of {len(lines)})"
         try:
             if finished(line, own, given, explain):
                 say(f"{name}: finished before")
                 continue
-            say(f"{name} ...")
-            shared = _animator(shared, own, given, say)
-            job.run(Job(own, given, line.sources, line.output, explain, say, shared))
+            with _claimed(line.output) as is_ours:
+                if not is_ours:
+                    say(f"{name}: another process is making it")
+                    left_to_others.append(line.number)
+                elif finished(line, own, given, explain):
+                    say(f"{name}: finished meanwhile")
+                else:
+                    say(f"{name} ...")
+                    shared = _animator(shared, own, given, say)
+                    job.run(Job(own, given, line.sources, line.output, explain, say, shared))
         except Exception as error:
             say(f"{name}: failed: {_reason(error)}")
             failed.append(line.number)
+    if left_to_others:
+        say(
+            f"{len(left_to_others)} of {counted(len(lines), 'job')} left to other processes, of "
+            f"lines {', '.join(map(str, left_to_others))}; the same command makes what they do not"
+        )
     if failed:
         numbers = ", ".join(map(str, failed))
         raise ValueError(
             f"{len(failed)} of {counted(len(lines), 'job')} failed, of lines {numbers}; the "
             "same command tries again what failed"
         )
+
+
+@contextmanager
+def _claimed(video: Path) -> Iterator[bool]:
+    """Whether this process is the only one to make a video while the block lasts.
+
+    A lock tells, on a hidden file beside it, which ends with its process in whatever way. Where the
+    disk has no locks, nobody knows of others. Raises ValueError or OSError with one sentence if
+    nothing can be written there.
+    """
+    place = output.prepare(video).with_name(f".{video.name}.lock")
+    with output.explained(place):
+        file = open(place, "wb")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:
+            pass
+        try:
+            yield True
+        finally:
+            place.unlink(missing_ok=True)
 
 
 def _config_of(line: Line, config):

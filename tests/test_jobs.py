@@ -1,5 +1,6 @@
 """A file of jobs: what it may say, what a repetition does again, what a failure leaves."""
 
+import errno
 import json
 import os
 import shutil
@@ -192,6 +193,61 @@ def test_twenty_jobs_killed_and_repeated_leave_what_each_alone_would(tmp_path, f
     assert sum("finished before" in sentence for sentence in said) == 9
     for name in names:
         assert (together / name).read_bytes() == (alone / name).read_bytes()
+
+
+def test_processes_with_the_same_jobs_make_each_once(tmp_path, fake, config, monkeypatch):
+    """Both made all of them, one after the other at the same time."""
+    path = write(tmp_path, *(asked(tmp_path / "out", name) for name in ("a.mp4", "b.mp4")))
+    said, others = [], []
+
+    def run(work):
+        monkeypatch.setattr(job, "run", fake.run)
+        go(config, path, others)  # what a second process does while the first one makes a.mp4
+        fake.run(work)
+
+    monkeypatch.setattr(job, "run", run)
+    go(config, path, said)
+    assert fake.made == ["b.mp4", "a.mp4"]
+    assert others[-3].endswith("a.mp4 (line 1, 1 of 2): another process is making it")
+    assert others[-1].startswith("1 of 2 jobs left to other processes, of lines 1; ")
+    assert said[-1].endswith("b.mp4 (line 2, 2 of 2): finished before")
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        *(f"{name}.{ending}" for name in "ab" for ending in ("mp4", "json"))
+    }, "no locks"
+
+
+def test_what_a_process_finished_while_this_one_looked_is_not_made_again(
+    tmp_path, fake, config, monkeypatch
+):
+    path, said, look = write(tmp_path, asked(tmp_path, "a.mp4")), [], jobs.finished
+    looks = []
+
+    def late(*given):
+        looks.append(given)
+        if len(looks) == 3:  # at the start, before the lock, and with it
+            monkeypatch.setattr(jobs, "finished", look)
+            (tmp_path / ".a.mp4.lock").unlink()  # as of a process that is through
+            go(config, path)
+        return look(*given)
+
+    monkeypatch.setattr(jobs, "finished", late)
+    go(config, path, said)
+    assert fake.made == ["a.mp4"] and said[-1].endswith("finished meanwhile")
+
+
+def test_the_lock_of_a_process_that_was_killed_holds_nobody_up(tmp_path, fake, config):
+    (tmp_path / ".a.mp4.lock").touch()
+    go(config, write(tmp_path, asked(tmp_path, "a.mp4")))
+    assert fake.made == ["a.mp4"] and not (tmp_path / ".a.mp4.lock").exists()
+
+
+def test_where_a_disk_has_no_locks_all_is_made(tmp_path, fake, config, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(jobs.fcntl, "flock", none)
+    go(config, write(tmp_path, asked(tmp_path, "a.mp4")))
+    assert fake.made == ["a.mp4"]
 
 
 def test_one_animator_serves_lines_but_of_another_seed_of_random_weights(tmp_path, fake, config):
