@@ -10,7 +10,7 @@ import os
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grain
 import numpy as np
@@ -22,6 +22,7 @@ from dispose_jax.data import examples, records
 from dispose_jax.data.records import PreparedClips, Record
 from dispose_jax.types import Batch, Impulses
 
+LOOKED_AT = 64  # videos whose poses `PreparedBatches.shows_region` knows
 _KILLED = "was terminated unexpectedly"  # what grain says of a process
 
 
@@ -120,8 +121,9 @@ class PreparedBatches:
             "batch": batch,
             "held_out": data.held_out,
         }
+        self._clips, self._layout = clips, examples.layout(config)
         maker = ExampleMaker(
-            layout=examples.layout(config),
+            layout=self._layout,
             frames=config.train.frames,
             use_guides=records.has_guides(config),
             use_features=bool(config.control.points),
@@ -151,6 +153,15 @@ class PreparedBatches:
             ) from error
         self._next += 1
         return batch
+
+    def shows_region(self) -> bool:
+        """Whether the layout's region is anywhere in the first clips of up to LOOKED_AT of the
+        set's videos: all clips of one have the keypoints of one pose file or detector."""
+        firsts = self._clips.ends - np.diff(self._clips.ends, prepend=0)
+        some = np.linspace(0, len(firsts) - 1, min(len(firsts), LOOKED_AT)).astype(int)
+        layout = replace(self._layout, region_weight=2.0)  # any but 1 shows it
+        poses = (self._clips[int(firsts[i])].pose for i in some)
+        return any((examples.region(layout, pose) > 1).any() for pose in poses)
 
     def state(self) -> dict:
         """The position, plain JSON: what `restore` takes."""

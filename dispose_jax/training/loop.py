@@ -21,7 +21,13 @@ from dispose_jax.training.checkpoint import Checkpoints
 from dispose_jax.training.metrics import VALIDATION, Metrics
 from dispose_jax.training.progress import Progress
 from dispose_jax.training.run import TRAINING, Run
-from dispose_jax.training.sources import Prefetcher, Source, check_weights, open_source
+from dispose_jax.training.sources import (
+    Prefetcher,
+    Source,
+    check_weights,
+    open_source,
+    region_in_doubt,
+)
 from dispose_jax.training.state import TrainState
 from dispose_jax.types import Params
 
@@ -41,6 +47,8 @@ def train(run: Run) -> None:
         weights = start.open_weights(run)
         digests = {} if weights is None else weights.digests
         check_weights(source, config, digests)
+        if doubt := region_in_doubt(source, config):
+            run.say(f"warning: {doubt}")
     with ExitStack() as leaving:
         leaving.callback(source.close)
         leaving.callback(whole.close)

@@ -72,6 +72,19 @@ def check_weights(source: Source, config, digests: Mapping[str, str]) -> None:
                 )
 
 
+def region_in_doubt(source: Source, config) -> str | None:
+    """A sentence if the loss is to weigh more in a region that a prepared set seems to have
+    nowhere, as of hands where pose files have the body alone."""
+    region = config.train.region
+    if region == "none" or not isinstance(source, PreparedBatches) or source.shows_region():
+        return None
+    return (
+        f"train.region is {region!r}, but no clip of {config.data.source} that was looked at shows "
+        "it surely, and where there is none, the loss weighs all places alike; do the pose files "
+        "have these points?"
+    )
+
+
 def held_out(config, clips: int, rows: Sequence[int] | None = None) -> Source:
     """Batches of so many clips that nothing is learnt from, always the same ones in one order.
 

@@ -40,6 +40,12 @@ def test_a_run_learns_measures_every_step_and_leaves_a_bundle(run, tmp_path):
     assert not [*(tmp_path / "run").glob(".bundle*")]
 
 
+def test_a_doubt_about_the_region_is_said_before_the_first_step(run, monkeypatch):
+    monkeypatch.setattr(loop, "region_in_doubt", lambda source, config: "nobody has hands")
+    said = run(steps=1)
+    assert said.index("warning: nobody has hands") < said.index("compiling ...")
+
+
 def test_no_batch_is_put_on_the_devices_before_the_step_before_the_last_is_done(run, monkeypatch):
     objective, place, add = toy.objective, sharding.place_batch, loop.Metrics.add
     scalars, waiting = [], []

@@ -11,6 +11,7 @@ import pytest
 from dispose_jax.data import loader, prepare
 from dispose_jax.training import sources
 from tests.data import clipped
+from tests.pose.poses import standing
 
 
 class Counting:
@@ -82,7 +83,7 @@ def test_closing_waits_for_the_batch_that_is_being_made():
 def folder(tmp_path_factory):
     base = tmp_path_factory.mktemp("set")
     clipped.film(base / "videos", "a.mp4", 18)
-    prepare.prepare(clipped.config(batch=2), base / "videos", base / "set", say=lambda _: None)
+    prepare.prepare(clipped.config(), base / "videos", base / "set", say=lambda _: None)
     return base / "set"
 
 
@@ -121,6 +122,37 @@ def test_results_of_other_networks_are_refused(folder, stored, network):
             sources.check_weights(source, config, held)
     source.meta[stored] = None
     sources.check_weights(source, config, {})
+    source.close()
+
+
+@pytest.mark.parametrize("has_hands", [False, True])
+def test_a_region_that_no_video_shows_is_doubted(tmp_path, has_hands):
+    """Pose files of the body alone left the loss as it is without a region, and nobody said so."""
+    for i in range(3):
+        pose = standing(18, seed=i)
+        if not (has_hands and i == 2):
+            pose = pose.replace(hands_score=np.zeros_like(pose.hands_score))
+        clipped.film(tmp_path / "videos", f"{i}.mp4", seed=i, num_frames=18, pose=pose)
+    config = clipped.config()
+    prepare.prepare(config, tmp_path / "videos", tmp_path / "set", say=lambda _: None)
+    config.data.source = str(tmp_path / "set")
+    for region, weight in (("hands", 4.2), ("hands", 0.5), ("face", 4.2), ("none", 4.2)):
+        config.train.region, config.train.region_weight = region, weight
+        source = sources.open_source(config)
+        told = sources.region_in_doubt(source, config)
+        source.close()
+        if region == "hands" and not has_hands:
+            assert told.startswith(f"train.region is 'hands', but no clip of {tmp_path / 'set'}")
+            assert np.ptp(next(source).region) == 0, "as it says"
+        else:
+            assert told is None
+
+
+def test_drawn_people_show_every_region_that_may_be_asked_of_them():
+    config = clipped.config(source="synthetic")
+    config.train.update({"region": "limbs", "guides": "joints"})
+    source = sources.open_source(config)
+    assert sources.region_in_doubt(source, config) is None
     source.close()
 
 
