@@ -68,7 +68,10 @@ def train(run: Run) -> None:
             checkpoints.save(current, batches.position)
             checkpoints.wait()
         if int(current.step) < train.steps:
-            run.say(f"stopped after step {int(current.step)}, saved; the same command continues")
+            run.say(
+                f"stopped after step {int(current.step)}, saved; the same command continues, and "
+                "with --config.train.steps=1 it writes the bundle of what is learnt by now"
+            )
         else:
             params, done = multihost.on_host((current.result, current.step))
             whole.restore(batches.position)

@@ -86,7 +86,7 @@ def test_sigterm_saves_and_the_same_command_gives_what_one_run_gives(
         stop_after(patch, step)
         said = run("parts")
     done = max(losses(tmp_path / "parts"))
-    assert said[-1] == f"stopped after step {done}, saved; the same command continues"
+    assert said[-1].startswith(f"stopped after step {done}, saved; the same command continues, ")
     assert step <= done <= step + 1 and steps_saved(tmp_path / "parts")[-1] == done
     said = run("parts")
     assert f"continuing after step {done}" in said
@@ -192,6 +192,25 @@ def test_a_checkpoint_holds_the_state_of_its_step_though_later_ones_reuse_its_me
         checkpoints.close()
 
 
+def test_a_run_that_was_stopped_gives_its_bundle_and_goes_on_as_if_it_had_not(
+    run, tmp_path, monkeypatch
+):
+    run("whole", decay="cosine")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        said = run(decay="cosine")
+    done = steps_saved(tmp_path / "run")[-1]
+    assert 3 <= done < 6 and "--config.train.steps=1 it writes the bundle" in said[-1]
+    assert run(decay="cosine", steps=1)[-1].startswith(f"trained to step {done}; wrote")
+    assert max(losses(tmp_path / "run")) == done, "and learns nothing"
+    early = trained(tmp_path / "run")
+    assert f"continuing after step {done}" in run(decay="cosine")
+    same(trained(tmp_path / "run"), trained(tmp_path / "whole"))
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    with pytest.raises(AssertionError):
+        same(early, trained(tmp_path / "run"))
+
+
 def test_what_a_killed_save_left_is_removed(run, tmp_path):
     run(steps=2)
     left = tmp_path / "run" / "checkpoints" / "3.orbax-checkpoint-tmp-171"
@@ -257,7 +276,7 @@ def test_sigterm_ctrl_c_and_a_closed_terminal_save_and_end_well(start, tmp_path,
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     done = max(losses(tmp_path / "run"))
-    assert out.splitlines()[-1] == f"stopped after step {done}, saved; the same command continues"
+    assert out.splitlines()[-1].startswith(f"stopped after step {done}, saved; the same command")
     assert steps_saved(tmp_path / "run") == [done] and "Traceback" not in err
 
 
