@@ -29,6 +29,11 @@ def opened(path: str | os.PathLike) -> Iterator[tuple]:
     """The container and its default video stream; errors of reading become one sentence."""
     if not Path(path).exists():
         raise ValueError(f"{path}: no such video; check the path")
+    if Path(path).is_dir():
+        raise ValueError(
+            f"{path}: is a folder, expected a video; join its frames into one first, as with "
+            "ffmpeg -framerate 30 -i FOLDER/%05d.png -c:v ffv1 dance.mkv"
+        )
     try:
         # Tags may be in any encoding; nothing here reads them.
         with av.open(url(path), metadata_errors="ignore") as container:
