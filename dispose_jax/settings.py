@@ -32,8 +32,8 @@ def load(argument: str):
     """The config of "file.py" or "file.py:argument".
 
     A relative path is looked for here, then in the checkout or the installed package. The file may
-    import what lies beside it. Raises ValueError if there is no such file, it is no config, or it
-    fails, then with its line.
+    import what lies beside it. Raises ValueError if there is no such file, it is no config, it
+    fails, then with its line, or it has other settings than ours.
     """
     name, colon, rest = argument.partition(":")
     path = next((p for p in (Path(name), CHECKOUT / name, PACKAGE / name) if p.is_file()), None)
@@ -55,7 +55,35 @@ def load(argument: str):
             f"--config {argument}: its get_config returned {type(config).__name__}, expected a "
             "ConfigDict, as configs/svd.py returns one"
         )
+    ours = [folder / "configs" for folder in (CHECKOUT, PACKAGE)]
+    if path.resolve().parent not in ours:
+        _check_names(argument, config, ours)
     return config
+
+
+def _check_names(argument: str, config, ours: Sequence[Path]) -> None:
+    """Raise ValueError unless a config of the user's own has the settings that ours of its base
+    has: a section that was put in the place of another may lack some, or have one nobody reads.
+
+    ours: where our configs may lie.
+    """
+    base = config.base if "base" in config else None
+    path = next((file for folder in ours if (file := folder / f"{base}.py").is_file()), None)
+    if path is None:
+        raise ValueError(f"--config {argument}: its base is {base!r}, expected 'svd' or 'sd15'")
+    known, found = ({name for name, _ in leaves(made)} for made in (load(str(path)), config))
+    if known - found:
+        some = ", ".join(sorted(known - found)[:5])
+        raise ValueError(
+            f"--config {argument}: it lacks {some}; take configs/{base}.py's get_config and change "
+            "single values of what it returns"
+        )
+    if found - known:
+        some = ", ".join(sorted(found - known)[:5])
+        raise ValueError(
+            f"--config {argument}: it has {some}, which nothing reads; docs/settings.md lists what "
+            "is read"
+        )
 
 
 @contextmanager

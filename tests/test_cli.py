@@ -15,7 +15,14 @@ import sample
 from dispose_jax import cli, settings
 
 ROOT = Path(__file__).parents[1]
-CONFIG = "def get_config(argument):\n    return {'argument': argument}\n"
+CONFIG = """
+from configs import svd
+
+def get_config(argument):
+    config = svd.get_config()
+    config.name = argument
+    return config
+"""
 
 
 @pytest.fixture
@@ -184,7 +191,7 @@ def raising(error):
 def test_main_receives_the_config_of_the_flag(start):
     received = []
     assert start(received.append) == (0, "", "")
-    assert received == [{"argument": "tiny"}]
+    assert [config.name for config in received] == ["tiny"]
 
 
 @pytest.mark.parametrize(
@@ -195,8 +202,8 @@ def test_main_receives_the_config_of_the_flag(start):
             "Unknown command line flag 'colour'; settings are given as --config.NAME=VALUE, what "
             "chooses among configurations as --config FILE:NAME=VALUE",
         ),
-        ("--argument=x", "flag 'argument'; did you mean --config.argument?"),
-        ("--sample.argument=x", "flag 'sample.argument'; did you mean --config.argument?"),
+        ("--solver=x", "flag 'solver'; did you mean --config.sample.solver?"),
+        ("--train.solver=x", "flag 'train.solver'; did you mean --config.sample.solver?"),
         ("--confi=x", "flag 'confi'. Did you mean: config ?"),
         ("--output=https://host/a.mp4", "download the file, or mount the bucket"),
         ("stray", "unexpected argument 'stray'"),

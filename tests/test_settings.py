@@ -27,11 +27,9 @@ def test_a_config_is_its_files_function_called_with_the_argument():
 def test_configs_of_the_checkout_are_found_from_any_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert settings.load("configs/svd.py:size=tiny").name == "configs/svd.py:size=tiny"
-    (tmp_path / "mine.py").write_text(
-        "from ml_collections import ConfigDict\n"
-        "def get_config(argument): return ConfigDict({'argument': argument})"
-    )
-    assert settings.load("mine.py:a:b").argument == "a:b"
+    content = OWN.format(imported="", line="config.name = arg")
+    (tmp_path / "mine.py").write_text(content.replace("svd.get_config(arg)", "svd.get_config()"))
+    assert settings.load("mine.py:a:b").name == "a:b"
 
 
 OWN = """from configs import svd
@@ -78,6 +76,32 @@ def test_mistakes_of_a_config_of_ones_own_are_told_with_their_line(tmp_path, bas
     told = str(caught.value)
     assert told.startswith(f"--config {argument}") and message in told
     assert "\n" not in told and len(told) < len(argument) + 250, "not all that the config has"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("config.train = {'steps': 5}", "it lacks train.accumulate, train.average, train.b1, "),
+        ("config.control = {'motion': ()}", "it lacks control.motion_into, control.points, cont"),
+        ("config.dift = {**config.dift, 'promt': ''}", "it has dift.promt, which nothing reads"),
+        ("config.base = 'sd3'", "its base is 'sd3', expected 'svd' or 'sd15'"),
+        ("config = ConfigDict()", "its base is None, expected 'svd' or 'sd15'"),
+    ],
+)
+def test_a_section_in_the_place_of_another_has_its_settings(tmp_path, line, message):
+    imported = "from ml_collections import ConfigDict"
+    (tmp_path / "own.py").write_text(OWN.format(imported=imported, line=line))
+    with pytest.raises(ValueError, match=r"^--config .*own\.py") as caught:
+        settings.load(str(tmp_path / "own.py"))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("argument", ["size=tiny,release=moore", "stage=motion", "variant=exp2"])
+def test_whatever_ours_returns_is_taken_from_elsewhere(tmp_path, argument):
+    content = OWN.format(imported="", line="config.control = dict(config.control)")
+    (tmp_path / "own.py").write_text(content.replace("svd", "sd15"))
+    found = settings.load(f"{tmp_path / 'own.py'}:{argument}")
+    assert found.to_dict() == settings.load(f"configs/sd15.py:{argument}").to_dict()
 
 
 def test_a_config_that_takes_no_argument_is_told_without_a_line(tmp_path):
