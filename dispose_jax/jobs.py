@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import jax
 
@@ -173,9 +174,11 @@ def run(
     explain: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Do the jobs, but for those that another process is doing. Raises ValueError before the first
-    one for settings and weights that cannot be worked with, and at the end if some failed, which
-    was said when they did."""
+    """Do the jobs, but for those that another process is doing, and what needs their videos.
+
+    Raises ValueError before the first one for settings and weights that cannot be worked with, and
+    at the end if some failed, which was said when they did.
+    """
     jax.devices()  # raises where there are none, which is no single job's fault
     limits.check(config)
     configs = [_config_of(line, config) for line in lines]
@@ -184,17 +187,22 @@ def run(
     shared = Animator(config, given, say=say) if left else None
     _forewarn(left, shared is not None and shared.weights.pose_folder is not None, say)
     failed: list[int] = []
-    left_to_others: list[int] = []
+    others: dict[Path, int] = {}  # videos that are left to other processes, and their lines
     for i, (line, own) in enumerate(zip(lines, configs), start=1):
         name = f"{line.output} (line {line.number}, {i} of {len(lines)})"
         try:
+            if awaited := [f for f in line.sources.files.values() if output.place(f) in others]:
+                # It may be there, from an earlier run with other settings.
+                say(f"{name}: another process is making {awaited[0]}, which it needs")
+                others[output.place(line.output)] = line.number
+                continue
             if finished(line, own, given, explain):
                 say(f"{name}: finished before")
                 continue
             with _claimed(line.output) as is_ours:
                 if not is_ours:
                     say(f"{name}: another process is making it")
-                    left_to_others.append(line.number)
+                    others[output.place(line.output)] = line.number
                 elif finished(line, own, given, explain):
                     say(f"{name}: finished meanwhile")
                 else:
@@ -204,10 +212,10 @@ def run(
         except Exception as error:
             say(f"{name}: failed: {_reason(error)}")
             failed.append(line.number)
-    if left_to_others:
+    if others:
         say(
-            f"{len(left_to_others)} of {counted(len(lines), 'job')} left to other processes, of "
-            f"lines {', '.join(map(str, left_to_others))}; the same command makes what they do not"
+            f"{len(others)} of {counted(len(lines), 'job')} left to other processes, of "
+            f"lines {', '.join(map(str, others.values()))}; the same command makes what they do not"
         )
     if failed:
         numbers = ", ".join(map(str, failed))
@@ -226,20 +234,32 @@ def _claimed(video: Path) -> Iterator[bool]:
     nothing can be written there.
     """
     place = output.prepare(video).with_name(f".{video.name}.lock")
-    with output.explained(place):
-        file = open(place, "wb")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
+    while True:
+        with output.explained(place):
+            file = open(place, "wb")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            except OSError:
+                pass
+            if not _lies(file, place):
+                continue  # its holder removed it meanwhile: others lock a new one
+            try:
+                yield True
+            finally:
+                place.unlink(missing_ok=True)
             return
-        except OSError:
-            pass
-        try:
-            yield True
-        finally:
-            place.unlink(missing_ok=True)
+
+
+def _lies(file: IO, place: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(place))
+    except FileNotFoundError:
+        return False
 
 
 def _config_of(line: Line, config):

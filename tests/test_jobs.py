@@ -235,6 +235,47 @@ def test_what_a_process_finished_while_this_one_looked_is_not_made_again(
     assert fake.made == ["a.mp4"] and said[-1].endswith("finished meanwhile")
 
 
+def test_a_lock_that_its_holder_removed_while_another_took_it_is_taken_anew(tmp_path, monkeypatch):
+    """Whoever had opened it held what nobody else looked at, so that two made one video."""
+    video, lock, flock = tmp_path / "a.mp4", tmp_path / ".a.mp4.lock", jobs.fcntl.flock
+
+    def late(file, how):
+        monkeypatch.setattr(jobs.fcntl, "flock", flock)
+        lock.unlink()  # as of a process that is through, between the opening and this
+        flock(file, how)
+
+    monkeypatch.setattr(jobs.fcntl, "flock", late)
+    with jobs._claimed(video) as one, jobs._claimed(video) as other:
+        assert one and not other
+    assert not lock.exists()
+
+
+def test_what_another_process_makes_is_awaited_by_the_lines_that_need_it(
+    tmp_path, fake, config, monkeypatch
+):
+    """They failed for want of it, or took what an earlier run had left there."""
+    (tmp_path / "a.mp4").touch()  # of an earlier run
+    second = {**asked(tmp_path, "b.mp4"), "driving": str(tmp_path / "a.mp4")}
+    third = {**asked(tmp_path, "c.mp4"), "driving": str(tmp_path / "x" / ".." / "b.mp4")}
+    path = write(tmp_path, asked(tmp_path, "a.mp4"), second, third, asked(tmp_path, "d.mp4"))
+    others = []
+
+    def run(work):
+        monkeypatch.setattr(job, "run", fake.run)
+        go(config, path, others)
+        fake.run(work)
+
+    monkeypatch.setattr(job, "run", run)
+    go(config, path)
+    assert fake.made == ["d.mp4", "a.mp4", "b.mp4", "c.mp4"]
+    told = [line for line in others if line.endswith("which it needs")]
+    assert (
+        len(told) == 2
+        and f"b.mp4 (line 2, 2 of 4): another process is making {tmp_path}/a.mp4" in told[0]
+    )
+    assert others[-1].startswith("3 of 4 jobs left to other processes, of lines 1, 2, 3; ")
+
+
 def test_the_lock_of_a_process_that_was_killed_holds_nobody_up(tmp_path, fake, config):
     (tmp_path / ".a.mp4.lock").touch()
     go(config, write(tmp_path, asked(tmp_path, "a.mp4")))
