@@ -235,3 +235,10 @@ def _check_loss(values: dict[str, object]) -> None:
             f"train.region is {region!r}: drawn people have neither hands nor a face that poses "
             "know; choose 'joints' or 'limbs'"
         )
+    if values["train.face_weight"] != 1 and (
+        values["train.objective"] != "autoencoder" or values["data.source"] not in ("", "synthetic")
+    ):
+        raise ValueError(
+            f"train.face_weight is {values['train.face_weight']}: only an autoencoder that learns "
+            "from drawn people, data.source=synthetic, is told where a face is; leave it out"
+        )

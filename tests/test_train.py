@@ -54,6 +54,16 @@ MISTAKES = [  # exit code, arguments, what the line says
         f"--config=configs/svd.py:size=tiny {RUN} --config.train.region=hands",
         "train.region is 'hands': drawn people have neither hands nor a face",
     ),
+    (
+        1,
+        f"--config=configs/svd.py:size=tiny {RUN} --config.train.face_weight=5",
+        "train.face_weight is 5.0: only an autoencoder that learns from drawn people",
+    ),
+    (
+        1,
+        f"{TINY} {RUN} --config.train.face_weight=5 --config.data.source=FOLDER/empty",
+        "train.face_weight is 5.0: only an autoencoder that learns from drawn people",
+    ),
     (2, f"{TINY} {RUN} --num_processes=two", "train.py: --num_processes=two: expected a whole num"),
     (2, f"{TINY} {RUN} --dry_run=maybe", "train.py: --dry_run=maybe: expected true or false"),
     (2, f"{TINY} {RUN} --config.train.stepz=1", "did you mean --config.train.steps?"),
