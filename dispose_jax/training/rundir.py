@@ -125,11 +125,14 @@ def _check(
         known["data.held_out"] = new["data.held_out"]
     if known_set and known_set == prepared:
         known["data.source"] = new["data.source"]  # wherever it lies now
+    names = [name for name in sorted({*known, *new}) if not _free(name)]
     changed = [
-        f"{name} was {known.get(name)!r}, is {new.get(name)!r}"
-        for name in sorted({*known, *new})
-        if known.get(name) != new.get(name) and not _free(name)
+        f"{name} was {known[name]!r}, is {new[name]!r}"
+        for name in names
+        if name in known and name in new and known[name] != new[name]
     ]
+    if other := [name for name in names if (name in known) != (name in new)]:
+        changed.insert(0, f"it was begun by a version that differs in {', '.join(other[:5])}")
     if known_set and prepared and known_set != prepared:
         changed.append(f"the prepared set {config.data.source} is another one or was changed")
     for name in sorted({*known_weights, *weights}):
@@ -138,7 +141,8 @@ def _check(
     if changed and not may_change:
         raise ValueError(
             f"--workdir {workdir}: holds a run with other settings ({'; '.join(changed[:5])}); "
-            "give the same ones to continue it, or name another directory"
+            f"give the same ones{f' to the version in its {ABOUT}' if other else ''} to continue "
+            "it, or name another directory"
         )
     return starts
 

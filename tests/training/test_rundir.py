@@ -86,6 +86,21 @@ def test_without_locks_a_run_that_learnt_nothing_yet_may_be_going_on(claim, monk
         claim(accumulate=2, learns=False)
 
 
+def test_a_run_of_a_version_with_other_settings_is_told_apart(claim, tmp_path):
+    """A setting that is new was told as changed from None, and nobody could give that."""
+    claim()
+    known = read(tmp_path, rundir.CONFIG)
+    del known["train"]["face_weight"]
+    known["train"]["eye_weight"] = 2.0
+    (tmp_path / "run" / rundir.CONFIG).write_text(json.dumps(known))
+    message = (
+        r"\(it was begun by a version that differs in train.eye_weight, train.face_weight\); "
+        "give the same ones to the version in its run.json to continue it, or name another"
+    )
+    with pytest.raises(ValueError, match=message):
+        claim()
+
+
 @pytest.mark.parametrize(
     "name, value",
     [("train.log_every", 5), ("train.mesh.fsdp", 2), ("train.remat", "layer"), ("train.keep", 9)]
