@@ -55,7 +55,7 @@ def load(argument: str):
             f"--config {argument}: its get_config returned {type(config).__name__}, expected a "
             "ConfigDict, as configs/svd.py returns one"
         )
-    ours = [folder / "configs" for folder in (CHECKOUT, PACKAGE)]
+    ours = [(folder / "configs").resolve() for folder in (CHECKOUT, PACKAGE)]  # as of a linked home
     if path.resolve().parent not in ours:
         _check_names(argument, config, ours)
     return config
