@@ -22,6 +22,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent  # where configs/ lies in an installed package
 CHECKOUT = PACKAGE.parent  # and in a checkout
+BASES = ("svd", "sd15")
 OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 # A Path has one slash less than was given: there only what nobody calls a folder or an arm.
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(gs|gcs|s3|az|abfss?|hdfs|https?|ftp|file|hf):/")
@@ -55,8 +56,9 @@ def load(argument: str):
             f"--config {argument}: its get_config returned {type(config).__name__}, expected a "
             "ConfigDict, as configs/svd.py returns one"
         )
-    ours = [(folder / "configs").resolve() for folder in (CHECKOUT, PACKAGE)]  # as of a linked home
-    if path.resolve().parent not in ours:
+    files = [folder / "configs" / f"{base}.py" for folder in (CHECKOUT, PACKAGE) for base in BASES]
+    ours = [file.resolve() for file in files]  # a home folder may be a link
+    if path.resolve() not in ours:
         _check_names(argument, config, ours)
     return config
 
@@ -65,10 +67,10 @@ def _check_names(argument: str, config, ours: Sequence[Path]) -> None:
     """Raise ValueError unless a config of the user's own has the settings that ours of its base
     has: a section that was put in the place of another may lack some, or have one nobody reads.
 
-    ours: where our configs may lie.
+    ours: where our configs may lie, by the names of their bases.
     """
     base = config.base if "base" in config else None
-    path = next((file for folder in ours if (file := folder / f"{base}.py").is_file()), None)
+    path = next((file for file in ours if file.stem == base and file.is_file()), None)
     if path is None:
         raise ValueError(f"--config {argument}: its base is {base!r}, expected 'svd' or 'sd15'")
     known, found = ({name for name, _ in leaves(made)} for made in (load(str(path)), config))

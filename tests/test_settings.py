@@ -1,5 +1,6 @@
 """Configurations from the command line: found, and changed value by value."""
 
+import shutil
 import sys
 
 import pytest
@@ -94,6 +95,7 @@ def test_mistakes_of_a_config_of_ones_own_are_told_with_their_line(tmp_path, bas
         ("config.control = {'motion': ()}", "it lacks control.motion_into, control.points, cont"),
         ("config.dift = {**config.dift, 'promt': ''}", "it has dift.promt, which nothing reads"),
         ("config.base = 'sd3'", "its base is 'sd3', expected 'svd' or 'sd15'"),
+        ("config.base = 'common'", "its base is 'common', expected 'svd' or 'sd15'"),
         ("config = ConfigDict()", "its base is None, expected 'svd' or 'sd15'"),
     ],
 )
@@ -103,6 +105,16 @@ def test_a_section_in_the_place_of_another_has_its_settings(tmp_path, line, mess
     with pytest.raises(ValueError, match=r"^--config .*own\.py") as caught:
         settings.load(str(tmp_path / "own.py"))
     assert message in str(caught.value)
+
+
+def test_a_config_of_ones_own_may_lie_beside_ours(monkeypatch, tmp_path):
+    """There nobody looked at its names."""
+    shutil.copytree(settings.CHECKOUT / "configs", tmp_path / "configs")
+    monkeypatch.setattr(settings, "CHECKOUT", tmp_path)
+    own = OWN.format(imported="", line="config.dift = {**config.dift, 'promt': ''}")
+    (tmp_path / "configs" / "mine.py").write_text(own)
+    with pytest.raises(ValueError, match="configs/mine.py: it has dift.promt, which nothing reads"):
+        settings.load("configs/mine.py")
 
 
 @pytest.mark.parametrize("argument", ["size=tiny,release=moore", "stage=motion", "variant=exp2"])
