@@ -126,7 +126,8 @@ def git_revision() -> str | None:
     a package that is installed, if only within another project's repository."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(settings.CHECKOUT), *arguments]
+        # Or status writes into the index, which a commit made meanwhile finds locked.
+        command = ["git", "--no-optional-locks", "-C", str(settings.CHECKOUT), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:

@@ -1,5 +1,6 @@
 """What latents depend on, and how they are kept."""
 
+import os
 import subprocess
 from fractions import Fraction
 
@@ -114,6 +115,14 @@ def test_a_record_tells_the_commit_of_the_code_and_whether_it_was_changed(reposi
     assert provenance.program()["git"] == commit
     (tmp_path / "dispose_jax/code.py").write_text("2")
     assert provenance.program()["git"] == f"{commit}+"
+
+
+def test_a_record_leaves_the_repository_as_it_is(repository, tmp_path):
+    repository("add", "dispose_jax")
+    index = (tmp_path / ".git" / "index").read_bytes()
+    os.utime(tmp_path / "dispose_jax" / "code.py", (1, 1))  # which git would note
+    assert provenance.program()["git"].endswith("+")
+    assert (tmp_path / ".git" / "index").read_bytes() == index
 
 
 def test_the_repository_around_an_installed_package_is_not_its_own(repository):
