@@ -142,7 +142,7 @@ def unequal(real: Found, fake: Found, resize: bool) -> list[str]:
 
 
 def unlike(real: Found, fake: Found) -> list[str]:
-    """What is to be known of pairs that can be compared and may not be meant to be, a sentence
+    """What is to be known of pairs that can be measured and may not be meant to be, a sentence
     each: videos whose frames have other times, frames of other shapes."""
     # A folder of pictures has no rate of its own.
     rates = [
@@ -160,13 +160,13 @@ def unlike(real: Found, fake: Found) -> list[str]:
     notes = []
     if rates:
         notes.append(
-            f"Frames a second differ of {_listed(rates)}; frames are paired by position, whatever "
-            "their times"
+            f"Frames a second differ of {_listed(rates)}; those compared are paired by position, "
+            "whatever their times"
         )
     if shapes:
         notes.append(
-            f"Shapes differ of {_listed(shapes)}; frames are stretched onto each other, though what"
-            f" is generated was most likely cut out: {_TRUTH}"
+            f"Shapes differ of {_listed(shapes)}; frames that are compared are stretched onto each "
+            f"other, though what is generated was most likely cut out: {_TRUTH}"
         )
     return notes
 

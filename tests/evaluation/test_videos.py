@@ -70,7 +70,7 @@ def test_pairs_of_videos_at_other_rates_are_told(tmp_path, capsys):
             video.write(tmp_path / side / f"{name}.mp4", clip(0, 4), fps)
         write(tmp_path / side / "d", clip(0, 4))
     results, _ = results_of(tmp_path / "real", tmp_path / "fake", metrics="mae")
-    told = "Frames a second differ of a (real 30, fake 15); frames are paired by position"
+    told = "Frames a second differ of a (real 30, fake 15); those compared are paired by position"
     assert len(results.notes) == 1 and results.notes[0].startswith(told)
     assert told in report.table(results, {}) and report.numbers(results, {})["notes"]
 
@@ -105,7 +105,10 @@ def test_frames_of_other_shapes_are_told_to_be_stretched(tmp_path):
         write(tmp_path / "fake" / name, clip(0, size=size))
     results, _ = results_of(tmp_path / "real", tmp_path / "fake", metrics="mae", size="real")
     (note,) = results.notes
-    assert note.startswith("Shapes differ of wide (real 32 x 40, fake 64 x 40); frames are stretch")
+    assert note.startswith("Shapes differ of wide (real 32 x 40, fake 64 x 40); frames that are ")
+    # Told too where none is compared, and then no frame is stretched.
+    results, _ = results_of(tmp_path / "real", tmp_path / "fake", metrics="flickering")
+    assert results.notes == [note] and "frames that are compared are stretched onto" in note
 
 
 TRUTH = re.search(
