@@ -48,26 +48,31 @@ def load(argument: str):
     module = importlib.util.module_from_spec(spec)
     with _importing(path.absolute().parent, CHECKOUT), _told(argument, spec.origin):
         spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise ValueError(f"--config {argument}: the file has no function get_config(argument)")
-        config = module.get_config(rest if colon else None)
+        has_one = hasattr(module, "get_config")
+        config = module.get_config(rest if colon else None) if has_one else None
+    if not has_one:
+        raise ValueError(f"--config {argument}: the file has no function get_config(argument)")
     if not hasattr(config, "get_type"):
         raise ValueError(
             f"--config {argument}: its get_config returned {type(config).__name__}, expected a "
             "ConfigDict, as configs/svd.py returns one"
         )
-    files = [folder / "configs" / f"{base}.py" for folder in (CHECKOUT, PACKAGE) for base in BASES]
-    ours = [file.resolve() for file in files]  # a home folder may be a link
+    ours = [folder / f"{base}.py" for folder in _folders() for base in BASES]
     if path.resolve() not in ours:
         _check_names(argument, config, ours)
     return config
+
+
+def _folders() -> list[Path]:
+    """Where our configs may lie, whatever leads there: a home folder may be a link."""
+    return [(folder / "configs").resolve() for folder in (CHECKOUT, PACKAGE)]
 
 
 def _check_names(argument: str, config, ours: Sequence[Path]) -> None:
     """Raise ValueError unless a config of the user's own has the settings that ours of its base
     has: a section that was put in the place of another may lack some, or have one nobody reads.
 
-    ours: where our configs may lie, by the names of their bases.
+    ours: files of our configs, of which some are there.
     """
     base = config.base if "base" in config else None
     path = next((file for file in ours if file.stem == base and file.is_file()), None)
@@ -110,7 +115,9 @@ def _told(argument: str, file: str) -> Iterator[None]:
         raise ValueError(f"--config {argument}: not valid Python: {error}") from error
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        if isinstance(error, ValueError) and frames[-1].filename != file:
+        last = Path(frames[-1].filename)
+        is_ours = last != Path(file) and last.parent.resolve() in _folders()
+        if is_ours and isinstance(error, ValueError):
             raise
         lines = [frame.lineno for frame in frames if frame.filename == file]
         where = f", line {lines[-1]}" if lines else ""  # none: it takes no argument

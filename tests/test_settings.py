@@ -71,6 +71,7 @@ def test_a_config_of_ones_own_changes_ours_and_imports_its_neighbours(tmp_path):
         ("config.smaple = {'steps': 5}", 'line 5: AttributeError: Key "smaple" does not'),
         ("config.train.steps = 1e3", "line 5: TypeError: Could not override field 'steps'"),
         ("config.train.steps = int('many')", "line 5: ValueError: invalid literal"),
+        ("config.train.steps = __import__('json').loads('{')", "line 5: JSONDecodeError: "),
         ("config.train.steps = STEPS", "line 5: NameError: name 'STEPS' is not defined"),
         ("config = None", "returned NoneType, expected a ConfigDict"),
         ("config = {}", "returned dict, expected a ConfigDict"),
@@ -128,6 +129,12 @@ def test_whatever_ours_returns_is_taken_from_elsewhere(tmp_path, argument):
 def test_a_config_that_takes_no_argument_is_told_without_a_line(tmp_path):
     (tmp_path / "own.py").write_text("def get_config(): pass")
     with pytest.raises(ValueError, match=r"own\.py: TypeError: get_config\(\) takes 0"):
+        settings.load(str(tmp_path / "own.py"))
+
+
+def test_a_config_without_its_function_is_told(tmp_path):
+    (tmp_path / "own.py").write_text("steps = 3")
+    with pytest.raises(ValueError, match=r"^--config \S+own\.py: the file has no function get_co"):
         settings.load(str(tmp_path / "own.py"))
 
 
