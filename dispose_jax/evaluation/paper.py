@@ -41,6 +41,7 @@ _ABLATED = {
     "exp2": "Exp2",
     "no_cmp": "w/o CMP",
 }
+_NAMED = {"clips": "videos, pose files or reference pictures"}  # keys of a plan, said plainly
 _TRAINED = {  # what each base's own training learns
     "svd": ("unet", "pose_encoder"),
     "sd15": ("unet", "motion_modules", "reference", "pose_encoder"),
@@ -119,9 +120,9 @@ class TableRun:
         path = self.workdir / PLAN
         found = _read(path)
         if differing := [key for key in self.plan if found.get(key) != self.plan[key]]:
+            named = ", ".join(_NAMED.get(key, key) for key in differing)
             raise ValueError(
-                f"{path}: this folder is for clips with other {', '.join(differing)}; choose "
-                "another --workdir"
+                f"{path}: this folder is for clips with other {named}; choose another --workdir"
             )
 
     def animator(self, variant: str) -> Animator:

@@ -213,7 +213,7 @@ def test_clips_of_other_poses_or_pictures_are_not_taken_for_these(stub, tiktok, 
     if changed == "00335.png":
         other = tiktok / "00336" / "images" / "0001.png"
     (data / changed).write_bytes(other.read_bytes())
-    with pytest.raises(ValueError, match="other clips; choose another --workdir"):
+    with pytest.raises(ValueError, match="other videos, pose files or ref.*; choose another"):
         run_of(tmp_path / "run", data, 2)
 
 
