@@ -307,13 +307,13 @@ def _train(stage: str, side: int | None, task: tuple, recipe: tuple) -> ConfigDi
     train.drop_rate = 0.1  # of what guidance takes away
     train.point_drop_rate = 0.0  # of joints, left out for a whole clip
     train.region = "none"  # where the loss weighs more
-    train.region_weight = 4.2  # how much more it weighs there
+    train.region_weight = 4.2  # how many times as much it weighs wholly inside
     train.skip_reference = False  # leave frame 0 out of the loss
     train.spatial_only = False  # every frame is a picture of its own: temporal layers are skipped
     train.guides = "joints" if drawn else "flow"  # of CMP: joints, or watershed points of flow
     train.kl_weight = 1e-4  # autoencoder: of the pull to a normal posterior
     train.figure_weight = 3.0  # autoencoder and cmp: of the person's pixels, where known
-    train.face_weight = 1.0  # autoencoder: of the face's, times that, as its eyes are few
+    train.face_weight = 1.0  # autoencoder of drawn people: of the face, times the figure's
 
     # How it is minimised. Not stated in the paper: SVD_Xtend's and MusePose's values.
     train.optimizer = optimizer  # AdamW, or Muon for matrices
