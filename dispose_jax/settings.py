@@ -52,7 +52,8 @@ def load(argument: str):
         config = module.get_config(rest if colon else None) if has_one else None
     if not has_one:
         raise ValueError(f"--config {argument}: the file has no function get_config(argument)")
-    if not hasattr(config, "get_type"):
+    # What can be turned into a ConfigDict is a frozen one, of which no value can be changed.
+    if not hasattr(config, "get_type") or hasattr(config, "as_configdict"):
         raise ValueError(
             f"--config {argument}: its get_config returned {type(config).__name__}, expected a "
             "ConfigDict, as configs/svd.py returns one"

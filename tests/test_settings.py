@@ -75,11 +75,13 @@ def test_a_config_of_ones_own_changes_ours_and_imports_its_neighbours(tmp_path):
         ("config.train.steps = STEPS", "line 5: NameError: name 'STEPS' is not defined"),
         ("config = None", "returned NoneType, expected a ConfigDict"),
         ("config = {}", "returned dict, expected a ConfigDict"),
+        ("config = FrozenConfigDict(config)", "returned FrozenConfigDict, expected a ConfigDict"),
     ],
 )
 @pytest.mark.parametrize("base", ["svd", "sd15"])
 def test_mistakes_of_a_config_of_ones_own_are_told_with_their_line(tmp_path, base, line, message):
-    content = OWN.format(imported="", line=line).replace("svd", base)
+    imported = "from ml_collections import FrozenConfigDict"
+    content = OWN.format(imported=imported, line=line).replace("svd", base)
     (tmp_path / "own.py").write_text(content)
     argument = f"{tmp_path / 'own.py'}:size=tiny"
     with pytest.raises(ValueError) as caught:
