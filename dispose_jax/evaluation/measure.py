@@ -82,6 +82,7 @@ class Results:
     skipped: dict[str, str]  # metric -> why
     digests: dict[str, str]  # network -> SHA-256 of its weights
     notes: list[str]  # sentences about the clips
+    rates: dict[str, dict[str, float]]  # side -> clip -> frames per second that it was taken for
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,10 @@ def run(plan: Plan, say: Say = lambda line: None) -> Results:
                 found = rows[side, metric.rows]
                 sizes = {name: plan.size(side, name, metric) for name in found}
                 scores[side][name] = _averaged(metric, found, sizes)
-    return Results(request, scores["fake"], scores["real"], plan.skipped, plan.networks, plan.notes)
+    rates = {side: {name: clip.fps for name, clip in sides[side].items()} for side in sides}
+    return Results(
+        request, scores["fake"], scores["real"], plan.skipped, plan.networks, plan.notes, rates
+    )
 
 
 class _Weights:

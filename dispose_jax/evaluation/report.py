@@ -82,6 +82,7 @@ def numbers(results: Results, vbench: dict[str, float]) -> dict:
         "vbench": vbench,
         "skipped": results.skipped,
         "notes": results.notes,
+        "rates": results.rates,
         "metrics": {name: METRICS[name]._asdict() for name in results.fake},
         "options": {
             "fake": str(request.fake),

@@ -202,6 +202,10 @@ def test_frames_that_a_video_is_paired_with_have_its_rate(tmp_path, filmed):
     plan = measure.check(request)
     for side in (plan.real, plan.fake):
         assert {name: one.fps for name, one in side.items()} == {"a": 24, "b": 15}
+    rates = {"a": 24, "b": 15}
+    assert report.numbers(measure.run(plan), {})["rates"] == {"fake": rates, "real": rates}, (
+        "--fps alone no longer tells"
+    )
 
 
 def test_every_folder_of_frames_may_have_a_rate_of_its_own(tmp_path):
