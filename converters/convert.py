@@ -57,7 +57,7 @@ def to_flax(
     params, origins, fetched = {}, {}, _fetched(source)
     for row in rows:
         path = found[row.name]
-        stated.check(row, path, networks)
+        stated.check(row, path, networks, config.model)
         shapes = {name: networks[name].shapes for name in row.networks}
         notes: list[str] = []
         tensors = files.read(path, notes)
@@ -240,7 +240,7 @@ def check(folder: Path, config, named: str, *, verify: bool = False):
     if (folder / bundle.DESCRIPTION).is_file():
         findings = doctor.check_bundle(folder, networks, config, verify)
     else:
-        findings = doctor.check_weights(folder, networks, config.base)
+        findings = doctor.check_weights(folder, networks, config)
     return findings, doctor.next_step(folder, findings, config.base, named)
 
 

@@ -66,17 +66,17 @@ def candidates(folder: str | Path) -> dict[str, list[Path]]:
     return found
 
 
-def check_weights(folder: str | Path, networks: Mapping[str, Network], base: str) -> list[Finding]:
+def check_weights(folder: str | Path, networks: Mapping[str, Network], config) -> list[Finding]:
     """Every released file that the networks need: found or not, and how many tensors fit.
 
-    networks, base: of the config (models/networks.py). Files of weights that no row expects are
-    named too.
+    networks: of the config (models/networks.py). Files of weights that no row expects are named
+    too.
     """
-    every, findings, needed = candidates(folder), [], rows(networks, base)
+    every, findings, needed = candidates(folder), [], rows(networks, config.base)
     found = {name: paths[0] for name, paths in every.items()}
     for row in needed:
         if row.name in found:
-            findings.append(_examine(row, found[row.name], networks))
+            findings.append(_examine(row, found[row.name], networks, config.model))
             findings += [
                 Finding(row.name, "unused", f"{spare}: {found[row.name].name} is used in its place")
                 for spare in every[row.name][1:]
@@ -169,12 +169,13 @@ def next_step(folder: str | Path, findings: Iterable[Finding], base: str, config
     return f"python -m converters.convert to-flax --from {where} --to BUNDLE --config {config}"
 
 
-def _examine(row: Release, path: Path, networks: Mapping[str, Network]) -> Finding:
-    """Compare a file's tensors with its row's."""
+def _examine(row: Release, path: Path, networks: Mapping[str, Network], model: Mapping) -> Finding:
+    """Compare a file's tensors, and what is stated beside it, with its row's. model:
+    `config.model`."""
     shapes = {name: networks[name].shapes for name in row.networks}
     notes: list[str] = []
     try:
-        stated.check(row, path, networks)
+        stated.check(row, path, networks, model)
         tensors = files.read(path, notes)
         _, report = checkpoints.to_flax(row, tensors, shapes, str(path), check_values=False)
     except ValueError as error:

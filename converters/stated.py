@@ -1,7 +1,8 @@
 """What the config.json beside a released network says of it that no tensor shows (host code).
 
-Heads, activations, groups and epsilons of norms change what a network computes, but neither names
-nor shapes of its tensors: with another number of heads a file would fit and give wrong results.
+Heads, activations, groups and epsilons of norms change what a network computes, and the scale of an
+autoencoder's latents what is diffused, but neither names nor shapes of its tensors: with another
+number of heads a file would fit and give wrong results.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from converters.mapping import ConversionError
 from converters.releases import Release
+from dispose_jax.models import sharing
 from dispose_jax.models.network import Network
 from dispose_jax.networks.clip import TextTransformer, VisionTransformer
 from dispose_jax.networks.unet import UNet
@@ -21,18 +23,18 @@ from dispose_jax.networks.vae import VAE
 FILE = "config.json"  # of diffusers and transformers, one in the folder of each network
 
 
-def check(row: Release, path: Path, networks: Mapping[str, Network]) -> None:
+def check(row: Release, path: Path, networks: Mapping[str, Network], model: Mapping) -> None:
     """Raise ConversionError if the FILE beside a release says otherwise than its networks are.
 
-    path: of the release's file. Without such a file, or an entry in it, the networks are believed.
-    Raises ValueError if it cannot be read.
+    path: of the release's file; model: `config.model`, which the networks are built from. Without
+    such a file, or an entry in it, these are believed. Raises ValueError if it cannot be read.
     """
     beside = path.with_name(FILE)
     if not row.has_config or not beside.is_file():
         return
     found = _read(beside)
     for name in row.networks:
-        for key, expected in told(networks[name].module).items():
+        for key, expected in told(name, networks[name].module, model).items():
             stated = found.get(key)
             if stated is not None and not _same(stated, expected):
                 raise ConversionError(
@@ -41,8 +43,9 @@ def check(row: Release, path: Path, networks: Mapping[str, Network]) -> None:
                 )
 
 
-def told(module) -> dict[str, Any]:
-    """What such a file says of a module, by its names; a tuple has an entry for each level."""
+def told(name: str, module, model: Mapping) -> dict[str, Any]:
+    """What such a file says of a network's module, by its names; a tuple has an entry for each
+    level. model: `config.model`."""
     match module:
         case UNet() if module.flavour.temporal == "mixed":
             return {"num_attention_heads": module.heads}
@@ -55,8 +58,8 @@ def told(module) -> dict[str, Any]:
                 "act_fn": "silu",
             }
         case VAE():
-            # What latents are multiplied by, of every release here; SDXL's fits by its shapes.
-            return {"norm_num_groups": module.groups, "act_fn": "silu", "scaling_factor": 0.18215}
+            scale = model[sharing.SECTIONS[name]]["scale"]  # SDXL's differs, and fits by its shapes
+            return {"norm_num_groups": module.groups, "act_fn": "silu", "scaling_factor": scale}
         case VisionTransformer() | TextTransformer():
             return {
                 "num_attention_heads": module.heads,

@@ -5,6 +5,7 @@ import json
 import os
 import time
 import tracemalloc
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -16,6 +17,7 @@ from tests.converters import hostile
 
 NAME = "diffusion_pytorch_model"
 ROW = releases.release("musepose_pose_guider")
+CONFIG = SimpleNamespace(base="sd15", model={})
 
 
 class Leaf:
@@ -168,7 +170,7 @@ def test_the_doctor_says_which_of_several_state_dicts_is_read(tmp_path):
     pickled = nested(("model", state), ("ema", state))
     path = hostile.write_zip(tmp_path / "pose_guider.pth", pickled, records)
     networks = {"pose_encoder": type("Network", (), {"shapes": SHAPES["pose_encoder"]})}
-    finding = doctor._examine(ROW, path, networks)
+    finding = doctor._examine(ROW, path, networks, {})
     assert finding.state == "ok"
     assert "its entry ema is read, and not model beside it" in finding.detail
 
@@ -230,15 +232,15 @@ def test_the_doctor_names_spares_and_never_sends_a_file_onto_another(folder):
     for name in ("MusePose/pose_guider.pth", "copy.pth", "older/pose_guider_copy.pth"):
         files.write(folder / name, tensors())
     networks = {"pose_encoder": type("Network", (), {"shapes": SHAPES["pose_encoder"]})}
-    findings = doctor.check_weights(folder, networks, "sd15")
+    findings = doctor.check_weights(folder, networks, CONFIG)
     details = {detail.split(":")[0]: (state, detail) for _, state, detail in findings}
     state, detail = details[str(folder / "copy.pth")]
     assert state == "unknown" and "not used, as" in detail and "move it" not in detail
     (folder / "MusePose" / "pose_guider.pth").unlink()
-    details = [f.detail for f in doctor.check_weights(folder, networks, "sd15")]
+    details = [f.detail for f in doctor.check_weights(folder, networks, CONFIG)]
     assert any("copy.pth" in detail and "move it there" in detail for detail in details)
     (folder / "MusePose" / "pose_guider.pth").write_bytes(b"damaged")
-    details = [f.detail for f in doctor.check_weights(folder, networks, "sd15")]
+    details = [f.detail for f in doctor.check_weights(folder, networks, CONFIG)]
     assert not any("move it there" in detail for detail in details)
 
 
@@ -271,7 +273,7 @@ def test_links_that_lead_nowhere_are_named_and_only_used_if_there_is_nothing_els
     found = doctor.find(folder)
     with pytest.raises(ValueError, match="safetensors: a link to ../../blobs/0a1b, which is not"):
         files.read(found["vae_ft_mse"])
-    findings = {f.name: f for f in doctor.check_weights(folder, {}, "sd15")}
+    findings = {f.name: f for f in doctor.check_weights(folder, {}, CONFIG)}
     assert findings["detector.onnx"].state == "wrong"
     assert "a link to blobs/2c3d, which is not there" in findings["detector.onnx"].detail
 

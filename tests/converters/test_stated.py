@@ -41,12 +41,12 @@ OTHERS = {
 
 
 @pytest.fixture(scope="module")
-def networks():
-    """Of the released sizes, by the base of the release."""
+def built():
+    """Networks of the released sizes and what they are built from, by the base of the release."""
     configs = {base: settings.load(f"configs/{base}.py") for base in ("svd", "sd15")}
-    built = {base: model_networks.build(config) for base, config in configs.items()}
-    built["svd"]["svd_encoder"] = model_networks.svd_encoder(configs["svd"])
-    return built | {"": built["svd"]}
+    both = {base: (model_networks.build(config), config.model) for base, config in configs.items()}
+    both["svd"][0]["svd_encoder"] = model_networks.svd_encoder(configs["svd"])
+    return both | {"": both["svd"]}
 
 
 def beside(folder, content):
@@ -62,29 +62,37 @@ def test_every_release_with_a_config_is_known_here():
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_published_configs_are_those_of_the_networks(tmp_path, networks, name):
+def test_the_published_configs_are_those_of_the_networks(tmp_path, built, name):
     row = releases.release(name)
-    stated.check(row, tmp_path / "model.safetensors", {})  # nothing is said, nothing is asked
-    stated.check(row, beside(tmp_path, PUBLISHED[name]), networks[row.base])
+    stated.check(row, tmp_path / "model.safetensors", {}, {})  # nothing is said, nothing is asked
+    stated.check(row, beside(tmp_path, PUBLISHED[name]), *built[row.base])
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_another_model_of_the_same_shapes_is_refused(tmp_path, networks, name):
+def test_another_model_of_the_same_shapes_is_refused(tmp_path, built, name):
     row, (key, value) = releases.release(name), OTHERS[name]
     path = beside(tmp_path, PUBLISHED[name] | {key: value})
     with pytest.raises(ConversionError, match=f"config.json: {key} is .*of another model"):
-        stated.check(row, path, networks[row.base])
+        stated.check(row, path, *built[row.base])
+
+
+def test_latents_of_another_scale_are_those_of_a_config_that_says_so(tmp_path, built):
+    row, networks = releases.release("vae_ft_mse"), built["sd15"][0]
+    sdxl = {"vae": {"scale": 0.13025}}
+    stated.check(row, beside(tmp_path, {"scaling_factor": 0.13025}), networks, sdxl)
+    with pytest.raises(ConversionError, match="scaling_factor is 0.18215, expected 0.13025"):
+        stated.check(row, beside(tmp_path, {"scaling_factor": 0.18215}), networks, sdxl)
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "\0"])
-def test_a_damaged_config_is_an_error_that_names_it(tmp_path, networks, content):
+def test_a_damaged_config_is_an_error_that_names_it(tmp_path, built, content):
     row = releases.release("svd_vae")
     with pytest.raises(ValueError, match=r"config\.json: .*get it again"):
-        stated.check(row, beside(tmp_path, content), networks[row.base])
+        stated.check(row, beside(tmp_path, content), *built[row.base])
 
 
 def test_a_config_beside_files_that_have_none_of_their_own_is_not_theirs(tmp_path):
-    stated.check(releases.release("dispose"), beside(tmp_path, {"hidden_act": "relu"}), {})
+    stated.check(releases.release("dispose"), beside(tmp_path, {"hidden_act": "relu"}), {}, {})
 
 
 def test_converter_and_doctor_ask_for_it(tmp_path, monkeypatch):
@@ -96,9 +104,9 @@ def test_converter_and_doctor_ask_for_it(tmp_path, monkeypatch):
     files.write(path, {"weight": np.ones((3, 2), np.float32)})
     config = settings.load("configs/svd.py")
     target = tmp_path / "bundle"
-    assert doctor._examine(row, path, {"image_encoder": network}).state == "ok"
+    assert doctor._examine(row, path, {"image_encoder": network}, {}).state == "ok"
     beside(path.parent, {"hidden_act": "quick_gelu"})
-    assert doctor._examine(row, path, {"image_encoder": network}).state == "wrong"
+    assert doctor._examine(row, path, {"image_encoder": network}, {}).state == "wrong"
     with pytest.raises(ConversionError, match="hidden_act is quick_gelu, expected gelu"):
         list(convert.to_flax(tmp_path / "weights", target, config, only=[row.name]))
     assert not list(target.glob("*.safetensors"))
