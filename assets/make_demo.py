@@ -1,6 +1,6 @@
 """Make what the examples animate: a drawn person with a pose file, and the pose file of a dance.
 
-  python -m assets.make_demo [folder]
+  python -m assets.make_demo [FOLDER]
 
 The persons come from the world that the bundled model learnt from, but from seeds that no training
 uses. The dances are made here: no clip of that world moves like them, the dancers have other
@@ -9,9 +9,9 @@ proportions than the persons and other picture sizes, so that the demo shows pos
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,7 +136,13 @@ def entry(joints: np.ndarray, width: int, height: int) -> dict:
     return {"people": people, "canvas_height": height, "canvas_width": width}
 
 
-def main(folder: Path) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command; arguments: of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m assets.make_demo", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    text = "to write to; by default the one that holds this program"
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, help=text)
+    folder = parser.parse_args(arguments).folder or Path(__file__).parent
     for name, example in EXAMPLES.items():
         write(folder / name, example)
 
@@ -158,4 +164,4 @@ def write(folder: Path, example: Example) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
+    main()

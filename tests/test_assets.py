@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from assets import make_demo
 from assets.make_demo import EXAMPLES
 from configs import sd15, svd
 from dispose_jax.media import image
@@ -105,6 +106,13 @@ def test_the_script_makes_the_bundled_files_again(tmp_path):
         again, bundled = image.read(made / "reference.png"), image.read(kept / "reference.png")
         # Drawing libraries differ in the last level from version to version.
         assert np.abs(again.astype(int) - bundled).mean() < 1
+
+
+def test_the_script_explains_itself_before_it_writes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="0"):
+        make_demo.main(["--help"])
+    assert "FOLDER" in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
 def test_an_example_is_small(folder):
