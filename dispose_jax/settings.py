@@ -26,6 +26,7 @@ BASES = ("svd", "sd15")
 OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?", re.DOTALL)
 # A Path has one slash less than was given: there only what nobody calls a folder or an arm.
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(gs|gcs|s3|az|abfss?|hdfs|https?|ftp|file|hf):/")
+_EXPECTED = "expected one such as configs/svd.py, with an argument after a colon if wanted"
 TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -38,18 +39,24 @@ def load(argument: str):
     """
     name, colon, rest = argument.partition(":")
     path = next((p for p in (Path(name), CHECKOUT / name, PACKAGE / name) if p.is_file()), None)
-    spec = path and importlib.util.spec_from_file_location("dispose_jax_config", path)
+    if path is None:
+        raise ValueError(f"--config {argument}: no such file; {_EXPECTED}")
+    config = _made(argument, path, rest if colon else None)
+    _check_names(argument, config)
+    return config
+
+
+def _made(argument: str, path: Path, choice: str | None):
+    """What a file's get_config returns for a choice, whatever settings it has; errors are of
+    argument."""
+    spec = importlib.util.spec_from_file_location("dispose_jax_config", path)
     if spec is None:
-        found = "no such file" if path is None else "not a Python file"
-        raise ValueError(
-            f"--config {argument}: {found}; expected one such as configs/svd.py, with an argument "
-            "after a colon if wanted"
-        )
+        raise ValueError(f"--config {argument}: not a Python file; {_EXPECTED}")
     module = importlib.util.module_from_spec(spec)
     with _importing(path.absolute().parent, CHECKOUT), _told(argument, spec.origin):
         spec.loader.exec_module(module)
         has_one = hasattr(module, "get_config")
-        config = module.get_config(rest if colon else None) if has_one else None
+        config = module.get_config(choice) if has_one else None
     if not has_one:
         raise ValueError(f"--config {argument}: the file has no function get_config(argument)")
     # What can be turned into a ConfigDict is a frozen one, of which no value can be changed.
@@ -58,28 +65,21 @@ def load(argument: str):
             f"--config {argument}: its get_config returned {type(config).__name__}, expected a "
             "ConfigDict, as configs/svd.py returns one"
         )
-    ours = [folder / f"{base}.py" for folder in _folders() for base in BASES]
-    if path.resolve() not in ours:
-        _check_names(argument, config, ours)
     return config
 
 
-def _folders() -> list[Path]:
-    """Where our configs may lie, whatever leads there: a home folder may be a link."""
-    return [(folder / "configs").resolve() for folder in (CHECKOUT, PACKAGE)]
-
-
-def _check_names(argument: str, config, ours: Sequence[Path]) -> None:
-    """Raise ValueError unless a config of the user's own has the settings that ours of its base
-    has: a section that was put in the place of another may lack some, or have one nobody reads.
-
-    ours: files of our configs, of which some are there.
-    """
+def _check_names(argument: str, config) -> None:
+    """Raise ValueError unless a config has the settings that ours of its base has: in one of the
+    user's own, a section that was put in the place of another may lack some, or have one nobody
+    reads."""
     base = config.base if "base" in config else None
-    path = next((file for file in ours if file.stem == base and file.is_file()), None)
+    ours = [folder / f"{base}.py" for folder in _folders() if base in BASES]
+    path = next((file for file in ours if file.is_file()), None)
     if path is None:
         raise ValueError(f"--config {argument}: its base is {base!r}, expected 'svd' or 'sd15'")
-    known, found = ({name for name, _ in leaves(made)} for made in (load(str(path)), config))
+    known, found = (
+        {name for name, _ in leaves(one)} for one in (_made(argument, path, None), config)
+    )
     if known - found:
         some = ", ".join(sorted(known - found)[:5])
         raise ValueError(
@@ -92,6 +92,11 @@ def _check_names(argument: str, config, ours: Sequence[Path]) -> None:
             f"--config {argument}: it has {some}, which nothing reads; docs/settings.md lists what "
             "is read"
         )
+
+
+def _folders() -> list[Path]:
+    """Where our configs may lie, whatever leads there: a home folder may be a link."""
+    return [(folder / "configs").resolve() for folder in (CHECKOUT, PACKAGE)]
 
 
 @contextmanager
