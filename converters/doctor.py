@@ -94,8 +94,8 @@ def check_weights(folder: str | Path, networks: Mapping[str, Network], config) -
     measuring = [row.name for row in RELEASES if row.for_evaluation and row.name not in found]
     if measuring:
         detail = (
-            f"only evaluate.py measures with {', '.join(measuring)}; python -m "
-            f"converters.download --to {quote(str(folder))} --only {releases.EVALUATION}"
+            f"only evaluate.py measures with {', '.join(measuring)}; "
+            f"python -m converters.download --to {quote(str(folder))} --only {releases.EVALUATION}"
         )
         findings.append(Finding(releases.EVALUATION, "optional", detail))
     used = {path for paths in every.values() for path in paths}

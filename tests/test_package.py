@@ -1,6 +1,7 @@
 """What an installed wheel holds and can do, and that importing the package alone costs nothing."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,13 @@ def test_a_wheel_puts_nothing_but_the_package_at_the_top(wheel):
         for path in (ROOT / folder).rglob("*.py"):
             place = path.relative_to(ROOT).as_posix()
             assert (place if folder == "dispose_jax" else f"dispose_jax/{place}") in names
+
+
+def test_a_wheel_calls_every_command_by_the_name_it_has_there(wheel):
+    sources = [name for name in wheel.namelist() if name.endswith(".py")]
+    texts = {name: wheel.read(name).decode() for name in sources}
+    old = r"python -m (converters\.|\W*$)|(?<!dispose_jax\.)converters\.\w+ --|python \w+\.py --"
+    assert not [name for name, text in texts.items() if re.search(old, text, re.MULTILINE)]
 
 
 def test_the_metadata_says_where_the_method_comes_from(wheel):
