@@ -7,7 +7,6 @@ from dispose_jax.pose.retarget import musepose
 from tests.pose.poses import standing, without
 
 SIZES = {"video_size": (540, 960), "target_size": (576, 1024)}  # both 9 : 16
-ARM = (2, 3, 4)  # the right one, from the shoulder
 
 
 def to_reference(reference, driving, **sizes):
