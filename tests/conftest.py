@@ -1,6 +1,7 @@
 """Test-wide settings: eight CPU devices, full float32 products, and programs that compile fast."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -46,6 +47,17 @@ def pytest_ignore_collect(collection_path, config):
     if config.option.markexpr == "not full" and collection_path.suffix == ".py":
         return "\npytestmark = pytest.mark.full\n" in collection_path.read_text() or None
     return None
+
+
+@pytest.fixture
+def foreground():
+    """Ctrl-C and a closed terminal end what a test starts, as where a user types: in the background
+    of a script, or after nohup, whole suites and all that they start ignore them."""
+    ours = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in ours.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

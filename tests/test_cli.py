@@ -105,9 +105,9 @@ cli.run(main)
 """
 
 
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_that_python_drops_while_it_collects_garbage_still_interrupts(number):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background has none
     command = [sys.executable, "-c", LOSING.replace("NUMBER", number.name)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 130 and "ended" not in done.stdout, done.stderr
@@ -133,9 +133,9 @@ cli.run(main)
 """
 
 
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_program_that_is_told_to_end_leaves_no_half_file_and_all_that_it_said(tmp_path, number):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background has none
     program = LONG.replace("WHERE", repr(str(tmp_path / "a.txt")))
     log, command = tmp_path / "log", [sys.executable, "-c", program]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

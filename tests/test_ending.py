@@ -58,9 +58,9 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_command_that_is_told_to_end_leaves_no_half_file(tmp_path, number):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test in the background has none
     program = LONG.replace("WHERE", repr(str(tmp_path / "a.txt")))
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -93,6 +93,7 @@ raise SystemExit(ending.status_of(main))
 """
 
 
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGHUP])
 def test_what_a_second_signal_finds_being_put_in_order_is(tmp_path, first, second):
@@ -125,6 +126,7 @@ raise SystemExit(ending.status_of(main))
 """
 
 
+@pytest.mark.usefixtures("foreground")
 def test_a_command_whose_terminal_is_closed_ends_as_by_ctrl_c(tmp_path):
     terminal, inside = pty.openpty()
     command = [sys.executable, "-c", IN_TERMINAL.replace("WHERE", repr(str(tmp_path)))]

@@ -185,8 +185,6 @@ def test_incomplete_truncated_and_foreign_bundles_are_named(start, folder):
 
 def program(*arguments, cwd):
     """The program as a user starts it, in a folder of theirs."""
-    # A test run in the background would hand down that Ctrl-C is ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [sys.executable, str(ROOT / "sample.py"), *arguments],
         cwd=cwd,
@@ -216,6 +214,7 @@ def test_the_program_finds_its_config_from_any_folder_and_ends_mistakes_in_one_l
     assert not names(tmp_path)
 
 
+@pytest.mark.usefixtures("foreground")
 def test_an_interrupt_ends_the_program_with_one_line_and_no_half_files(tmp_path):
     run = program(f"--output={tmp_path}/a.mp4", "--config.sample.max_frames=3", cwd=tmp_path)
     preview = tmp_path / "a.preview.png"

@@ -265,6 +265,7 @@ def test_a_run_continues_on_other_devices(run, tmp_path, monkeypatch, devices, a
 
 
 # A process each; SIGTERM in this one has a test above.
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize(
     "number",
     [pytest.param(signal.SIGTERM, marks=pytest.mark.full), signal.SIGINT, signal.SIGHUP],
