@@ -91,6 +91,9 @@ def start(tmp_path, compiled):
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         if largest:
             command = ["bash", "-c", f'ulimit -f {largest}; exec "$@"', "--", *command]
+            # Python and JAX keep what they wrote of a file, and other tests would read that half.
+            environment["PYTHONDONTWRITEBYTECODE"] = "1"
+            environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "cache")
         started.append(subprocess.Popen(command, cwd=ROOT, env=environment, **pipe))
         return started[-1]
 
